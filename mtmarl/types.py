@@ -1,0 +1,127 @@
+"""The values that flow through the library. Imports nothing of ours.
+
+Axes: B batch, T time, N agents, A actions, O observation features.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Int
+
+Params = Any
+Carry = Any
+Metrics = Mapping[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Dims:
+    """The common sizes of a set of tasks. Tasks are padded to them at the border.
+
+    agents: most agents of any task; obs: width of one agent's observation; actions: legal and
+    illegal actions together; horizon: longest episode in env steps; tasks: number of tasks.
+    """
+
+    agents: int
+    obs: int
+    actions: int
+    horizon: int
+    tasks: int = 1
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is known of a task before it is stepped. `name` is `family/scenario`."""
+
+    name: str
+    family: str
+    agents: int
+    obs: int
+    actions: int
+    horizon: int
+
+    @property
+    def dims(self) -> Dims:
+        return Dims(self.agents, self.obs, self.actions, self.horizon)
+
+
+class Observation(NamedTuple):
+    """What the agents of one team see at one timestep, any leading batch axes.
+
+    `agent_mask` is False on padded slots, whose only legal action is NOOP (0).
+    """
+
+    view: Float[Array, "*b N O"]
+    action_mask: Bool[Array, "*b N A"]
+    agent_mask: Bool[Array, "*b N"]
+
+
+class TimeStep(NamedTuple):
+    """What an environment returns. `reward` is the scalar team reward of the step just taken.
+
+    At the end of an episode `obs` is the true final observation: environments never reset themselves.
+    `terminated`: the episode ended because of the state. `truncated`: because of the time limit.
+    """
+
+    obs: Float[Array, "*b N O"]
+    mask: Bool[Array, "*b N A"]
+    reward: Float[Array, "*b"]
+    terminated: Bool[Array, "*b"]
+    truncated: Bool[Array, "*b"]
+
+
+class Env(Protocol):
+    """A pure, vmappable environment of one task."""
+
+    @property
+    def spec(self) -> TaskSpec: ...
+
+    def reset(self, key: jax.Array) -> tuple[Any, TimeStep]: ...
+
+    def step(self, state: Any, action: Int[Array, "N"], key: jax.Array) -> tuple[Any, TimeStep]: ...
+
+
+class Batch(NamedTuple):
+    """A batch of windows, time-major inside a row. The only thing a loss sees.
+
+    `first[t]`: reset memory before t. `terminal[t]` / `truncated[t]`: the transition at t ended the
+    episode by termination / by time limit or by the end of the recording. `time_mask[t]`: step t is
+    real. `extras` holds what the acting policy wrote (log-probabilities, values, memory).
+    """
+
+    obs: Float[Array, "B T N O"]
+    mask: Bool[Array, "B T N A"]
+    action: Int[Array, "B T N"]
+    agent_mask: Bool[Array, "B T N"]
+    reward: Float[Array, "B T"]
+    first: Bool[Array, "B T"]
+    terminal: Bool[Array, "B T"]
+    truncated: Bool[Array, "B T"]
+    time_mask: Bool[Array, "B T"]
+    task_id: Int[Array, "B"]
+    extras: Mapping[str, Any] = {}
+
+    @property
+    def observation(self) -> Observation:
+        return Observation(self.obs, self.mask, self.agent_mask)
+
+
+class Learner(NamedTuple):
+    """Everything an update changes. `opt` holds one optimiser state per named gradient step."""
+
+    params: Params
+    target: Params
+    opt: Mapping[str, Any]
+    step: Int[Array, ""]
+
+
+class Act(Protocol):
+    """explore: 0 greedy … 1 sample. The carry is cleared by the caller at episode starts."""
+
+    def __call__(
+        self, params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any
+    ) -> tuple[Carry, Int[Array, "B N"], Mapping[str, jax.Array]]: ...
+
+
+Update = Callable[[Learner, Batch, jax.Array], tuple[Learner, Metrics]]
