@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
@@ -105,6 +106,24 @@ class Batch(NamedTuple):
     @property
     def observation(self) -> Observation:
         return Observation(self.obs, self.mask, self.agent_mask)
+
+
+def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
+    """A batch of the right shapes and of no meaning, to initialise networks with."""
+    agents = (rows, steps, dims.agents)
+    no = jnp.zeros((rows, steps), bool)
+    return Batch(
+        obs=jnp.zeros((*agents, dims.obs)),
+        mask=jnp.ones((*agents, dims.actions), bool),
+        action=jnp.zeros(agents, jnp.int32),
+        agent_mask=jnp.ones(agents, bool),
+        reward=jnp.zeros((rows, steps)),
+        first=no,
+        terminal=no,
+        truncated=no,
+        time_mask=~no,
+        task_id=jnp.zeros(rows, jnp.int32),
+    )
 
 
 class Learner(NamedTuple):

@@ -1,0 +1,1 @@
+"""Offline data: vaults on disk, task-balanced windows of them, and the sources that feed the trainer."""

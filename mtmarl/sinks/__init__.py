@@ -1,0 +1,137 @@
+"""Where numbers go. Sinks get host floats, never device arrays in flight, and only on process 0.
+
+A sink that cannot start is an error at launch; one that fails later is dropped with one warning.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
+
+from mtmarl.errors import UserError
+
+Metrics = Mapping[str, SupportsFloat]
+# task name -> {"return": per episode, "length": per episode, "normalised": mean or None,
+#               "split": "train" or "test"}
+Evaluation = Mapping[str, Mapping[str, Any]]
+
+_log = logging.getLogger("mtmarl.sinks")
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """`start` tells the number of updates in all and those already done; `final` marks the reported score."""
+
+    def start(self, total: int, done: int = 0) -> None: ...
+
+    def log(self, step: int, metrics: Metrics) -> None: ...
+
+    def log_evaluation(self, step: int, results: Evaluation, final: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# `run` holds algo, tasks, seed, and may hold config (plain values), quiet, and resume_step: the update that
+# the run goes on from, None where it starts anew.
+Factory = Callable[[Path, Mapping[str, Any]], Sink]
+
+
+def _console(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.console import Console
+
+    return Console(quiet=bool(run.get("quiet", False)), unit=str(run.get("unit", "updates")))
+
+
+def _jsonl(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.jsonl import Jsonl
+
+    return Jsonl(run_dir / "metrics.jsonl", run.get("resume_step"))
+
+
+def _marl_eval(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.marl_eval import MarlEval
+
+    path = run_dir / "marl_eval.json"
+    return MarlEval(path, str(run["algo"]), int(run["seed"]), run.get("resume_step"))
+
+
+def _tensorboard(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.tensorboard import TensorBoard
+
+    return TensorBoard(run_dir / "tensorboard", run.get("resume_step"))
+
+
+def _wandb(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.tracker import make_wandb
+
+    return make_wandb(run_dir, run)
+
+
+def _trackio(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.tracker import make_trackio
+
+    return make_trackio(run_dir, run)
+
+
+def _neptune(run_dir: Path, run: Mapping[str, Any]) -> Sink:
+    from mtmarl.sinks.neptune_offline import Neptune
+
+    return Neptune(run_dir, run)
+
+
+SINKS: dict[str, Factory] = {
+    "console": _console,
+    "jsonl": _jsonl,
+    "marl_eval": _marl_eval,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "trackio": _trackio,
+    "neptune": _neptune,
+}
+
+
+class Sinks:
+    """Several sinks as one. What fails after the start is dropped: a run outlives its loggers."""
+
+    def __init__(self, sinks: Mapping[str, Sink]):
+        self._sinks = dict(sinks)
+
+    def start(self, total: int, done: int = 0) -> None:
+        self._each(lambda sink: sink.start(total, done))
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        self._each(lambda sink: sink.log(step, metrics))
+
+    def log_evaluation(self, step: int, results: Evaluation, final: bool = False) -> None:
+        self._each(lambda sink: sink.log_evaluation(step, results, final))
+
+    def close(self) -> None:
+        self._each(lambda sink: sink.close())
+        self._sinks.clear()
+
+    def _each(self, call: Callable[[Sink], None]) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                call(sink)
+            except Exception as error:
+                del self._sinks[name]
+                _log.warning("sink %s failed and is off for the rest of this run: %r", name, error)
+
+
+def open_sinks(names: Iterable[str], run_dir: Path, run: Mapping[str, Any]) -> Sinks:
+    """Opens the named sinks for a run. Raises UserError for an unknown one and for one that cannot start."""
+    opened: dict[str, Sink] = {}
+    for name in dict.fromkeys(names):
+        if name not in SINKS:
+            Sinks(opened).close()
+            raise UserError(f"sinks: unknown sink {name}; known: {', '.join(SINKS)}")
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            opened[name] = SINKS[name](run_dir, run)
+        except ImportError as error:
+            Sinks(opened).close()
+            raise UserError(f"sink {name} needs its extra: pip install 'mtmarl[{name}]' ({error})") from error
+        except Exception as error:
+            Sinks(opened).close()
+            raise UserError(f"sink {name} could not start in {run_dir}: {error!r}") from error
+    return Sinks(opened)

@@ -1,0 +1,48 @@
+# Everything here works on a machine with Python 3.11, git and make; `make lock` alone also needs uv.
+PYTHON ?= $(shell command -v python3.11 || echo python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow lint format collect-lbf wheel lock
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Create .venv with the locked dependencies and this package (once)
+
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+quickstart: setup ## Train on the starter data and score held-out tasks, in minutes on a laptop
+	$(BIN)/python -m mtmarl.train +experiment=quickstart
+
+test: setup ## Run the tests that take seconds
+	$(BIN)/python -m pytest -n 2
+
+test-slow: setup ## Run the tests that train something
+	$(BIN)/python -m pytest -n 2 -m slow
+
+lint: setup ## Check style, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup ## Apply the formatting and the safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+collect-lbf: setup ## Train online on the five LBF tasks and record their vaults
+	$(BIN)/python -m mtmarl.collect +algo=sable +tasks=lbf_5
+
+wheel: setup ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+lock: ## Write requirements.lock anew from pyproject.toml (needs uv)
+	uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header --no-annotate \
+	  --no-emit-index-url --extra tensorboard --group dev pyproject.toml -o requirements.lock

@@ -1,0 +1,108 @@
+"""What an algorithm is, and the few pieces that all of them are made of.
+
+An algorithm is a value, as an optax `GradientTransformation` is: a NamedTuple of pure functions.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
+
+
+class Phase(NamedTuple):
+    """A stretch of training with one update rule. `fraction`: its share of all updates."""
+
+    name: str
+    fraction: float
+    update: Update
+    source: str = "default"
+
+
+class Algorithm(NamedTuple):
+    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size) -> memory of a fresh episode."""
+
+    init: Callable[[jax.Array, Batch], Learner]
+    phases: tuple[Phase, ...]
+    act: Act
+    init_carry: Callable[[int], Carry]
+
+
+def adam(learning_rate: float, max_grad_norm: float, eps: float = 1e-8) -> optax.GradientTransformation:
+    """Adam behind a clip of the global gradient norm."""
+    return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=eps))
+
+
+def init_learner(params: Params, txs: dict[str, optax.GradientTransformation], target: bool = True) -> Learner:
+    """A fresh learner: the target starts as a copy of the parameters, every named step with its own moments."""
+    return Learner(
+        params=params,
+        target=jax.tree.map(jnp.copy, params) if target else (),
+        opt={name: tx.init(params) for name, tx in txs.items()},
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def gradient_step(
+    name: str, loss: Callable, tx: optax.GradientTransformation, tau: float | None = None
+) -> Update:
+    """Turns `loss(params, target, batch, key) -> (scalar, metrics)` into an update.
+
+    `tau` moves the target towards the new parameters after the step (Polyak). Metrics come out as `name/metric`.
+    """
+
+    def update(learner: Learner, batch: Batch, key: jax.Array):
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(learner.params, learner.target, batch, key)
+        updates, opt = tx.update(grads, learner.opt[name], learner.params)
+        params = optax.apply_updates(learner.params, updates)
+        target = learner.target if tau is None else optax.incremental_update(params, learner.target, tau)
+        metrics = {f"{name}/{k}": v for k, v in {**metrics, "grad_norm": optax.global_norm(grads)}.items()}
+        return Learner(params, target, {**learner.opt, name: opt}, learner.step + 1), metrics
+
+    return update
+
+
+def chain(*updates: Update) -> Update:
+    """Several updates in sequence on the same batch."""
+
+    def update(learner: Learner, batch: Batch, key: jax.Array):
+        out: dict[str, Any] = {}
+        for one, k in zip(updates, jax.random.split(key, len(updates)), strict=True):
+            learner, metrics = one(learner, batch, k)
+            out |= metrics
+        return learner, out
+
+    return update
+
+
+def minibatches(update: Update, epochs: int, count: int, shuffle: Callable | None = None) -> Update:
+    """`update` on every one of `count` slices of the rows, `epochs` times, rows newly permuted each time.
+
+    Windows are never cut in time. `shuffle(batch, key)` runs once per epoch before the rows are dealt out.
+    The metrics are means over all steps.
+    """
+
+    def epoch(learner: Learner, batch: Batch, key: jax.Array):
+        key_rows, key_shuffle, key_steps = jax.random.split(key, 3)
+        if shuffle is not None:
+            batch = shuffle(batch, key_shuffle)
+        rows = jax.random.permutation(key_rows, batch.task_id.shape[0])
+        parts = jax.tree.map(lambda x: x[rows].reshape(count, -1, *x.shape[1:]), batch)
+        step = lambda learner, x: update(learner, *x)  # noqa: E731
+        return jax.lax.scan(step, learner, (parts, jax.random.split(key_steps, count)))
+
+    def run(learner: Learner, batch: Batch, key: jax.Array):
+        body = lambda learner, k: epoch(learner, batch, k)  # noqa: E731
+        learner, metrics = jax.lax.scan(body, learner, jax.random.split(key, epochs))
+        return learner, jax.tree.map(lambda x: x.mean(axis=(0, 1)), metrics)
+
+    return run
+
+
+def freeze(tx: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:
+    """`tx` for all but the named top-level modules, which stay bit for bit as they are."""
+    label = lambda params: {k: "frozen" if k in modules else "trained" for k in params}  # noqa: E731
+    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)

@@ -1,0 +1,98 @@
+"""MT Oryx: autoregressive implicit-constraint Q-learning on the Sable network, for many tasks at once.
+
+Oryx (Formanek et al. 2025) with the three changes of the multi-task paper: task-balanced batches (made by the
+source), values as HL-Gauss histograms, and masked, shuffled agents.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.networks import sable
+from mtmarl.ops import hl_gauss, masked
+from mtmarl.ops.offline import Grouping, counterfactual_baseline, icq_weights
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """`icq_grouping`: over which tokens the implicit-constraint weights are normalised (`ops.offline`)."""
+
+    learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    tau: float
+    value_temperature: float
+    policy_temperature: float
+    critic_weight: float
+    icq_grouping: Grouping
+    bins: int
+    sigma_ratio: float
+    network: sable.Config
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    """`value_range`: discounted returns of the training data, with a margin; the support of the values."""
+    support = hl_gauss.Support(*value_range, config.bins, config.sigma_ratio)
+    net = sable.Sable.make(
+        config.network, dims, q_bins=config.bins, q_bias=hl_gauss.initial_bias(0.0, support)
+    )
+    tx = adam(config.learning_rate, config.max_grad_norm)
+
+    def weights(score, valid, batch: Batch, temperature):
+        return icq_weights(score, valid, batch.task_id, dims.tasks, temperature, config.icq_grouping)
+
+    def loss(params, target, batch: Batch, key):
+        online, _ = net.window(params, batch.observation, batch.action, batch.first)
+        frozen, _ = net.window(target, batch.observation, batch.action, batch.first)
+        valid = batch.agent_mask & batch.time_mask[..., None]
+        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)  # noqa: E731
+        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)  # noqa: E731
+
+        # Critic: cross-entropy to y = r + gamma * w' * Q_target(a'), with a' the data's own next action.
+        logits = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
+        q_target = masked.take(hl_gauss.decode(frozen.q, support), batch.action)
+        w_value = weights(q_target, valid, batch, config.value_temperature)
+        discount = config.gamma * ~batch.terminal[:, :-1, None]
+        y = batch.reward[:, :-1, None] + discount * (w_value * q_target)[:, 1:]
+        y = jax.lax.stop_gradient(y)
+        # What follows a truncated or recorded-to-the-end step is unknown: such steps teach the critic nothing.
+        known = valid[:, :-1] & (valid[:, 1:] | batch.terminal[:, :-1, None]) & ~batch.truncated[:, :-1, None]
+        error = hl_gauss.cross_entropy(logits[:, :-1], y, support)
+        critic_loss = (share(known) * error).sum()
+
+        # Policy: imitation weighted by exp(advantage), against the counterfactual baseline of the policy itself.
+        log_probs = masked.log_softmax(online.logits, batch.mask)
+        log_prob = masked.take(log_probs, batch.action)
+        q_all = hl_gauss.decode(online.q, support)
+        advantage = masked.take(q_all, batch.action) - counterfactual_baseline(log_probs, q_all, batch.mask)
+        advantage = jax.lax.stop_gradient(advantage)
+        w_policy = weights(advantage, valid, batch, config.policy_temperature)
+        policy_loss = -(share(valid) * w_policy * log_prob).sum()
+
+        clipped = (y < support.low) | (y > support.high)
+        mean_w, mean_w2 = per_task(w_policy, valid), per_task(w_policy**2, valid)
+        rows = jnp.where(valid, w_policy, 0.0).max((1, 2))
+        return config.critic_weight * critic_loss + policy_loss, {
+            "critic_loss": critic_loss,
+            "policy_loss": policy_loss,
+            "entropy": (share(valid) * masked.entropy(log_probs)).sum(),
+            "q": per_task(q_target, valid),
+            "log_prob": per_task(log_prob, valid),
+            "target_clip_rate": per_task(clipped.astype(jnp.float32), known),
+            "icq_max_weight": jnp.zeros(dims.tasks).at[batch.task_id].max(rows),
+            "icq_effective_share": mean_w**2 / jnp.maximum(mean_w2, 1e-30),
+        }
+
+    def act(params, memory, obs, key, explore):
+        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)  # noqa: E731
+        memory, action, _ = net.act(params, memory, obs, key, choose)
+        return memory, action, {}
+
+    def init(key, batch: Batch):
+        return init_learner(net.init(key, batch.observation), {"oryx": tx})
+
+    update = gradient_step("oryx", loss, tx, tau=config.tau)
+    return Algorithm(init, (Phase("train", 1.0, update),), act, net.init_memory)

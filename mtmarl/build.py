@@ -1,0 +1,343 @@
+"""The composition root: from a configuration to tasks, sources, algorithms, evaluators and sinks.
+
+Derived sizes (padding, value support, steps) are computed here, printed, and never written back into a config.
+"""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import mtmarl
+from mtmarl import config, sharding, trainer
+from mtmarl.algos import ALGOS, OFFLINE
+from mtmarl.checkpoint import load_params
+from mtmarl.config import Config
+from mtmarl.data import vault
+from mtmarl.data.on_policy import on_policy_source
+from mtmarl.data.sampling import make_task_data
+from mtmarl.data.source import Source, vault_source
+from mtmarl.envs.registry import make_env
+from mtmarl.errors import UserError
+from mtmarl.evaluator import EvalResult, Evaluator
+from mtmarl.sinks import Sinks, open_sinks
+from mtmarl.types import Dims, Env, example_batch
+
+# The support of a value distribution reaches this share of the range beyond the returns in the data.
+SUPPORT_MARGIN = 0.1
+
+
+def train_tasks(cfg: Config) -> tuple[str, ...]:
+    """The training tasks: the first k of the set where `tasks.first` says so."""
+    return cfg.tasks.train[: cfg.tasks.first]
+
+
+def task_set_label(cfg: Config) -> str:
+    """How this task set is called in paths and reports."""
+    name = cfg.tasks.name.replace("/", "-")
+    return name if cfg.tasks.first is None else f"{name}-first{cfg.tasks.first}"
+
+
+def run_directory(cfg: Config, default: str) -> Path:
+    return Path(cfg.run_dir or Path("runs") / default).expanduser().resolve()
+
+
+def make_envs(names: Sequence[str]) -> dict[str, Env]:
+    return {name: make_env(name) for name in names}
+
+
+def common_dims(envs: Mapping[str, Env]) -> Dims:
+    """The smallest sizes that every task fits into; widths must be equal within a family."""
+    specs = [e.spec for e in envs.values()]
+    largest = lambda field: max(getattr(s, field) for s in specs)  # noqa: E731
+    first = specs[0]
+    for spec in specs:
+        for field in ("obs", "actions"):
+            if getattr(spec, field) != getattr(first, field):
+                raise UserError(
+                    f"{spec.name} has {getattr(spec, field)} {field}, {first.name} {getattr(first, field)}: "
+                    "train tasks of one family together"
+                )
+    return Dims(largest("agents"), first.obs, first.actions, largest("horizon"), len(specs))
+
+
+def check_fits(envs: Mapping[str, Env], dims: Dims, trained_on: str) -> None:
+    """Team sizes are free; the widths of observations and actions are not."""
+    for name, env in envs.items():
+        if (env.spec.obs, env.spec.actions) != (dims.obs, dims.actions):
+            raise UserError(
+                f"{name} has observations {env.spec.obs} wide and {env.spec.actions} actions; a policy trained on "
+                f"{trained_on} takes {dims.obs} and {dims.actions}: name a task of its family"
+            )
+
+
+def parse_algorithm(cfg: Config, kind: str):
+    """The algorithm's module and its parsed settings. `kind`: offline or online."""
+    known = [name for name in ALGOS if (name in OFFLINE) == (kind == "offline")]
+    if cfg.algo_name not in known:
+        raise UserError(f"+algo={cfg.algo_name} is no {kind} algorithm; choose one of {', '.join(known)}")
+    module = ALGOS[cfg.algo_name]
+    return module, config.parse(module.Config, cfg.algo, f"configs/algo/{cfg.algo_name}.yaml or the command line")
+
+
+def parameter_count(params: Any) -> int:
+    return sum(x.size for x in jax.tree.leaves(params))
+
+
+def vault_roots(cfg: Config) -> list[Path] | None:
+    return None if cfg.data.vault_dir is None else [Path(cfg.data.vault_dir).expanduser().resolve()]
+
+
+# ------------------------------------------------------------------------------------------------ online
+
+
+@dataclass(frozen=True)
+class OnlineJob:
+    """Online training on one task."""
+
+    env: Env
+    algo: Any
+    source: Source
+    evaluator: Evaluator
+    plan: trainer.Plan
+    evaluate_every: int
+    record_every: int
+    seed: int
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), self.example).params)
+
+    @property
+    def example(self):
+        return example_batch(self.env.spec.dims)
+
+    def initial_state(self, init_from: str | None) -> trainer.TrainState:
+        """Fresh, or with the best policy of another run (the network does not know team sizes)."""
+        state = trainer.initial_state(self.algo, self.source, self.example, self.seed)
+        if init_from is None:
+            return state
+        params = load_params(Path(init_from) / "policy_best", state.learner.params)
+        return state._replace(learner=state.learner._replace(params=params))
+
+
+def online(cfg: Config, task: str) -> OnlineJob:
+    """Everything to train `cfg.algo_name` on one task. All spans are rounded to whole chunks of updates."""
+    c, env = cfg.collect, make_env(task)
+    module, settings = parse_algorithm(cfg, "online")
+    per_update = c.num_envs * c.rollout_length
+    updates = max(1, c.env_steps // per_update)
+    # One chunk lies between two neighbouring points of interest, which are evaluations and recordings.
+    points = int(np.lcm(c.evaluations, c.record_points))
+    chunk = max(1, min(20, updates // points))
+    every = lambda count: max(1, updates // count // chunk) * chunk  # noqa: E731
+    evaluate_every, record_every = every(c.evaluations), every(c.record_points)
+    updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
+    updates = -(-updates // chunk) * chunk
+    algo = module.make(settings, env.spec.dims, updates)
+    source = on_policy_source(env, algo.act, algo.init_carry, c.num_envs, c.rollout_length, pool=c.num_envs)
+    evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
+    plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
+    return OnlineJob(env, algo, source, evaluator, plan, evaluate_every, record_every, cfg.seed)
+
+
+# ----------------------------------------------------------------------------------------------- offline
+
+
+@dataclass(frozen=True)
+class OfflineJob:
+    """Offline training on the vaults of a task set."""
+
+    train_envs: dict[str, Env]
+    test_envs: dict[str, Env]
+    dims: Dims
+    algo: Any
+    source: Source
+    evaluator: Evaluator
+    plan: trainer.Plan
+    references: dict[str, dict[str, float]]
+    value_range: tuple[float, float]
+    steps: int
+    seed: int
+
+    @property
+    def parameters(self) -> int:
+        return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), example_batch(self.dims)).params)
+
+    def initial_state(self) -> trainer.TrainState:
+        return trainer.initial_state(self.algo, self.source, example_batch(self.dims), self.seed)
+
+    def split(self, task: str) -> str:
+        return "train" if task in self.train_envs else "test"
+
+    def normalised(self, task: str, value: float) -> float | None:
+        """return / best online-Sable evaluation mean; None where no reference is known."""
+        reference = self.references.get(task, {}).get("reference")
+        return None if not reference else value / reference
+
+    def summary(self, results: Mapping[str, EvalResult]) -> dict[str, dict[str, Any]]:
+        """The form that sinks take."""
+        return {
+            task: {
+                "return": r.episode_return.tolist(),
+                "length": r.length.tolist(),
+                "normalised": self.normalised(task, r.mean),
+                "split": self.split(task),
+            }
+            for task, r in results.items()
+        }
+
+
+def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, float]:
+    """Bounds of the value distribution: discounted returns of the training data with a margin on both sides."""
+    low, high = vault.returns_to_go_range([v.recording for v in vaults], gamma)
+    low, high = min(low, 0.0), max(high, 0.0)  # A fresh critic predicts 0.
+    margin = SUPPORT_MARGIN * max(high - low, 1e-3)
+    return low - margin, high + margin
+
+
+def offline(cfg: Config) -> OfflineJob:
+    """Everything to train on vaults. All checks are made here, before anything compiles."""
+    module, settings = parse_algorithm(cfg, "offline")
+    tasks = train_tasks(cfg)
+    train_envs, test_envs = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
+    dims = common_dims(train_envs)
+    check_fits(test_envs, dims, ", ".join(tasks))
+    plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
+    trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda s: {})])
+    paths = [vault.find_vault(t, cfg.data.quality, vault_roots(cfg)) for t in tasks]
+    vaults = [vault.read_vault(p) for p in paths]
+    for task, v in zip(tasks, vaults, strict=True):
+        spec = train_envs[task].spec
+        shape = (v.recording.mask.shape[1], v.recording.obs.shape[2], v.recording.mask.shape[2])
+        if shape != (spec.agents, spec.obs, spec.actions):
+            raise UserError(
+                f"{v.path}: holds (agents, observation, actions) {shape}, {task} has "
+                f"{(spec.agents, spec.obs, spec.actions)}; collect it again"
+            )
+    support = value_support(vaults, settings.gamma)
+    algo = module.make(settings, dims, support)
+    source = vault_source(make_task_data(vaults, dims), cfg.trainer.batch_size, cfg.trainer.context)
+    evaluator = Evaluator({**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed)
+    references: dict[str, dict[str, float]] = {}
+    for root in vault_roots(cfg) or vault.default_roots():
+        references = {**vault.read_references(root), **references}
+    known = {t: references[t] for t in (*train_envs, *test_envs) if t in references}
+    steps = sum(len(v.recording.first) for v in vaults)
+    return OfflineJob(
+        train_envs, test_envs, dims, algo, source, evaluator, plan, known, support, steps, cfg.seed
+    )
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package runs from, if it is one."""
+    root = Path(mtmarl.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def write_run(
+    run_dir: Path, cfg: Config, kind: str, train: Sequence[str], test: Sequence[str], **more: Any
+) -> dict[str, Any]:
+    """run.json, the record of what runs here; written before anything else."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    record = {
+        "kind": kind,
+        "algo": cfg.algo_name,
+        "tasks": task_set_label(cfg),
+        "train_tasks": list(train),
+        "test_tasks": list(test),
+        "seed": cfg.seed,
+        "config": config.to_dict(cfg),
+        "select_on": cfg.evaluator.select_on,
+        "hardware": f"{sharding.describe()}, {os.cpu_count()} cores",
+        "versions": {"mtmarl": mtmarl.__version__, "jax": jax.__version__},
+        "commit": _commit(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        **more,
+    }
+    write_json(run_dir / "run.json", record)
+    return record
+
+
+def make_sinks(cfg: Config, run_dir: Path, resume_step: int | None = None, unit: str = "updates") -> Sinks:
+    run = {
+        "algo": cfg.algo_name,
+        "tasks": task_set_label(cfg),
+        "seed": cfg.seed,
+        "config": config.to_dict(cfg),
+        "quiet": cfg.quiet,
+        "unit": unit,
+        "resume_step": resume_step,
+    }
+    return open_sinks(cfg.sinks, run_dir, run)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+# What may differ between a run and its continuation.
+_FREE_TO_CHANGE = ("sinks", "quiet", "run_dir")
+
+
+def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
+    """Writes run.json, or checks that the directory's earlier one is of the same configuration."""
+    path = run_dir / "run.json"
+    earlier = read_json(path)
+    if earlier is not None:
+        strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}  # noqa: E731
+        old, new = strip(earlier["config"]), strip(config.to_dict(cfg))
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing:
+            raise UserError(
+                f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "
+                "give another run_dir, or remove this one"
+            )
+        return earlier
+    return write_run(
+        run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
+        parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
+        dims=vars(job.dims), value_range=list(job.value_range), dataset_steps=job.steps,
+    )  # fmt: skip
+
+
+def describe(job: OfflineJob, run_dir: Path, done: int | None) -> str:
+    """The lines before the first compile: what runs, on what, where it goes."""
+    d = job.dims
+    lines = [
+        f"{sharding.describe()}: {job.parameters:,} parameters, {job.steps:,} recorded steps of {d.tasks} tasks",
+        f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}; "
+        f"values in [{job.value_range[0]:.2f}, {job.value_range[1]:.2f}]",
+        f"run: {run_dir}" + (f", goes on from update {done:,}" if done else ""),
+        "compiling …",
+    ]
+    return "\n".join(lines)
+
+
+def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
+    """The mean normalised return over tasks, plain returns where a task has no reference."""
+    values = [
+        s["normalised"] if s["normalised"] is not None else float(np.mean(s["return"]))
+        for s in (summary[t] for t in tasks)
+    ]
+    return float(np.mean(values))

@@ -1,0 +1,86 @@
+"""Saved state of a run, and policies read back from it. The only file that knows Orbax.
+
+    <run>/checkpoints/<update>/     the whole training state; the newest two are kept
+    <run>/policy_best/  policy_last/   parameters alone
+    <run>/run.json                  what the parameters belong to
+"""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from mtmarl.errors import UserError
+
+# Orbax narrates every save at INFO and below.
+logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+class Checkpoints:
+    """The training states of one run. Saves are written aside and renamed, so a crash leaves the one before."""
+
+    def __init__(self, run_dir: Path):
+        self.directory = Path(run_dir).resolve() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True, enable_async_checkpointing=False)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, update: int, state: Any) -> None:
+        self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
+
+    def latest(self) -> int | None:
+        """The update of the newest complete state."""
+        return self._manager.latest_step()
+
+    def restore(self, like: Any) -> Any:
+        """The newest state, in the shapes and placement of `like`."""
+        update = self.latest()
+        try:
+            return self._manager.restore(update, args=ocp.args.StandardRestore(_abstract(like)))
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(
+                f"{self.directory}/{update} does not fit this algorithm and task set ({_first_line(e)}); "
+                "use another run_dir, or remove it to start again"
+            ) from e
+
+    def close(self) -> None:
+        self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+
+
+def save_params(path: Path, params: Any) -> None:
+    """Parameters alone, replacing what was there only once the new ones are complete."""
+    path = Path(path).resolve()
+    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(fresh, params)
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_params(path: Path, like: Any) -> Any:
+    """Parameters in the shapes of `like`; a misfit names the first leaf that differs."""
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
+    with ocp.StandardCheckpointer() as checkpointer:
+        saved = checkpointer.metadata(path).item_metadata.tree
+        want = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(like)}
+        have = {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(saved)}
+        for name in sorted(want.keys() | have.keys()):
+            if want.get(name) != have.get(name):
+                raise UserError(f"{path}: parameter {name} has shape {have.get(name)}, this task needs {want.get(name)}")
+        return checkpointer.restore(path, _abstract(like))

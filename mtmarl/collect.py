@@ -1,0 +1,178 @@
+"""`python -m mtmarl.collect +algo=sable +tasks=lbf_5`: trains each task online and records vaults.
+
+Per task: online training in one compiled loop; at evenly spaced points the policy of the moment plays the same
+number of complete episodes into the recording, so the data run from random to expert. Training tasks get a vault;
+held-out tasks of the set get reference returns only. Everything is resumable: a finished task is left alone,
+an interrupted one goes on from its last checkpoint.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtmarl import config
+from mtmarl.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        cfg = config.compose(sys.argv[1:] if argv is None else argv, "collect")
+        run(cfg)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(cfg: config.Config) -> None:
+    """Collects every task of the set that is not there yet, one after another."""
+    from mtmarl import build
+    from mtmarl.data import vault
+
+    root = Path(cfg.data.vault_dir or "vault_data").expanduser().resolve()
+    jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [(task, False) for task in cfg.tasks.test]
+    for task, _ in jobs:
+        build.make_env(task)  # A name that is wrong stops everything before the first hour is spent.
+    for i, (task, record) in enumerate(jobs):
+        known = vault.read_references(root)
+        done = task in known and (not record or (vault.vault_path(root, task, cfg.data.quality)).exists())
+        label = f"[{i + 1}/{len(jobs)}] {task}"
+        if done:
+            print(f"{label}: already collected in {root}", flush=True)
+            continue
+        print(f"{label}: {cfg.collect.env_steps:,} env steps", flush=True)
+        collect_task(cfg, task, root, record)
+    if jobs:
+        vault.update_manifest(root)
+
+
+def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Mapping[str, Any]:
+    """Trains on one task, records (or only measures) it, and returns its reference figures."""
+    import jax
+    import jumanji
+
+    from mtmarl import build, sharding, trainer
+    from mtmarl.checkpoint import Checkpoints, save_params
+    from mtmarl.data import recording, vault
+
+    c = cfg.collect
+    run_dir = build.run_directory(cfg, f"collect/{cfg.algo_name}/{task}/seed_{cfg.seed}")
+    parts = run_dir / "recordings"
+    parts.mkdir(parents=True, exist_ok=True)
+    job = build.online(cfg, task)
+    algo, evaluator, plan, env = job.algo, job.evaluator, job.plan, job.env
+    steps_per_update = c.num_envs * c.rollout_length
+    began = time.time()
+    progress_file = run_dir / "progress.json"
+    progress = json.loads(progress_file.read_text()) if progress_file.exists() else {"minutes": 0.0, "evaluations": []}
+    before = progress["minutes"]
+
+    build.write_run(run_dir, cfg, "collect", [task], [], parameters=job.parameters)
+    checkpoints = Checkpoints(run_dir)
+    done = checkpoints.latest()
+    sinks = build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
+    sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
+    log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)  # noqa: E731
+
+    def evaluate(state) -> Mapping[str, float]:
+        params, update = state.learner.params, int(state.update)
+        index = update // job.evaluate_every
+        sampled = evaluator.evaluate(params, index, c.eval_episodes, 1.0)[task]
+        greedy = evaluator.evaluate(params, index, c.eval_episodes, 0.0)[task]
+        progress["minutes"] = before + (time.time() - began) / 60
+        best = max((e["return"] for e in progress["evaluations"]), default=-np.inf)
+        if sampled.mean > best:
+            save_params(run_dir / "policy_best", params)
+        if update == 0:
+            save_params(run_dir / "policy_random", params)
+        entry = {"update": update, "return": sampled.mean, "greedy": greedy.mean, "length": float(sampled.length.mean())}
+        progress["evaluations"] = [e for e in progress["evaluations"] if e["update"] < update] + [entry]
+        progress_file.write_text(json.dumps(progress))
+        return {
+            f"eval/{task}/return": sampled.mean,
+            f"eval/{task}/greedy_return": greedy.mean,
+            f"eval/{task}/length": entry["length"],
+            "minutes": progress["minutes"],
+        }
+
+    recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes)
+
+    def record_part(state) -> Mapping[str, float]:
+        update = int(state.update)
+        if update:
+            key = jax.random.fold_in(jax.random.key(cfg.seed + 1), update)
+            part = recording.cut(recorder(state.learner.params, key), update * steps_per_update)
+            # Written whole or not at all: a resumed run replays the point that was cut short.
+            np.savez(parts / "writing.npz", **part._asdict())
+            (parts / "writing.npz").rename(parts / f"{update:08d}.npz")
+        return {}
+
+    events = [trainer.Event(job.evaluate_every, evaluate)]
+    if record:
+        events.append(trainer.Event(job.record_every, record_part))
+    state = job.initial_state(cfg.init_from)
+    if done is not None:
+        state = checkpoints.restore(state)
+        print(f"  goes on from update {done} of {plan.updates}", flush=True)
+    trainer.train(
+        algo, {"default": job.source}, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s)
+    )
+    checkpoints.close()
+    sinks.close()
+
+    figures = _figures(cfg, job, run_dir, task, progress)
+    if record:
+        points = sorted(parts.glob("[0-9]*.npz"))
+        whole = vault.concatenate([vault.Recording(**np.load(p)) for p in points])
+        returns = {k: figures[k] for k in ("reference", "random", "final", "max_evaluation")}
+        vault.write_vault(
+            vault.vault_path(root, task, cfg.data.quality),
+            whole,
+            {
+                "task": task,
+                "horizon": env.spec.horizon,
+                "obs_scale": [float(x) for x in env.obs_scale],
+                "jumanji": jumanji.__version__,
+                "returns": returns,
+                "record_points": [int(p.stem) * steps_per_update for p in points],
+                "episodes_per_point": c.record_episodes,
+                "provenance": {
+                    "algorithm": cfg.algo_name,
+                    "settings": dict(cfg.algo),
+                    "collection": config.to_dict(c),
+                    "hardware": sharding.describe(),
+                    "seed": cfg.seed,
+                },
+            },
+        )
+    vault.write_reference(root, task, figures)
+    return figures
+
+
+def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
+    """Reference and random returns on 320 fresh episodes each: the maximum over evaluations would flatter."""
+    from mtmarl.checkpoint import load_params
+
+    like = job.initial_state(None).learner.params
+    out: dict[str, Any] = {}
+    for name, which in (("reference", "policy_best"), ("random", "policy_random")):
+        result = job.evaluator.evaluate(load_params(run_dir / which, like), 10_000, 320)[task]
+        out |= {name: result.mean, f"{name}_standard_error": result.standard_error}
+    evaluations = progress["evaluations"]
+    return out | {
+        "final": evaluations[-1]["return"],
+        "max_evaluation": max(e["return"] for e in evaluations),
+        "algorithm": cfg.algo_name,
+        "env_steps": cfg.collect.env_steps,
+        "seed": cfg.seed,
+        "minutes": round(progress["minutes"], 2),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""From a command line and YAML files to frozen dataclasses.
+
+The only module that imports Hydra or OmegaConf. It does not import jax, so that `--help` is instant.
+YAML holds values, Python holds types, and nothing is changed after `parse`.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mtmarl.errors import UserError
+
+T = TypeVar("T")
+
+GROUPS = ("algo", "tasks", "experiment")
+_NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """`context` is the number of timesteps T of a window."""
+
+    updates: int
+    chunk: int
+    batch_size: int
+    context: int
+    checkpoint_every: int
+
+
+@dataclass(frozen=True)
+class EvaluatorConfig:
+    """`every` counts updates; `episodes` and `final_episodes` are per task; explore: 0 greedy … 1 sample."""
+
+    every: int
+    episodes: int
+    final_episodes: int
+    explore: float = 1.0
+    greedy_too: bool = False
+    select_on: Literal["train", "test"] = "train"
+
+
+@dataclass(frozen=True)
+class CollectConfig:
+    """Online training and recording, per task."""
+
+    env_steps: int
+    num_envs: int
+    rollout_length: int
+    evaluations: int
+    eval_episodes: int
+    record_points: int
+    record_episodes: int
+    record: bool
+    quality: str
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where vaults lie and which dataset of a task is used."""
+
+    vault_dir: str | None
+    quality: str
+    download: bool
+
+
+@dataclass(frozen=True)
+class TasksConfig:
+    """A set of tasks: those trained on and those only evaluated on. `first` keeps the first k to train on."""
+
+    name: str = ""
+    train: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    first: int | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that a command line needs. `algo` stays a plain mapping until `ALGOS[algo_name].Config` parses it."""
+
+    seed: int
+    trainer: TrainerConfig
+    evaluator: EvaluatorConfig
+    collect: CollectConfig
+    data: DataConfig
+    algo_name: str = ""
+    algo: Mapping[str, Any] = field(default_factory=dict)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
+    sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
+    run_dir: str | None = None
+    run: str | None = None
+    init_from: str | None = None
+    quiet: bool = False
+
+
+def parse(cls: type[T], mapping: Any, where: str) -> T:
+    """Builds the frozen dataclass `cls` from a nested mapping, strictly.
+
+    `where` is the file that the values came from. Raises UserError naming it and the key when a key is
+    unknown or missing, or a value has the wrong type.
+    """
+    return _parse(cls, mapping, where, "")
+
+
+def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
+    if not isinstance(mapping, Mapping):
+        raise UserError(f"{where}: {path or 'the file'} must hold keys and values, not {mapping!r}")
+    prefix = f"{path}." if path else ""
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in mapping:
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {prefix}{key}{suggest(str(key), fields)}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, f in fields.items():
+        if name in mapping:
+            values[name] = _convert(hints[name], mapping[name], where, prefix + name)
+        elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: missing key {prefix}{name} ({_describe(hints[name])})")
+    return cls(**values)
+
+
+def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = UserError(f"{where}: {path} must be {_describe(hint)}, not {value!r}")
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint):
+        return _parse(hint, value, where, path)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        if len(options) == 1:
+            return _convert(options[0], value, where, path)
+        for option in options:
+            try:
+                return _convert(option, value, where, path)
+            except UserError:
+                continue
+        raise wrong
+    if origin is Literal:
+        if any(value == a and type(value) is type(a) for a in args):
+            return value
+        raise wrong
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise wrong
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_convert(args[0], v, where, f"{path}[{i}]") for i, v in enumerate(value))
+        if len(value) != len(args):
+            raise wrong
+        return tuple(
+            _convert(a, v, where, f"{path}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
+        )
+    if (origin or hint) in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise wrong
+        return dict(value)
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 2e6
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise wrong
+
+
+def _describe(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in args)
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin is tuple:
+        return f"a list of {_describe(args[0])}"
+    if (origin or hint) in (dict, Mapping) or dataclasses.is_dataclass(hint):
+        return "keys and values"
+    names = {int: "int", float: "float", str: "str", bool: "true or false", type(None): "null"}
+    return names.get(hint, str(hint))
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The tail of an error message: close matches to `name`, or all that is known."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return "; did you mean " + " or ".join(close) + "?"
+    return "; known: " + (", ".join(known) or "none")
+
+
+def config_dir() -> Path:
+    """The directory of the YAML files: beside the package when installed, else that of the checkout."""
+    packaged = Path(__file__).parent / "_configs"
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def options(group: str) -> list[str]:
+    """The names that `+group=` takes."""
+    root = config_dir() / group
+    return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+def compose(argv: list[str], command: str) -> Config:
+    """The configuration of one run from its command line, e.g. `["+algo=mt_oryx", "+tasks=lbf_5", "seed=1"]`.
+
+    `command` is the verb: train, collect or evaluate. `--help` prints and exits. Raises UserError.
+    """
+    if any(a in ("-h", "--help") for a in argv):
+        print(help_text(command, argv))
+        raise SystemExit(0)
+    overrides, chosen = _overrides(argv)
+    values, choices = _compose(overrides)
+
+    if command != "evaluate" and values.get("run") is not None:
+        raise UserError(f"run= belongs to evaluate; {command} starts from a run with init_from=")
+    for need in _NEEDS.get(command, ()):
+        if values.get(need) is None:
+            if need in GROUPS:
+                raise UserError(f"choose one: +{need}={{{', '.join(options(need))}}}")
+            raise UserError(f"{command} needs {need}=, the directory of a run")
+
+    names = {g: choices.get(g) or chosen.get(g, "") for g in ("algo", "tasks")}
+    tasks = dict(values.pop("tasks", None) or {})
+    tasks.setdefault("name", names["tasks"])
+    algo = values.pop("algo", None) or {}
+    where = "the command line"
+    if "tasks" in choices:
+        where = f"configs/tasks/{choices['tasks']}.yaml or {where}"
+    parsed = parse(TasksConfig, tasks, where)
+    if "algo_name" in values:
+        raise UserError("the command line: algo_name is not an option; choose with +algo=")
+    rest = {**values, "algo_name": names["algo"], "algo": algo, "tasks": dataclasses.asdict(parsed)}
+    cfg = parse(Config, rest, "configs/config.yaml or the command line")
+    _check(cfg, command)
+    return cfg
+
+
+def _check(cfg: Config, command: str) -> None:
+    where = "configs/config.yaml or the command line"
+    zero_is_fine = {"evaluator.every", "trainer.checkpoint_every"}
+    for section in ("trainer", "evaluator", "collect"):
+        for key, value in dataclasses.asdict(getattr(cfg, section)).items():
+            path = f"{section}.{key}"
+            if type(value) is int and (value < 0 or (value == 0 and path not in zero_is_fine)):
+                raise UserError(f"{where}: {path} must be at least 1, not {value}")
+    if not 0.0 <= cfg.evaluator.explore <= 1.0:
+        raise UserError(f"{where}: evaluator.explore must lie in 0 … 1, not {cfg.evaluator.explore}")
+    if cfg.seed < 0:
+        raise UserError(f"{where}: seed must be at least 0, not {cfg.seed}")
+    tasks = cfg.tasks
+    if command in ("train", "collect") and not tasks.train:
+        raise UserError(f"tasks {tasks.name or '(command line)'}: train lists no task")
+    if tasks.first is not None and not 1 <= tasks.first <= len(tasks.train):
+        raise UserError(f"tasks.first must lie in 1 … {len(tasks.train)}, not {tasks.first}")
+
+
+def _overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Rewrites a command line for Hydra, and returns what was chosen per group.
+
+    Groups may be written with or without `+`. Plain values are forced in (`++`): `parse` then refuses
+    unknown keys with a better message than Hydra's. A task name (with a `/`) becomes an inline task set.
+    """
+    chosen: dict[str, str] = {}
+    plain: list[str] = []
+    for arg in argv:
+        if arg.startswith("-"):
+            raise UserError(f"unknown flag {arg}; options are written key=value, see --help")
+        if arg.startswith("~"):
+            raise UserError(f"{arg}: keys cannot be deleted")
+        key, equals, value = arg.partition("=")
+        if not equals:
+            raise UserError(f"{arg}: options are written key=value, see --help")
+        key = key.lstrip("+")
+        if key in GROUPS:
+            if key in chosen:
+                raise UserError(f"+{key}= is given twice; choose one")
+            chosen[key] = value.strip("'\"")
+        else:
+            plain.append(f"++{key}={value}")
+
+    supplied: set[str] = set()
+    out: list[str] = []
+    if "experiment" in chosen:
+        _known("experiment", chosen["experiment"])
+        supplied = _supplied_by(chosen["experiment"])
+        out.append(f"+experiment={chosen['experiment']}")
+    if "algo" in chosen:
+        _known("algo", chosen["algo"])
+        out.append(("" if "algo" in supplied else "+") + f"algo={chosen['algo']}")
+    if "tasks" in chosen:
+        names = chosen["tasks"].strip("[]").split(",")
+        if chosen["tasks"] in options("tasks") or not all("/" in n for n in names):
+            _known("tasks", chosen["tasks"])
+            out.append(("" if "tasks" in supplied else "+") + f"tasks={chosen['tasks']}")
+        else:
+            names = [n.strip() for n in names]
+            chosen["tasks"] = "+".join(n.replace("/", "-") for n in names)
+            if "tasks" in supplied:
+                out.append("~tasks")
+            quoted = ",".join(f"'{n}'" for n in names)
+            out += [f"++tasks.name='{chosen['tasks']}'", f"++tasks.train=[{quoted}]", "++tasks.test=[]"]
+    return out + plain, chosen
+
+
+def _known(group: str, name: str) -> None:
+    known = options(group)
+    if name not in known:
+        hint = "; a single task is written family/scenario" if group == "tasks" else ""
+        raise UserError(f"unknown +{group}={name}{suggest(name, known)}{hint}")
+
+
+def _supplied_by(experiment: str) -> set[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    node = OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
+    defaults = node.get("defaults", []) if isinstance(node, DictConfig) else []
+    keys = {
+        str(k).removeprefix("override ").lstrip("/") for d in defaults if isinstance(d, DictConfig) for k in d
+    }
+    return keys & {"algo", "tasks"}
+
+
+def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(config_dir().absolute()), version_base=None):
+            node = hydra_compose("config", overrides, return_hydra_config=True)
+            choices = {k: v for k, v in node.hydra.runtime.choices.items() if k in GROUPS and v}
+            values = OmegaConf.to_container(
+                OmegaConf.masked_copy(node, [str(k) for k in node if k != "hydra"]),
+                resolve=True,
+                throw_on_missing=True,
+            )
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        if "sweep over it" in reason:
+            reason = reason.split(" 1. ")[0].replace("'++", "'") + "; a list is written [a,b], a text 'a,b'"
+        raise UserError(f"configuration: {reason}") from error
+    assert isinstance(values, dict)
+    return typing.cast(dict[str, Any], values), choices
+
+
+def help_text(command: str, argv: Iterable[str] = ()) -> str:
+    """What `--help` prints: usage, the options of each group, and every key with its default."""
+    usage = {
+        "train": "+algo=mt_oryx +tasks=lbf_5 [key=value …]",
+        "collect": "+algo=sable +tasks=lbf_5 [key=value …]",
+        "evaluate": "run=runs/… +tasks=lbf/8x8-2p-2f-coop [key=value …]",
+    }
+    lines = [f"usage: python -m mtmarl.{command} {usage.get(command, '[key=value …]')}", ""]
+    lines += [f"  +{g}=  {', '.join(options(g)) or '(none)'}" for g in GROUPS]
+    lines += [
+        "  +tasks= also takes the name of one task, or of several joined by commas: family/scenario",
+        "",
+    ]
+    text = (config_dir() / "config.yaml").read_text(encoding="utf-8")
+    lines += ["keys and defaults (write nested keys with dots, as in trainer.updates=500):", ""]
+    body = text.split("- _self_", 1)[-1].strip("\n")
+    lines += ["  " + line if line else "" for line in body.splitlines()]
+    for arg in argv:
+        key, _, name = arg.lstrip("+").partition("=")
+        if key in ("algo", "tasks") and name in options(key):
+            lines += ["", f"  {key}:  # {name}"]
+            text = (config_dir() / key / f"{name}.yaml").read_text(encoding="utf-8")
+            lines += ["    " + line for line in text.rstrip().splitlines()]
+    return "\n".join(lines)
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """The configuration as JSON-ready values; `load` reads them back."""
+    return json.loads(json.dumps(dataclasses.asdict(cfg)))
+
+
+def load(path: str | Path) -> Config:
+    """The configuration saved as JSON at `path`: the dict itself, or a record with it under `config`."""
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the directory of a run of mtmarl.train") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from error
+    if isinstance(record, dict) and "config" in record:
+        record = record["config"]
+    return parse(Config, record, str(path))

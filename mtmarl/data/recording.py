@@ -1,0 +1,47 @@
+"""Complete episodes of a policy, as they go into a vault."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtmarl.data.vault import Recording
+from mtmarl.rollout import Trajectory, rollout, start
+from mtmarl.types import Act, Env, Params
+
+
+def make_recorder(env: Env, act: Act, init_carry, episodes: int) -> Callable:
+    """(params, key) -> the first episode of each of `episodes` environments, observations as raw int8."""
+    scale = jnp.asarray(env.obs_scale)
+
+    @jax.jit
+    def run(params: Params, key: jax.Array) -> Trajectory:
+        key_start, key_steps = jax.random.split(key)
+        state = start(env, init_carry, episodes, key_start)
+        _, seen = rollout(env, act, init_carry, params, state, key_steps, env.spec.horizon, 1.0)
+        return seen._replace(
+            obs=jnp.round(seen.obs / scale).astype(jnp.int8), action=seen.action.astype(jnp.int8), extras=()
+        )
+
+    return run
+
+
+def cut(seen: Trajectory, policy_step: int) -> Recording:
+    """The first episodes of [T, B, …] one after another along one time axis."""
+    seen = jax.tree.map(np.asarray, seen)
+    lengths = seen.done.argmax(0) + 1
+    episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
+    join = lambda x: np.concatenate([x[e] for e in episodes])  # noqa: E731
+    step_count = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
+    return Recording(
+        obs=join(seen.obs),
+        mask=join(seen.mask),
+        action=join(seen.action),
+        reward=join(seen.reward).astype(np.float32),
+        first=step_count == 0,
+        terminal=join(seen.terminal),
+        truncated=join(seen.truncated),
+        step_count=step_count,
+        policy_step=np.full(step_count.shape, policy_step, np.int32),
+    )

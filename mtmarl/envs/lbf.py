@@ -1,0 +1,96 @@
+"""Level-Based Foraging over Jumanji's `LevelBasedForaging-v0`.
+
+Agents collect food whose level their own levels must add up to. An observation lists entities as (row, column,
+level): all foods, the agent itself, the other agents. It is padded to 6 foods and 6 agents with (-1, -1, 0), which
+is how the environment itself shows an entity that is out of view. The team reward is the sum over agents, 1 for an
+episode in which everything is eaten.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jumanji.environments import LevelBasedForaging
+from jumanji.environments.routing.lbf.generator import RandomGenerator
+
+from mtmarl.envs.api import check, flags, match
+from mtmarl.types import TaskSpec, TimeStep
+
+MAX_FOODS = MAX_AGENTS = 6
+ACTIONS = 6  # noop, up, down, left, right, load
+TIME_LIMIT = 100
+GRAMMAR = re.compile(
+    r"(?:(?P<fov>\d+)s-)?(?P<grid>\d+)x(?P<grid2>\d+)-(?P<agents>\d+)p-(?P<foods>\d+)f(?P<coop>-coop)?"
+    r"(?:-l(?P<level>\d+))?(?:-t(?P<limit>\d+))?"
+)
+EXAMPLE = "lbf/[2s-]10x10-3p-3f[-coop][-l3][-t50]"
+OBS_SCALE = np.tile(np.asarray([1 / 16, 1 / 16, 1 / 8], np.float32), MAX_FOODS + MAX_AGENTS)
+FIELDS = tuple(
+    (f"{kind} {i}: {what}", 3 * (i + offset) + j)
+    for kind, count, offset in (("food", MAX_FOODS, 0), ("agent (0: self)", MAX_AGENTS, MAX_FOODS))
+    for i in range(count)
+    for j, what in enumerate(("row / 16", "column / 16", "level / 8"))
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Lbf:
+    """One task. `raw` is Jumanji's environment."""
+
+    name: str
+    raw: LevelBasedForaging
+
+    @property
+    def spec(self) -> TaskSpec:
+        return TaskSpec(self.name, "lbf", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit)
+
+    @property
+    def obs_scale(self) -> np.ndarray:
+        return OBS_SCALE
+
+    def reset(self, key: jax.Array) -> tuple[Any, TimeStep]:
+        state, raw = self.raw.reset(key)
+        return state, self._timestep(raw)
+
+    def step(self, state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, TimeStep]:
+        """The environment draws nothing after its reset: the key is not used."""
+        state, raw = self.raw.step(state, action)
+        return state, self._timestep(raw)
+
+    def _timestep(self, raw: Any) -> TimeStep:
+        view = raw.observation.agents_view
+        agents, foods = view.shape[0], view.shape[1] // 3 - view.shape[0]
+        absent = lambda n: jnp.tile(jnp.asarray([-1, -1, 0], view.dtype), (agents, n))  # noqa: E731
+        view = jnp.concatenate(
+            [view[:, : 3 * foods], absent(MAX_FOODS - foods), view[:, 3 * foods :], absent(MAX_AGENTS - agents)],
+            axis=1,
+        )
+        terminated, truncated = flags(raw)
+        return TimeStep(
+            obs=view.astype(jnp.float32) * OBS_SCALE,
+            mask=raw.observation.action_mask,
+            reward=raw.reward.sum().astype(jnp.float32),
+            terminated=terminated,
+            truncated=truncated,
+        )
+
+
+def make(scenario: str) -> Lbf:
+    """The task of a name such as `10x10-3p-3f`, `2s-8x8-2p-2f-coop` or `12x12-4p-4f-coop-l3`."""
+    name = f"lbf/{scenario}"
+    g = match(GRAMMAR, scenario, name, EXAMPLE)
+    grid, agents, foods = int(g["grid"]), int(g["agents"]), int(g["foods"])
+    fov, level, limit = int(g["fov"] or grid), int(g["level"] or 2), int(g["limit"] or TIME_LIMIT)
+    check(name, grid == int(g["grid2"]), "the grid must be square")
+    check(name, grid >= 5, "the grid must be at least 5x5")
+    check(name, 1 <= agents <= MAX_AGENTS, f"1 to {MAX_AGENTS} agents fit the observation")
+    check(name, 1 <= foods <= MAX_FOODS, f"1 to {MAX_FOODS} foods fit the observation")
+    check(name, 1 <= fov <= grid, "the sight must lie between 1 and the size of the grid")
+    check(name, 2 <= level <= 8, "the highest agent level must lie between 2 and 8")
+    check(name, 1 <= limit <= 1000, "the time limit must lie between 1 and 1000 steps")
+    check(name, (grid - 2) ** 2 - agents > 5 * foods, "so many foods and agents do not fit the grid")
+    generator = RandomGenerator(grid, agents, foods, fov, level, bool(g["coop"]))
+    return Lbf(name, LevelBasedForaging(generator=generator, time_limit=limit))

@@ -1,0 +1,20 @@
+"""From a task's name, `family/scenario`, to its environment. Names are a grammar: any legal task can be built."""
+
+from importlib import import_module
+
+from mtmarl.errors import UserError
+from mtmarl.types import Env
+
+FAMILIES = {
+    "lbf": "mtmarl.envs.lbf",
+    "connector": "mtmarl.envs.connector",
+    "rware": "mtmarl.envs.rware",
+}
+
+
+def make_env(name: str) -> Env:
+    """The environment of one task. Raises UserError with the reason if there is no such task."""
+    family, slash, scenario = name.partition("/")
+    if not slash or family not in FAMILIES:
+        raise UserError(f"{name}: tasks are named family/scenario with a family of {', '.join(FAMILIES)}")
+    return import_module(FAMILIES[family]).make(scenario)

@@ -1,0 +1,105 @@
+"""Scores of a policy: per task, compiled episodes at the task's own team size.
+
+Start states depend on (seed, task name, index of the evaluation) alone, so all methods meet the same ones.
+"""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtmarl.rollout import rollout, start
+from mtmarl.types import Act, Env, Params
+
+
+class EvalResult(NamedTuple):
+    """One entry per episode. `episode_return` is undiscounted, `length` in env steps."""
+
+    episode_return: np.ndarray
+    length: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        return float(self.episode_return.mean())
+
+    @property
+    def standard_error(self) -> float:
+        return float(self.episode_return.std(ddof=1) / np.sqrt(self.episode_return.size))
+
+
+SEGMENT = 10
+
+
+def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
+    """(params, key, explore) -> (returns, lengths) of first episodes, stopping once all have ended."""
+
+    def run(params: Params, key: jax.Array, explore):
+        key_start, key_steps = jax.random.split(key)
+        state = start(env, init_carry, episodes, key_start)
+        segments = -(-env.spec.horizon // SEGMENT)
+
+        def unfinished(carry):
+            i, _, ended, _, _ = carry
+            return (i < segments) & ~ended.all()
+
+        def segment(carry):
+            i, state, ended, total, length = carry
+            key = jax.random.fold_in(key_steps, i)
+            state, seen = rollout(env, act, init_carry, params, state, key, SEGMENT, explore)
+            here = jnp.argmax(seen.done, axis=0)
+            now = seen.done.any(0) & ~ended
+            at_end = lambda x: jnp.take_along_axis(x, here[None], axis=0)[0]  # noqa: E731
+            total = jnp.where(now, at_end(seen.episode_return), total)
+            length = jnp.where(now, at_end(seen.episode_length), length)
+            return i + 1, state, ended | now, total, length
+
+        nothing = jnp.zeros(episodes)
+        begin = (0, state, jnp.zeros(episodes, bool), nothing, nothing.astype(jnp.int32))
+        _, _, _, total, length = jax.lax.while_loop(unfinished, segment, begin)
+        return total, length
+
+    return run
+
+
+class Evaluator:
+    """Compiled episodes of several tasks, `batch` at a time; all programs are compiled in parallel at first use."""
+
+    def __init__(self, envs: Mapping[str, Env], act: Act, init_carry, batch: int, seed: int):
+        self.envs, self.batch, self.seed = dict(envs), batch, seed
+        self._runs = {name: jax.jit(make_episodes(env, act, init_carry, batch)) for name, env in self.envs.items()}
+        self._compiled: dict[str, Callable] = {}
+
+    def key(self, task: str, index: int) -> jax.Array:
+        key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(task.encode()) & 0x7FFFFFFF)
+        return jax.random.fold_in(key, index)
+
+    def compile(self, params: Params) -> None:
+        """Compiles what is missing, in parallel: XLA releases the interpreter lock."""
+        missing = [name for name in self._runs if name not in self._compiled]
+        if not missing:
+            return
+        args = (params, jax.random.key(0), jnp.float32(1.0))
+        lowered = [self._runs[name].lower(*args) for name in missing]
+        with ThreadPoolExecutor(max_workers=4) as threads:
+            compiled = list(threads.map(lambda x: x.compile(), lowered))
+        self._compiled |= dict(zip(missing, compiled, strict=True))
+
+    def evaluate(
+        self, params: Params, index: int, episodes: int, explore: float = 1.0, tasks: Sequence[str] | None = None
+    ) -> dict[str, EvalResult]:
+        """At least `episodes` episodes a task, in whole batches."""
+        self.compile(params)
+        rounds = -(-episodes // self.batch)
+        futures = {
+            task: [
+                self._compiled[task](params, jax.random.fold_in(self.key(task, index), r), jnp.float32(explore))
+                for r in range(rounds)
+            ]
+            for task in (self.envs if tasks is None else tasks)
+        }
+        join = lambda parts: np.concatenate([np.asarray(x) for x in parts])[:episodes]  # noqa: E731
+        return {task: EvalResult(*map(join, zip(*parts, strict=True))) for task, parts in futures.items()}

@@ -1,0 +1,290 @@
+"""The Sable network (Mahjoub et al. 2025): a retention encoder over observations, a retention decoder over actions.
+
+One set of parameters runs in two ways, tested equal: over a window with known actions (training), and one
+timestep at a time, agent after agent, choosing actions (acting). Nothing depends on the number of agents.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.networks.retention import Form, Retention
+from mtmarl.ops import masked
+from mtmarl.types import Dims, Observation, Params
+
+
+@dataclass(frozen=True)
+class Config:
+    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory."""
+
+    embed_dim: int
+    heads: int
+    blocks: int
+    decay_scale: float
+    form: Form = "auto"
+    official_groupnorm: bool = False
+
+
+class Memory(NamedTuple):
+    """What is carried from step to step: encoder, decoder self and decoder cross, each [B, L, H, F, F]."""
+
+    encoder: Float[Array, "B L H F F"]
+    self_: Float[Array, "B L H F F"]
+    cross: Float[Array, "B L H F F"]
+
+
+class Outputs(NamedTuple):
+    """Per token: policy logits (unmasked), action values (or their histograms), state value; None without a head."""
+
+    logits: Any
+    q: Any
+    value: Any
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward of width E (Shazeer 2020).
+
+    Only the output starts small: with all three at zero, as released, no gradient ever reaches any of them.
+    """
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
+        dense = lambda name, init: nn.Dense(self.embed_dim, use_bias=False, kernel_init=init, name=name)  # noqa: E731
+        hidden = nn.swish(dense("gate", nn.initializers.lecun_normal())(x))
+        hidden = hidden * dense("linear", nn.initializers.lecun_normal())(x)
+        return dense("out", nn.initializers.normal(0.1 / self.embed_dim**0.5))(hidden)
+
+
+class Head(nn.Module):
+    """Dense, GELU, RMS norm, dense. The bias of the last layer may start at given values."""
+
+    embed_dim: int
+    outputs: int
+    bias: tuple[float, ...] | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b out"]:
+        x = nn.Dense(self.embed_dim, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
+        x = nn.RMSNorm()(nn.gelu(x))
+        fixed = lambda key, shape, dtype=jnp.float32: jnp.asarray(self.bias, dtype)  # noqa: E731
+        bias = nn.initializers.zeros if self.bias is None else fixed
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(0.01), bias_init=bias)(x)
+
+
+class EncoderBlock(nn.Module):
+    config: Config
+
+    def setup(self):
+        c = self.config
+        self.retention = Retention(
+            c.embed_dim, c.heads, c.decay_scale, False, c.form, c.official_groupnorm
+        )
+        self.norm1, self.norm2, self.ffn = nn.RMSNorm(), nn.RMSNorm(), SwiGLU(c.embed_dim)
+
+    def __call__(self, x, agent_mask, first, memory):
+        retained, memory = self.retention(x, x, x, agent_mask, first, memory)
+        y = self.norm1(x + retained)
+        return self.norm2(y + self.ffn(y)), memory
+
+
+class DecoderBlock(nn.Module):
+    config: Config
+
+    def setup(self):
+        c = self.config
+        retention = lambda: Retention(  # noqa: E731
+            c.embed_dim, c.heads, c.decay_scale, True, c.form, c.official_groupnorm
+        )
+        self.self_retention, self.cross_retention = retention(), retention()
+        self.norm1, self.norm2, self.norm3 = nn.RMSNorm(), nn.RMSNorm(), nn.RMSNorm()
+        self.ffn = SwiGLU(c.embed_dim)
+
+    def _run(self, self_retention, cross_retention, x, o, memory):
+        own, cross = memory
+        retained, own = self_retention(x, x, x, own)
+        r = self.norm1(x + retained)
+        # The residual of the cross block is the observation stream.
+        retained, cross = cross_retention(o, r, r, cross)
+        y = self.norm2(o + retained)
+        return self.norm3(y + self.ffn(y)), (own, cross)
+
+    def __call__(self, x, o, agent_mask, first, memory):
+        window = lambda retention: lambda q, k, v, m: retention(q, k, v, agent_mask, first, m)  # noqa: E731
+        return self._run(window(self.self_retention), window(self.cross_retention), x, o, memory)
+
+    def token(self, x, o, active, memory):
+        token = lambda retention: lambda q, k, v, m: retention.token(q, k, v, active, m)  # noqa: E731
+        return self._run(token(self.self_retention), token(self.cross_retention), x, o, memory)
+
+    def decay(self, memory):
+        own, cross = memory
+        return self.self_retention.decay(own), self.cross_retention.decay(cross)
+
+
+class Network(nn.Module):
+    """policy: width of the policy head; q: width of the Q head; value: whether the encoder has a value head."""
+
+    config: Config
+    policy: int = 0
+    q: int = 0
+    value: bool = False
+    q_bias: tuple[float, ...] | None = None
+
+    def setup(self):
+        c = self.config
+        embed = lambda: nn.Dense(  # noqa: E731
+            c.embed_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(2**0.5)
+        )
+        self.norm_observation, self.embed_observation, self.norm_encoder = nn.RMSNorm(), embed(), nn.RMSNorm()
+        self.embed_action, self.norm_decoder = embed(), nn.RMSNorm()
+        self.encoder = [EncoderBlock(c) for _ in range(c.blocks)]
+        self.decoder = [DecoderBlock(c) for _ in range(c.blocks)]
+        self.policy_head = Head(c.embed_dim, self.policy) if self.policy else None
+        self.q_head = Head(c.embed_dim, self.q, self.q_bias) if self.q else None
+        self.value_head = Head(c.embed_dim, 1) if self.value else None
+
+    def encode(self, view, agent_mask, first, memory):
+        x = nn.gelu(self.embed_observation(self.norm_observation(view)))
+        states = []
+        for i, block in enumerate(self.encoder):
+            x, state = block(self.norm_encoder(x), agent_mask, first, memory[:, i])
+            states.append(state)
+        value = self.value_head(x)[..., 0] if self.value_head else None
+        return x, value, jnp.stack(states, 1)
+
+    def _heads(self, x):
+        return tuple(head(x) if head else None for head in (self.policy_head, self.q_head))
+
+    def _decode(self, run, tokens, own, cross):
+        x, states = nn.gelu(self.embed_action(tokens)), []
+        for i, block in enumerate(self.decoder):
+            x, state = run(block, self.norm_decoder(x), (own[:, i], cross[:, i]))
+            states.append(state)
+        own, cross = (jnp.stack(s, 1) for s in zip(*states, strict=True))
+        return self._heads(x), own, cross
+
+    def __call__(self, view, tokens, agent_mask, first, memory):
+        o, value, encoder = self.encode(view, agent_mask, first, memory.encoder)
+        run = lambda block, x, m: block(x, o, agent_mask, first, m)  # noqa: E731
+        (logits, q), own, cross = self._decode(run, tokens, memory.self_, memory.cross)
+        return Outputs(logits, q, value), Memory(encoder, own, cross)
+
+    def decay(self, own, cross):
+        states = [block.decay((own[:, i], cross[:, i])) for i, block in enumerate(self.decoder)]
+        return tuple(jnp.stack(s, 1) for s in zip(*states, strict=True))
+
+    def token(self, o, tokens, active, own, cross):
+        return self._decode(lambda block, x, m: block.token(x, o, active, m), tokens, own, cross)
+
+
+def previous_actions(
+    action: Int[Array, "*b N"], agent_mask: Bool[Array, "*b N"], actions: int
+) -> Float[Array, "*b N tokens"]:
+    """The decoder's input: one-hot of the action of the nearest active agent before, or of "start" (index 0)."""
+    slots = jnp.where(agent_mask, jnp.arange(action.shape[-1]), -1)
+    before = jax.lax.cummax(slots, axis=slots.ndim - 1)
+    before = jnp.concatenate([jnp.full_like(before[..., :1], -1), before[..., :-1]], -1)
+    chosen = jnp.take_along_axis(action, jnp.maximum(before, 0), axis=-1)
+    return jax.nn.one_hot(jnp.where(before < 0, 0, chosen + 1), actions + 1)
+
+
+class Sable(NamedTuple):
+    """The network as pure functions. `module` holds the sizes; `actions` is A."""
+
+    module: Network
+    actions: int
+
+    @classmethod
+    def make(cls, config: Config, dims: Dims, *, q_bins: int = 0, q_bias=None, policy=True, value=False) -> "Sable":
+        """A network for tasks of these dims. `q_bins` outputs per action of the Q head (1: a scalar)."""
+        bias = None if q_bias is None else tuple(float(b) for b in q_bias) * dims.actions
+        network = Network(
+            config, policy=dims.actions * policy, q=dims.actions * q_bins, value=value, q_bias=bias
+        )
+        return cls(network, dims.actions)
+
+    def init_memory(self, batch_size: int) -> Memory:
+        c = self.module.config
+        features = c.embed_dim // c.heads
+        zeros = jnp.zeros((batch_size, c.blocks, c.heads, features, features))
+        return Memory(zeros, zeros, zeros)
+
+    def init(self, key: jax.Array, obs: Observation) -> Params:
+        """Parameters, from an example window [B, T, N, …]."""
+        batch, steps, agents = obs.view.shape[:3]
+        tokens = jnp.zeros((batch, steps, agents, self.actions + 1))
+        first = jnp.zeros((batch, steps), bool)
+        return self.module.init(key, obs.view, tokens, obs.agent_mask, first, self.init_memory(batch))["params"]
+
+    def window(
+        self,
+        params: Params,
+        obs: Observation,
+        action: Int[Array, "B T N"],
+        first: Bool[Array, "B T"],
+        memory: Memory | None = None,
+    ) -> tuple[Outputs, Memory]:
+        """Outputs for a window whose actions are known. Q comes back as [B, T, N, A, bins]."""
+        if memory is None:
+            memory = self.init_memory(obs.view.shape[0])
+        tokens = previous_actions(action, obs.agent_mask, self.actions)
+        out, memory = self.module.apply({"params": params}, obs.view, tokens, obs.agent_mask, first, memory)
+        return self._shape_q(out), memory
+
+    def _shape_q(self, out: Outputs) -> Outputs:
+        return out if out.q is None else out._replace(q=out.q.reshape(*out.q.shape[:-1], self.actions, -1))
+
+    def value(self, params: Params, memory: Memory, obs: Observation) -> Float[Array, "B N"]:
+        """State values of one timestep, without acting."""
+        return self._encode(params, memory, obs)[1]
+
+    def _encode(self, params, memory, obs):
+        expand = lambda x: x[:, None]  # noqa: E731
+        first = jnp.zeros((obs.view.shape[0], 1), bool)
+        o, value, encoder = self.module.apply(
+            {"params": params}, expand(obs.view), expand(obs.agent_mask), first, memory.encoder, method="encode"
+        )
+        return o[:, 0], None if value is None else value[:, 0], encoder
+
+    def act(self, params: Params, memory: Memory, obs: Observation, key: jax.Array, choose):
+        """One timestep, agent after agent. `choose(logits, q, legal, key) -> action [B]`, a key per agent.
+
+        An inactive slot emits NOOP (0), leaves the memory as it is and is skipped as "previous agent".
+        Returns (memory, action [B, N], Outputs [B, N, …]).
+        """
+        o, value, encoder = self._encode(params, memory, obs)
+        apply = lambda method, *args: self.module.apply({"params": params}, *args, method=method)  # noqa: E731
+        own, cross = apply("decay", memory.self_, memory.cross)
+
+        def agent(carry, x):
+            own, cross, last = carry
+            o_n, legal, active, k = x
+            token = jax.nn.one_hot(last, self.actions + 1)
+            (logits, q), own, cross = apply("token", o_n, token, active, own, cross)
+            out = self._shape_q(Outputs(logits, q, None))
+            action = jnp.where(active, choose(out.logits, out.q, legal, k), 0)
+            last = jnp.where(active, action + 1, last)
+            return (own, cross, last), (action, out.logits, out.q)
+
+        agents_first = lambda x: jnp.moveaxis(x, 1, 0)  # noqa: E731
+        xs = (*map(agents_first, (o, obs.action_mask, obs.agent_mask)), jax.random.split(key, o.shape[1]))
+        start = (own, cross, jnp.zeros(o.shape[0], jnp.int32))
+        (own, cross, _), out = jax.lax.scan(agent, start, xs)
+        action, logits, q = jax.tree.map(agents_first, out)
+        return Memory(encoder, own, cross), action, Outputs(logits, q, value)
+
+
+def sample_policy(logits, q, legal, key, explore):
+    """Samples with probability `explore`, else takes the likeliest legal action."""
+    del q
+    key_sample, key_coin = jax.random.split(key)
+    logits = jnp.where(legal, logits, masked.NEVER)
+    sampled = jax.random.categorical(key_sample, logits)
+    coin = jax.random.uniform(key_coin, sampled.shape) < explore
+    return jnp.where(coin, sampled, logits.argmax(-1)).astype(jnp.int32)

@@ -1,0 +1,54 @@
+"""Reductions and categorical distributions under masks. Nothing here divides by zero or makes a NaN."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# Large enough that exp underflows to exactly 0, small enough that sums of a few stay finite.
+NEVER = -1e9
+
+
+def mean(x: Float[Array, "*s"], weight: Array) -> Float[Array, ""]:
+    """The weighted mean of x; 0 where nothing has weight. `weight` broadcasts against x."""
+    weight = jnp.broadcast_to(weight, x.shape).astype(x.dtype)
+    return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def task_weights(
+    valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
+) -> Float[Array, "B *s"]:
+    """Weights under which every task present weighs the same and every valid entry of a task weighs the same.
+
+    They sum to 1, so `(w * loss).sum()` is the mean over tasks of the per-task mean losses
+    (multi-task paper, equation 1). A task without a valid entry has no share.
+    """
+    valid = valid.astype(jnp.float32)
+    per_row = valid.reshape(valid.shape[0], -1).sum(-1)
+    per_task = jnp.zeros(tasks).at[task_id].add(per_row)
+    present = jnp.maximum((per_task > 0).sum(), 1)
+    share = 1.0 / (present * jnp.maximum(per_task, 1.0))
+    return valid * share[task_id].reshape(-1, *[1] * (valid.ndim - 1))
+
+
+def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Float[Array, "K"]:
+    """The mean of x over the valid entries of each task; 0 for a task without any."""
+    valid = jnp.broadcast_to(valid, x.shape).astype(jnp.float32)
+    rows = lambda y: y.reshape(y.shape[0], -1).sum(-1)  # noqa: E731
+    total = jnp.zeros(tasks).at[task_id].add(rows(x * valid))
+    count = jnp.zeros(tasks).at[task_id].add(rows(valid))
+    return total / jnp.maximum(count, 1.0)
+
+
+def log_softmax(logits: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Float[Array, "*b A"]:
+    """Log-probabilities over legal actions; about NEVER for illegal ones."""
+    return jax.nn.log_softmax(jnp.where(legal, logits, NEVER), axis=-1)
+
+
+def take(x: Float[Array, "*b A"], index: Int[Array, "*b"]) -> Float[Array, "*b"]:
+    """x[..., index]."""
+    return jnp.take_along_axis(x, index[..., None].astype(jnp.int32), axis=-1)[..., 0]
+
+
+def entropy(log_prob: Float[Array, "*b A"]) -> Float[Array, "*b"]:
+    """The entropy in nats; illegal actions have probability 0 and add nothing."""
+    return -(jnp.exp(log_prob) * log_prob).sum(-1)

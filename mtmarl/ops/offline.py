@@ -1,0 +1,47 @@
+"""Pieces of offline objectives."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.ops.masked import NEVER
+
+Grouping = Literal["task", "position", "awr"]
+
+
+def icq_weights(
+    score: Float[Array, "B T N"],
+    valid: Bool[Array, "B T N"],
+    task_id: Int[Array, "B"],
+    tasks: int,
+    temperature: float,
+    grouping: Grouping = "task",
+    max_weight: float = 20.0,
+) -> Float[Array, "B T N"]:
+    """Implicit-constraint weights exp(score / temperature) / Z (Yang et al. 2021, equation 8), mean 1 in each group.
+
+    The group over which Z is taken: `task`, all valid tokens of one task, so that no task takes another's weight;
+    `position`, the batch at each (t, n), as single-task Oryx does; `awr`, no group: exp clipped at `max_weight`.
+    Invalid tokens weigh 0.
+    """
+    z = score / temperature
+    if grouping == "awr":
+        return jnp.where(valid, jnp.minimum(jnp.exp(jnp.minimum(z, 50.0)), max_weight), 0.0)
+    z = jnp.where(valid, z, NEVER)
+    if grouping == "position":
+        return jax.nn.softmax(z, axis=0) * valid * valid.sum(0, keepdims=True)
+    row_max = z.max((1, 2))
+    top = jnp.full(tasks, NEVER).at[task_id].max(row_max)[task_id][:, None, None]
+    unnormalised = jnp.where(valid, jnp.exp(z - top), 0.0)
+    total = jnp.zeros(tasks).at[task_id].add(unnormalised.sum((1, 2)))[task_id][:, None, None]
+    count = jnp.zeros(tasks).at[task_id].add(valid.sum((1, 2)))[task_id][:, None, None]
+    return unnormalised * count / jnp.maximum(total, 1e-30)
+
+
+def counterfactual_baseline(
+    log_prob: Float[Array, "*b A"], q: Float[Array, "*b A"], legal: Bool[Array, "*b A"]
+) -> Float[Array, "*b"]:
+    """sum_a pi(a) Q(a) over legal actions (COMA, Foerster et al. 2018, equation 4)."""
+    return (jnp.exp(log_prob) * jnp.where(legal, q, 0.0)).sum(-1)

@@ -1,0 +1,20 @@
+"""Policy-gradient losses, element by element: the caller weighs and sums."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def clipped_surrogate(
+    log_prob: Float[Array, "*b"], old_log_prob: Float[Array, "*b"], advantage: Float[Array, "*b"], clip: float
+) -> Float[Array, "*b"]:
+    """PPO's clipped objective, negated (Schulman et al. 2017, equation 7)."""
+    ratio = jnp.exp(log_prob - old_log_prob)
+    return -jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+
+
+def clipped_value_loss(
+    value: Float[Array, "*b"], old_value: Float[Array, "*b"], target: Float[Array, "*b"], clip: float
+) -> Float[Array, "*b"]:
+    """Half the larger of the squared errors of the value and of the value clipped around its old self."""
+    clipped = old_value + jnp.clip(value - old_value, -clip, clip)
+    return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)

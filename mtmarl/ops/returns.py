@@ -1,0 +1,28 @@
+"""Advantages and returns."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def gae(
+    reward: Float[Array, "T *b"],
+    discount: Float[Array, "T *b"],
+    value: Float[Array, "T *b"],
+    bootstrap: Float[Array, "*b"],
+    lam: float,
+) -> Float[Array, "T *b"]:
+    """Generalised advantage estimates (Schulman et al. 2016, equation 16).
+
+    `discount[t]` is gamma, or 0 if the transition at t ended the episode; `bootstrap` is the value after the last.
+    """
+
+    def backwards(carry, x):
+        advantage, next_value = carry
+        r_t, discount_t, v_tm1 = x
+        delta = r_t + discount_t * next_value - v_tm1
+        advantage = delta + discount_t * lam * advantage
+        return (advantage, v_tm1), advantage
+
+    start = (jnp.zeros_like(bootstrap), bootstrap)
+    return jax.lax.scan(backwards, start, (reward, discount, value), reverse=True)[1]

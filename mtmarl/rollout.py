@@ -1,0 +1,102 @@
+"""The only act-step scan: evaluation, data collection and online training all call it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.types import Act, Carry, Env, Observation, Params, TimeStep
+
+
+class RolloutState(NamedTuple):
+    """B environments in the middle of their episodes, and the memory of who acts in them."""
+
+    env: Any
+    step: TimeStep
+    first: Bool[Array, "B"]
+    carry: Carry
+    episode_return: Float[Array, "B"]
+    episode_length: Int[Array, "B"]
+
+
+class Trajectory(NamedTuple):
+    """What was seen and done, time first: [T, B, …]. `episode_*` count up to and including the step."""
+
+    obs: Float[Array, "T B N O"]
+    mask: Bool[Array, "T B N A"]
+    action: Int[Array, "T B N"]
+    reward: Float[Array, "T B"]
+    first: Bool[Array, "T B"]
+    terminal: Bool[Array, "T B"]
+    truncated: Bool[Array, "T B"]
+    episode_return: Float[Array, "T B"]
+    episode_length: Int[Array, "T B"]
+    extras: Any
+
+    @property
+    def done(self) -> Bool[Array, "T B"]:
+        return self.terminal | self.truncated
+
+
+def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState:
+    """B fresh episodes."""
+    state, step = jax.vmap(env.reset)(jax.random.split(key, batch_size))
+    zero = jnp.zeros(batch_size)
+    return RolloutState(
+        state, step, jnp.ones(batch_size, bool), init_carry(batch_size), zero, zero.astype(jnp.int32)
+    )
+
+
+def observe(step: TimeStep) -> Observation:
+    """An unpadded team's observation: every slot is an agent."""
+    return Observation(step.obs, step.mask, jnp.ones(step.mask.shape[:-1], bool))
+
+
+def where_rows(condition: Bool[Array, "B"], a, b):
+    """Row by row, a where the condition holds, else b; over any pytree."""
+    choose = lambda x, y: jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: E731
+    return jax.tree.map(choose, a, b)
+
+
+def rollout(
+    env: Env,
+    act: Act,
+    init_carry,
+    params: Params,
+    state: RolloutState,
+    key: jax.Array,
+    steps: int,
+    explore: float,
+    pool: int = 0,
+) -> tuple[RolloutState, Trajectory]:
+    """`steps` environment steps in each of B environments.
+
+    With a pool, that many fresh starts are made at once and every environment that ends copies one of them at
+    random: under vmap an automatic reset would cost a reset on every step. Without one, an environment that has
+    ended goes on unobserved; the caller looks at first episodes only.
+    """
+    batch_size = state.first.shape[0]
+    key_pool, key_steps = jax.random.split(key)
+    fresh_carry = init_carry(batch_size)
+    if pool:
+        fresh = jax.vmap(env.reset)(jax.random.split(key_pool, pool))
+
+    def one(state: RolloutState, k):
+        key_act, key_env, key_reset = jax.random.split(k, 3)
+        carry = where_rows(state.first, fresh_carry, state.carry)
+        carry, action, extras = act(params, carry, observe(state.step), key_act, explore)
+        env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
+        done = step.terminated | step.truncated
+        total = jnp.where(state.first, 0.0, state.episode_return) + step.reward
+        length = jnp.where(state.first, 0, state.episode_length) + 1
+        seen = Trajectory(
+            state.step.obs, state.step.mask, action, step.reward, state.first, step.terminated, step.truncated,
+            total, length, extras,
+        )  # fmt: skip
+        if pool:
+            picks = jax.random.randint(key_reset, (batch_size,), 0, pool)
+            env_state, step = where_rows(done, jax.tree.map(lambda x: x[picks], fresh), (env_state, step))
+        return RolloutState(env_state, step, done & bool(pool), carry, total, length), seen
+
+    return jax.lax.scan(one, state, jax.random.split(key_steps, steps))

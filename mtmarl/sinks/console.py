@@ -1,0 +1,93 @@
+"""The terminal: a progress bar with speed, time left and the headline score; plain lines when piped."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, SupportsFloat
+
+import rich.console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mtmarl.sinks.summary import HEADLINE, HEADLINE_TEST, summarise
+
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+class Console:
+    def __init__(
+        self, quiet: bool = False, console: rich.console.Console | None = None, unit: str = "updates"
+    ):
+        self._quiet, self._unit = quiet, unit
+        self._console = console or rich.console.Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._total = 0
+        self._mark = (0, time.monotonic())  # step and time of the start, for the speed
+        self._printed = float("-inf")
+        self._headline = ""
+
+    def start(self, total: int, done: int = 0) -> None:
+        self._total, self._mark = total, (done, time.monotonic())
+        if self._quiet or not self._console.is_terminal:
+            return
+        self._bar = Progress(
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]} " + f"{self._unit}/s, left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[headline]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("", total=total, completed=done, speed="–", headline="")
+        self._bar.start()
+
+    def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        now = time.monotonic()
+        speed = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
+        if self._bar is not None:
+            text = f"{speed:.1f}"
+            self._bar.update(self._task, completed=step, speed=text, headline=self._headline)
+        elif now - self._printed >= PLAIN_EVERY or step >= self._total:
+            self._printed = now
+            left = max(self._total - step, 0) / max(speed, 1e-9)
+            losses = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items() if k.endswith("loss"))
+            self._print(
+                f"{step:,} of {self._total:,} {self._unit}  {speed:.1f}/s, {_span(left)} left  {losses}".rstrip()
+            )
+
+    def log_evaluation(
+        self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
+    ) -> None:
+        summary = summarise(results)
+        parts = [
+            f"{label} {summary[name]:.3f}"
+            for label, name in (("train tasks", HEADLINE), ("test tasks", HEADLINE_TEST))
+            if name in summary
+        ]
+        if not parts:
+            parts = [f"{task} {summary[f'eval/{task}/return']:.3f}" for task in results]
+            self._headline = "return: " + ", ".join(parts[:3])
+        else:
+            self._headline = "normalised return: " + ", ".join(parts)
+        self._print(f"{'final score' if final else f'evaluation at {step:,} {self._unit}'}  {self._headline}")
+        if final:
+            width = max(map(len, results), default=0)
+            for task, result in results.items():
+                line = f"  {task:<{width}}  {result.get('split', ''):<5}"
+                line += f"  return {summary[f'eval/{task}/return']:.3f}"
+                if result.get("normalised") is not None:
+                    line += f"  normalised {float(result['normalised']):.3f}"
+                self._print(f"{line}  ({len(result['return'])} episodes)")
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _print(self, line: str) -> None:
+        if not self._quiet:
+            self._console.print(line, markup=False, soft_wrap=True)
+
+
+def _span(seconds: float) -> str:
+    minutes, s = divmod(int(min(seconds, 1e8)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s"

@@ -1,0 +1,74 @@
+"""marl_eval.json: every episode of every evaluation, in the exchange format of the marl-eval tools.
+
+env -> task -> algorithm -> seed_k -> {step_i: {step_count, elapsed_time, metric: [per episode]},
+absolute_metrics: {metric: [per episode of the final score]}}
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+class MarlEval:
+    """`resume_step`: evaluations of later steps are dropped from an existing file; None keeps all of them."""
+
+    def __init__(self, path: Path, algo: str, seed: int, resume_step: int | None = None):
+        self._path, self._algo, self._seed = path, algo, f"seed_{seed}"
+        self._data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        elapsed = 0.0
+        for tasks in self._data.values():
+            for task in tasks.values():
+                record = task.get(algo, {}).get(self._seed, {})
+                if resume_step is not None:
+                    record.pop("absolute_metrics", None)
+                    for key in [k for k, v in record.items() if v["step_count"] > resume_step]:
+                        del record[key]
+                steps = [v for k, v in record.items() if k != "absolute_metrics"]
+                elapsed = max([elapsed, *(v["elapsed_time"] for v in steps)])
+        self._started = time.monotonic() - elapsed
+        self._write()
+
+    def start(self, total: int, done: int = 0) -> None:
+        pass
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        pass
+
+    def log_evaluation(
+        self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
+    ) -> None:
+        for name, result in results.items():
+            env, _, task = name.partition("/")
+            record = self._data.setdefault(env, {}).setdefault(task or env, {})
+            record = record.setdefault(self._algo, {}).setdefault(self._seed, {})
+            values = {
+                "episode_return": _floats(result["return"]),
+                "episode_length": _floats(result["length"]),
+            }
+            if result.get("normalised") is not None:
+                values["normalised_return"] = _floats([result["normalised"]])
+            if final:
+                record["absolute_metrics"] = values
+            else:
+                evaluations = {k: v for k, v in record.items() if k != "absolute_metrics"}
+                same = [k for k, v in evaluations.items() if v["step_count"] == int(step)]
+                key = same[0] if same else f"step_{len(evaluations)}"
+                elapsed = time.monotonic() - self._started
+                record[key] = {"step_count": int(step), "elapsed_time": elapsed, **values}
+        self._write()
+
+    def close(self) -> None:
+        pass
+
+    def _write(self) -> None:
+        part = self._path.with_suffix(".part")
+        part.write_text(json.dumps(self._data, indent=1), encoding="utf-8")
+        os.replace(part, self._path)  # a reader never sees half a file
+
+
+def _floats(values: Any) -> list[float | None]:
+    return [float(v) if math.isfinite(v) else None for v in values]

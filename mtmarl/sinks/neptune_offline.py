@@ -1,0 +1,48 @@
+"""Neptune, offline only: its hosted service closed in March 2026, so records stay on this machine."""
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from mtmarl.sinks.summary import summarise
+
+_log = logging.getLogger("mtmarl.sinks")
+
+
+class Neptune:
+    def __init__(self, run_dir: Path, run: Mapping[str, Any]):
+        directory = run_dir / ".neptune"
+        os.environ.setdefault("NEPTUNE_DATA_DIRECTORY", str(directory))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the client's own deprecations
+            import neptune
+
+            self._run = neptune.init_run(
+                mode="offline",
+                name=f"{run.get('algo', '')}-{run.get('tasks', '')}-{run.get('seed', 0)}",
+                source_files=[],
+                git_ref=False,
+                capture_stdout=False,
+                capture_stderr=False,
+                capture_hardware_metrics=False,
+            )
+        _log.warning("neptune: the hosted service is closed; this run is recorded offline in %s", directory)
+
+    def start(self, total: int, done: int = 0) -> None:
+        pass
+
+    def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
+        for name, value in metrics.items():
+            self._run[name].append(float(value), step=step)
+
+    def log_evaluation(
+        self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
+    ) -> None:
+        summary = summarise(results)
+        self.log(step, {k.replace("eval/", "final/", 1) if final else k: v for k, v in summary.items()})
+
+    def close(self) -> None:
+        self._run.stop()

@@ -1,0 +1,25 @@
+"""Per-episode results to the few scalars that a line, a plot or a progress bar shows."""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any
+
+HEADLINE = "eval/mean_normalised_return"
+HEADLINE_TEST = "eval/test/mean_normalised_return"
+
+
+def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Means per task under `eval/<task>/…`, and the mean normalised return of training and of test tasks."""
+    out: dict[str, float] = {}
+    scores: dict[str, list[float]] = {"train": [], "test": []}
+    for task, result in results.items():
+        out[f"eval/{task}/return"] = fmean(map(float, result["return"]))
+        out[f"eval/{task}/length"] = fmean(map(float, result["length"]))
+        if result.get("normalised") is not None:
+            out[f"eval/{task}/normalised_return"] = float(result["normalised"])
+            scores[result.get("split", "train")].append(float(result["normalised"]))
+    if scores["train"]:
+        out[HEADLINE] = fmean(scores["train"])
+    if scores["test"]:
+        out[HEADLINE_TEST] = fmean(scores["test"])
+    return out

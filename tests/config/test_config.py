@@ -1,0 +1,215 @@
+"""Every way to write a command line, and every way to get one wrong."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from mtmarl import config
+from mtmarl.errors import UserError
+
+SET = "train: [lbf/a, lbf/b]\ntest: [lbf/c]\n"
+
+
+@pytest.fixture
+def yaml(tmp_path, monkeypatch):
+    """A configuration directory of its own: two algorithms, a task set, an experiment."""
+    real = (config.config_dir() / "config.yaml").read_text()
+    files = {
+        "config.yaml": real,
+        "algo/mt_oryx.yaml": "learning_rate: 3e-4\nnetwork:\n  heads: 4\n",
+        "algo/sable.yaml": "learning_rate: 1e-3\n",
+        "tasks/lbf_2.yaml": SET,
+        "experiment/quick.yaml": (
+            "# @package _global_\ndefaults:\n  - /algo: mt_oryx\n  - /tasks: lbf_2\n  - _self_\n"
+            "trainer:\n  updates: 40\n"
+        ),
+    }
+    root = tmp_path / "configs"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    monkeypatch.setattr(config, "config_dir", lambda: root)
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def test_groups_and_overrides(yaml):
+    cfg = config.compose(
+        ["+algo=mt_oryx", "+tasks=lbf_2", "seed=1", "algo.network.heads=8", "tasks.first=1"], "train"
+    )
+    assert cfg.seed == 1
+    assert cfg.algo_name == "mt_oryx"
+    assert cfg.algo == {"learning_rate": 3e-4, "network": {"heads": 8}}
+    assert cfg.tasks == config.TasksConfig("lbf_2", ("lbf/a", "lbf/b"), ("lbf/c",), 1)
+    assert cfg.trainer == config.TrainerConfig(10000, 50, 64, 20, 500)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.seed = 2  # type: ignore[misc]
+
+
+def test_the_plus_is_optional(yaml):
+    assert config.compose(["algo=sable", "tasks=lbf_2"], "train") == config.compose(
+        ["+algo=sable", "+tasks=lbf_2"], "train"
+    )
+
+
+def test_experiment_supplies_groups_and_values(yaml):
+    cfg = config.compose(["+experiment=quick"], "train")
+    assert (cfg.algo_name, cfg.tasks.name, cfg.trainer.updates) == ("mt_oryx", "lbf_2", 40)
+
+
+@pytest.mark.parametrize("algo", ["algo=sable", "+algo=sable"])
+def test_command_line_wins_over_experiment(yaml, algo):
+    cfg = config.compose(["+experiment=quick", algo, "trainer.updates=7", "+tasks=lbf/z"], "train")
+    assert (cfg.algo_name, cfg.algo, cfg.trainer.updates) == ("sable", {"learning_rate": 1e-3}, 7)
+    assert (cfg.tasks.train, cfg.tasks.test, cfg.tasks.name) == (("lbf/z",), (), "lbf-z")
+
+
+def test_single_task_and_several_tasks(yaml):
+    cfg = config.compose(["+algo=sable", "+tasks=lbf/8x8-2p-2f-coop"], "collect")
+    assert cfg.tasks.train == ("lbf/8x8-2p-2f-coop",)
+    cfg = config.compose(["+algo=sable", "+tasks=lbf/a,rware/tiny-4ag"], "collect")
+    assert cfg.tasks.train == ("lbf/a", "rware/tiny-4ag")
+
+
+def test_evaluate_needs_a_run_only(yaml):
+    cfg = config.compose(["run=runs/x/0/2026-01-02_03-04-05", "+tasks=lbf/z"], "evaluate")
+    assert cfg.run == "runs/x/0/2026-01-02_03-04-05"
+    assert cfg.algo_name == ""
+    assert config.compose(["run=runs/x"], "evaluate").tasks == config.TasksConfig()
+    with pytest.raises(UserError, match="needs run="):
+        config.compose(["+tasks=lbf/z"], "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["+tasks=lbf_2"], r"choose one: \+algo=\{mt_oryx, sable\}"),
+        (["+algo=sable"], r"choose one: \+tasks=\{lbf_2\}"),
+        (["+algo=mt_orix", "+tasks=lbf_2"], "did you mean mt_oryx"),
+        (["+algo=sable", "+tasks=lbf_3"], "did you mean lbf_2"),
+        (["+algo=sable", "+algo=sable"], "twice"),
+        (["+experiment=quik"], "did you mean quick"),
+        (
+            ["+algo=sable", "+tasks=lbf_2", "trainer.updats=3"],
+            r"unknown key trainer.updats; did you mean updates",
+        ),
+        (["+algo=sable", "+tasks=lbf_2", "sede=3"], "unknown key sede; did you mean seed"),
+        (["+algo=sable", "+tasks=lbf_2", "tasks.frist=1"], r"tasks/lbf_2.yaml.*tasks|unknown key frist"),
+        (["+algo=sable", "+tasks=lbf_2", "tasks.first=3"], "tasks.first must lie in 1 … 2"),
+        (["+algo=sable", "+tasks=lbf_2", "seed=x"], "seed must be int, not 'x'"),
+        (["+algo=sable", "+tasks=lbf_2", "seed=true"], "seed must be int"),
+        (["+algo=sable", "+tasks=lbf_2", "seed=1,2"], "a list is written"),
+        (["+algo=sable", "+tasks=lbf_2", "evaluator.select_on=tset"], "one of 'train', 'test'"),
+        (["+algo=sable", "+tasks=lbf_2", "trainer.chunk=0"], "trainer.chunk must be at least 1"),
+        (["+algo=sable", "+tasks=lbf_2", "evaluator.explore=2"], "explore"),
+        (["+algo=sable", "+tasks=lbf_2", "algo_name=x"], "choose with"),
+        (["+algo=sable", "+tasks=lbf_2", "run=x"], "belongs to evaluate"),
+        (["+algo=sable", "+tasks=lbf_2", "seed"], "key=value"),
+        (["+algo=sable", "+tasks=lbf_2", "--multirun"], "unknown flag"),
+        (["+algo=sable", "+tasks=lbf_2", "~seed"], "deleted"),
+        (["+algo=sable", "+tasks=lbf_2", "sinks=[a"], "configuration: "),
+        (["+algo=sable", "+tasks=lbf_2", "trainer=[1]"], "configuration: |must hold keys"),
+    ],
+)
+def test_mistakes_are_one_line(yaml, argv, message):
+    with pytest.raises(UserError, match=message) as caught:
+        config.compose(argv, "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_help(yaml, capsys):
+    with pytest.raises(SystemExit) as caught:
+        config.compose(["--help", "+algo=sable"], "train")
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    for text in (
+        "usage: python -m mtmarl.train",
+        "mt_oryx, sable",
+        "lbf_2",
+        "updates: 10000",
+        "learning_rate: 1e-3",
+    ):
+        assert text in out
+
+
+def test_save_and_load(yaml, tmp_path):
+    cfg = config.compose(["+algo=mt_oryx", "+tasks=lbf_2", "tasks.first=1"], "train")
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config.to_dict(cfg)))
+    assert config.load(path) == cfg
+    path.write_text(json.dumps({"config": config.to_dict(cfg), "version": "x"}))
+    assert config.load(path) == cfg
+    path.write_text("{")
+    with pytest.raises(UserError, match="not a readable JSON"):
+        config.load(path)
+    with pytest.raises(UserError, match="no such file"):
+        config.load(tmp_path / "none.json")
+
+
+@dataclass(frozen=True)
+class Inner:
+    heads: int
+    widths: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
+class Outer:
+    rate: float
+    inner: Inner
+    mode: Literal["a", "b"] = "a"
+    pair: tuple[int, str] = (1, "x")
+    limit: int | None = None
+    free: dict | None = None
+
+
+def test_parse_converts_what_is_meant():
+    got = config.parse(
+        Outer, {"rate": 1, "inner": {"heads": 2e1, "widths": [3]}, "pair": [2, "y"], "limit": 4}, "f.yaml"
+    )
+    assert got == Outer(1.0, Inner(20, (3,)), "a", (2, "y"), 4)
+    assert isinstance(got.rate, float)
+    assert isinstance(got.inner.heads, int)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        ({"inner": {"heads": 1}}, "f.yaml: missing key rate"),
+        ({"rate": 1, "inner": {"head": 1}}, "f.yaml: unknown key inner.head; did you mean heads"),
+        ({"rate": "fast", "inner": {"heads": 1}}, "rate must be float, not 'fast'"),
+        ({"rate": True, "inner": {"heads": 1}}, "rate must be float"),
+        ({"rate": 1, "inner": {"heads": 1.5}}, "inner.heads must be int"),
+        ({"rate": 1, "inner": {"heads": 1, "widths": 3}}, "a list of int"),
+        ({"rate": 1, "inner": {"heads": 1, "widths": ["x"]}}, r"inner.widths\[0\] must be int"),
+        ({"rate": 1, "inner": 3}, "inner must hold keys"),
+        ({"rate": 1, "inner": {"heads": 1}, "mode": "c"}, "one of 'a', 'b'"),
+        ({"rate": 1, "inner": {"heads": 1}, "pair": [1]}, "pair must be a list"),
+        ({"rate": 1, "inner": {"heads": 1}, "limit": "x"}, "int"),
+        ([], "must hold keys"),
+    ],
+)
+def test_parse_is_strict(mapping, message):
+    with pytest.raises(UserError, match=message):
+        config.parse(Outer, mapping, "f.yaml")
+
+
+@pytest.mark.parametrize("tasks", config.options("tasks"))
+def test_every_task_set_parses(tasks):
+    cfg = config.compose(["+algo=mt_oryx", f"+tasks={tasks}"], "train")
+    assert cfg.tasks.train
+    assert not set(cfg.tasks.train) & set(cfg.tasks.test)
+
+
+@pytest.mark.parametrize("experiment", config.options("experiment"))
+def test_every_experiment_parses(experiment):
+    config.compose([f"+experiment={experiment}"], "train")
+
+
+def test_help_of_the_real_files_lists_every_key():
+    text = config.help_text("train")
+    for section in (config.TrainerConfig, config.EvaluatorConfig, config.CollectConfig, config.DataConfig):
+        for f in dataclasses.fields(section):
+            assert f"{f.name}:" in text

@@ -1,0 +1,135 @@
+"""What every source of batches must do, whatever it draws from."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtmarl.data.sampling import make_task_data
+from mtmarl.data.source import vault_source
+from mtmarl.data.vault import Recording, Vault
+from mtmarl.errors import UserError
+from mtmarl.types import Dims
+
+DIMS = Dims(agents=3, obs=4, actions=3, horizon=10, tasks=3)
+BATCH, CONTEXT = 8, 6
+
+
+def _vault(seed: int, agents: int, steps: int = 60) -> Vault:
+    rng = np.random.default_rng(seed)
+    count = np.arange(steps) % DIMS.horizon
+    mask = rng.random((steps, agents, 3)) < 0.5
+    mask[..., 0] = True
+    recording = Recording(
+        obs=rng.integers(-5, 6, (steps, agents, 4)).astype(np.int8),
+        mask=mask,
+        action=np.argmax(mask * rng.random(mask.shape), -1).astype(np.int8),
+        reward=rng.normal(size=steps).astype(np.float32),
+        first=count == 0,
+        terminal=np.zeros(steps, bool),
+        truncated=count == DIMS.horizon - 1,
+        step_count=count.astype(np.int16),
+        policy_step=np.zeros(steps, np.int32),
+    )
+    return Vault(recording, {"task": f"toy/{seed}", "obs_scale": [0.5] * 4})
+
+
+def _task_data():
+    return make_task_data([_vault(0, 1), _vault(1, 3), _vault(2, 2, 33)], DIMS)
+
+
+SOURCES = {
+    "vault": lambda: vault_source(_task_data(), BATCH, CONTEXT),
+    "vault, fixed order": lambda: vault_source(_task_data(), BATCH, CONTEXT, shuffle=False),
+    "vault, one task per update": lambda: vault_source(_task_data(), BATCH, CONTEXT, balanced=False),
+}
+
+
+@pytest.fixture(params=SOURCES, scope="module")
+def source(request):
+    return SOURCES[request.param]()
+
+
+def _run(source, state, data, keys):
+    def one(state, key):
+        return source.next(state, data, None, None, key)
+
+    return jax.lax.scan(one, state, keys)
+
+
+@pytest.fixture(scope="module")
+def drawn(source):
+    keys = jax.random.split(jax.random.key(1), 9)
+    return jax.device_get(
+        jax.jit(lambda s, d, k: _run(source, s, d, k))(source.init(jax.random.key(0)), source.data, keys)
+    )[1]
+
+
+def test_shapes_and_dtypes(drawn):
+    shape, n = (9, BATCH, CONTEXT), DIMS.agents
+    expected = {
+        "obs": ((*shape, n, DIMS.obs), np.float32),
+        "mask": ((*shape, n, DIMS.actions), np.bool_),
+        "action": ((*shape, n), np.int32),
+        "agent_mask": ((*shape, n), np.bool_),
+        "reward": (shape, np.float32),
+        "first": (shape, np.bool_),
+        "terminal": (shape, np.bool_),
+        "truncated": (shape, np.bool_),
+        "time_mask": (shape, np.bool_),
+        "task_id": (shape[:2], np.int32),
+    }
+    assert {k: (v.shape, v.dtype) for k, v in drawn._asdict().items() if k != "extras"} == expected
+
+
+def test_actions_are_legal_and_padded_agents_idle(drawn):
+    assert np.take_along_axis(drawn.mask, drawn.action[..., None], -1).all()
+    padded = ~drawn.agent_mask
+    assert not drawn.obs[padded].any() and not drawn.action[padded].any()
+    assert (drawn.mask[padded] == [True, False, False]).all()
+    np.testing.assert_array_equal(drawn.agent_mask[..., 0, :].sum(-1), np.array([1, 3, 2])[drawn.task_id])
+    assert (drawn.agent_mask == drawn.agent_mask[:, :, :1]).all()
+
+
+def test_memory_is_reset_exactly_after_an_end(drawn):
+    np.testing.assert_array_equal(drawn.first[..., 1:], (drawn.terminal | drawn.truncated)[..., :-1])
+
+
+def test_split_runs_draw_the_same_batches(source, drawn):
+    keys = jax.random.split(jax.random.key(1), 9)
+    state, head = _run(source, source.init(jax.random.key(0)), source.data, keys[:4])
+    _, tail = _run(source, state, source.data, keys[4:])
+    again = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), head, tail)
+    jax.tree.map(np.testing.assert_array_equal, again, drawn)
+
+
+def test_one_trace_for_all_updates(source):
+    traces = []
+
+    @jax.jit
+    def step(state, data, key):
+        traces.append(1)
+        return source.next(state, data, source.prefetch(key, 1), None, key)
+
+    state = source.init(jax.random.key(0))
+    for i in range(3):
+        state, _ = step(state, source.data, jax.random.key(i))
+    assert len(traces) == 1
+
+
+def test_rows_per_task():
+    def counts(name):
+        source = SOURCES[name]()
+        _, batch = _run(
+            source, source.init(jax.random.key(0)), source.data, jax.random.split(jax.random.key(2), 12)
+        )
+        return np.stack([np.bincount(t, minlength=3) for t in np.asarray(batch.task_id)])
+
+    balanced = counts("vault")
+    assert (balanced.sum(0) == 32).all() and set(np.unique(balanced)) == {2, 3}
+    assert (np.sort(counts("vault, one task per update"), 1) == [0, 0, BATCH]).all()
+
+
+def test_a_task_shorter_than_the_window_is_named():
+    with pytest.raises(UserError, match="task 2 has 33 steps, fewer than context=40"):
+        vault_source(_task_data(), BATCH, 40)

@@ -1,0 +1,131 @@
+"""The Sable network: sizes, masks, and acting equal to training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtmarl.networks import sable
+from mtmarl.types import Dims, Observation
+
+DIMS = Dims(agents=4, obs=7, actions=5, horizon=20, tasks=2)
+CONFIG = sable.Config(embed_dim=16, heads=2, blocks=2, decay_scale=0.8)
+
+
+def make(seed=0, config=CONFIG, **options):
+    net = sable.Sable.make(config, DIMS, q_bins=3, value=True, **options)
+    keys = jax.random.split(jax.random.key(seed), 6)
+    batch, steps, agents = 3, 6, 4
+    obs = Observation(
+        jax.random.normal(keys[0], (batch, steps, agents, 7)),
+        jnp.ones((batch, steps, agents, 5), bool),
+        jnp.broadcast_to(jnp.asarray([True, False, True, True]), (batch, steps, agents)),
+    )
+    action = jax.random.randint(keys[1], (batch, steps, agents), 0, 5)
+    first = jax.random.bernoulli(keys[2], 0.3, (batch, steps))
+    params = net.init(keys[3], obs)
+    # Small output layers would hide differences.
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(keys[4], p.shape), params)
+    memory = jax.tree.map(lambda m: jax.random.normal(keys[5], m.shape), net.init_memory(batch))
+    return net, params, obs, action, first, memory
+
+
+def test_parameter_count_of_the_paper():
+    """MT paper, section 3.4: 116k parameters at embed_dim 64."""
+    dims = Dims(agents=6, obs=66, actions=5, horizon=500)
+    net = sable.Sable.make(sable.Config(64, 4, 1, 0.5), dims, q_bins=51)
+    obs = Observation(jnp.zeros((1, 2, 3, 66)), jnp.ones((1, 2, 3, 5), bool), jnp.ones((1, 2, 3), bool))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), obs)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 116_582
+
+
+def active(x, mask):
+    return np.asarray(x)[np.asarray(mask)]
+
+
+def test_padded_agents_change_nothing():
+    net, params, obs, action, first, memory = make()
+    run = jax.jit(lambda view, action: net.window(params, obs._replace(view=view), action, first, memory))
+    out, after = run(obs.view, action)
+    hidden = ~obs.agent_mask
+    noisy = jnp.where(hidden[..., None], 99.0, obs.view)
+    other, other_after = run(noisy, jnp.where(hidden, 4, action))
+    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(other), strict=True):
+        np.testing.assert_array_equal(active(a, obs.agent_mask), active(b, obs.agent_mask))
+    jax.tree.map(np.testing.assert_array_equal, after, other_after)
+
+
+def test_padded_observations_get_no_gradient():
+    net, params, obs, action, first, memory = make()
+
+    def total(view):
+        out, _ = net.window(params, obs._replace(view=view), action, first, memory)
+        weigh = lambda x: (x * obs.agent_mask.reshape(*obs.agent_mask.shape, *[1] * (x.ndim - 3))).sum()  # noqa: E731
+        return sum(weigh(x) for x in jax.tree.leaves(out))
+
+    grad = jax.grad(total)(obs.view)
+    assert not np.asarray(grad)[~np.asarray(obs.agent_mask)].any()
+    assert active(grad, obs.agent_mask).any(axis=-1).all()
+
+
+def test_equals_the_team_without_padding():
+    net, params, obs, action, first, memory = make()
+    keep = jnp.asarray([0, 2, 3])
+    small = jax.tree.map(lambda x: x[:, :, keep], obs)
+    out, after = net.window(params, obs, action, first, memory)
+    alone, alone_after = net.window(params, small, action[:, :, keep], first, memory)
+    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(a[:, :, keep], b, rtol=1e-4, atol=1e-5)
+    for a, b in zip(after, alone_after, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["parallel", "factored"])
+def test_acting_step_by_step_equals_the_window(form):
+    config = sable.Config(16, 2, 2, 0.8, form)
+    net, params, obs, action, first, memory = make(config=config)
+    want, want_memory = net.window(params, obs, action, first, memory)
+    for t in range(action.shape[1]):
+        now = jax.tree.map(lambda x, t=t: x[:, t], obs)
+        memory = jax.tree.map(
+            lambda m, t=t: jnp.where(first[:, t].reshape(-1, 1, 1, 1, 1), 0.0, m), memory
+        )
+        key = jax.random.key(t)
+        slots = jax.random.key_data(jax.random.split(key, action.shape[2]))
+
+        def choose(logits, q, legal, k, t=t, slots=slots):
+            # Acting hands every agent its own key: it tells whose turn it is.
+            slot = jnp.argmax((slots == jax.random.key_data(k)).all(-1))
+            return action[:, t, slot]
+
+        memory, _, out = net.act(params, memory, now, key, choose)
+        seen = obs.agent_mask[:, t]
+        for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(active(a, seen), active(b[:, t], seen), rtol=1e-3, atol=1e-4)
+    for a, b in zip(memory, want_memory, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_agents_draw_with_keys_of_their_own():
+    """One shared key would make all agents of a fresh network choose alike."""
+    net = sable.Sable.make(CONFIG, DIMS)
+    obs = Observation(jnp.zeros((500, 2, 7)), jnp.ones((500, 2, 5), bool), jnp.ones((500, 2), bool))
+    params = net.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, None], obs))
+    choose = lambda logits, q, legal, key: sable.sample_policy(logits, q, legal, key, 1.0)  # noqa: E731
+    _, action, _ = net.act(params, net.init_memory(500), obs, jax.random.key(1), choose)
+    assert 0.1 < float((action[:, 0] == action[:, 1]).mean()) < 0.3
+
+
+def test_previous_actions_skip_padding():
+    mask = jnp.asarray([[False, True, False, True, True]])
+    tokens = sable.previous_actions(jnp.asarray([[3, 2, 1, 0, 4]]), mask, 5)
+    # Slots 0, 1 and 2 of the list: start, start (first active), then 1 + action of slot 1, again, of slot 3.
+    np.testing.assert_array_equal(tokens.argmax(-1), [[0, 0, 3, 3, 1]])
+
+
+def test_feed_forward_learns():
+    net, _, obs, action, first, memory = make()
+    params = net.init(jax.random.key(0), obs)
+    loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()  # noqa: E731
+    ffn = jax.grad(loss)(params)["encoder_0"]["ffn"]
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(ffn))

@@ -1,0 +1,220 @@
+"""What each sink writes, and that none of them can end a run."""
+
+import io
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+import rich.console
+
+from mtmarl import sinks
+from mtmarl.errors import UserError
+from mtmarl.sinks.console import Console
+from mtmarl.sinks.jsonl import Jsonl
+from mtmarl.sinks.marl_eval import MarlEval
+from mtmarl.sinks.summary import HEADLINE, HEADLINE_TEST, summarise
+
+RUN = {"algo": "mt_oryx", "tasks": "lbf_2", "seed": 3, "config": {"a": 1}, "quiet": True}
+RESULTS = {
+    "lbf/a": {"return": [0.0, 1.0], "length": [10, 20], "normalised": 0.5, "split": "train"},
+    "lbf/b": {"return": [1.0, 1.0], "length": [5, 5], "normalised": 1.0, "split": "train"},
+    "rware/c": {"return": [2.0], "length": [500], "normalised": 0.25, "split": "test"},
+    "rware/d": {"return": [4.0], "length": [500], "normalised": None, "split": "test"},
+}
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_summary_means():
+    out = summarise(RESULTS)
+    assert out[HEADLINE] == 0.75
+    assert out[HEADLINE_TEST] == 0.25
+    assert out["eval/lbf/a/return"] == 0.5
+    assert out["eval/lbf/a/length"] == 15
+    assert "eval/rware/d/normalised_return" not in out
+
+
+def test_jsonl_lines(tmp_path):
+    sink = Jsonl(tmp_path / "m.jsonl")
+    sink.start(10)
+    sink.log(5, {"td/loss": np.float32(0.5), "n": 3, "bad": float("nan")})
+    sink.log_evaluation(5, RESULTS)
+    sink.log_evaluation(5, RESULTS, final=True)
+    assert rows(tmp_path / "m.jsonl")[0] == {"step": 5, "td/loss": 0.5, "n": 3.0, "bad": None}
+    assert rows(tmp_path / "m.jsonl")[1][HEADLINE] == 0.75
+    assert rows(tmp_path / "m.jsonl")[2]["final/mean_normalised_return"] == 0.75
+    sink.close()
+
+
+def test_jsonl_resume_drops_later_and_broken_lines(tmp_path):
+    path = tmp_path / "m.jsonl"
+    sink = Jsonl(path)
+    for step in (10, 20, 30):
+        sink.log(step, {"x": step})
+    sink.close()
+    with path.open("a") as file:
+        file.write('{"step": 4')
+    sink = Jsonl(path, resume_step=20)
+    sink.log(30, {"x": -1})
+    sink.close()
+    assert [(r["step"], r["x"]) for r in rows(path)] == [(10, 10), (20, 20), (30, -1)]
+
+
+def test_marl_eval_schema(tmp_path):
+    path = tmp_path / "e.json"
+    sink = MarlEval(path, "mt_oryx", 3)
+    sink.log(1, {"x": 1.0})
+    sink.log_evaluation(10, RESULTS)
+    sink.log_evaluation(20, RESULTS)
+    sink.log_evaluation(20, RESULTS, final=True)
+    record = json.loads(path.read_text())["lbf"]["a"]["mt_oryx"]["seed_3"]
+    assert list(record) == ["step_0", "step_1", "absolute_metrics"]
+    assert record["step_1"]["step_count"] == 20
+    assert record["step_0"]["elapsed_time"] >= 0
+    assert record["step_0"]["episode_return"] == [0.0, 1.0]
+    assert record["absolute_metrics"] == {
+        "episode_return": [0.0, 1.0],
+        "episode_length": [10.0, 20.0],
+        "normalised_return": [0.5],
+    }
+
+
+def test_marl_eval_resume_equals_uninterrupted(tmp_path):
+    def run(name, interrupted):
+        path = tmp_path / name
+        sink = MarlEval(path, "a", 0)
+        for step in (10, 20):
+            sink.log_evaluation(step, RESULTS)
+        if interrupted:
+            sink = MarlEval(path, "a", 0, resume_step=15)
+            sink.log_evaluation(20, RESULTS)
+        data = json.loads(path.read_text())["lbf"]["b"]["a"]["seed_0"]
+        return {k: {m: x for m, x in v.items() if m != "elapsed_time"} for k, v in data.items()}
+
+    assert run("x.json", False) == run("y.json", True)
+
+
+def lines(terminal, quiet=False):
+    out = io.StringIO()
+    sink = Console(quiet, rich.console.Console(file=out, force_terminal=terminal, width=120))
+    sink.start(100, 0)
+    sink.log(50, {"td/loss": 0.25, "other": 1.0})
+    sink.log_evaluation(50, RESULTS)
+    sink.log(100, {"td/loss": 0.125})
+    sink.log_evaluation(100, RESULTS, final=True)
+    sink.close()
+    return out.getvalue()
+
+
+def test_console_plain():
+    text = lines(terminal=False)
+    assert "50 of 100 updates" in text
+    assert "/s, " in text
+    assert "td/loss 0.25" in text
+    assert "train tasks 0.750, test tasks 0.250" in text
+    assert "(2 episodes)" in text
+    assert "\x1b" not in text
+
+
+def test_console_bar_and_quiet():
+    text = lines(terminal=True)
+    assert "updates/s" in text
+    assert "100/100" in text
+    assert lines(terminal=False, quiet=True) == ""
+    assert lines(terminal=True, quiet=True) == ""
+
+
+def test_console_without_references():
+    out = io.StringIO()
+    sink = Console(console=rich.console.Console(file=out, width=120))
+    sink.log_evaluation(1, {"lbf/x": {"return": [2.0], "length": [1], "normalised": None, "split": "train"}})
+    assert "lbf/x 2.000" in out.getvalue()
+
+
+def test_tensorboard_writes_events(tmp_path):
+    pytest.importorskip("tensorboardX")
+    sink = sinks.open_sinks(["tensorboard"], tmp_path, RUN)
+    sink.log(1, {"x": 1.0})
+    sink.log_evaluation(1, RESULTS)
+    sink.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_trackers_get_the_same_calls(tmp_path, monkeypatch, name):
+    calls = []
+    fake = types.SimpleNamespace(
+        log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("end")
+    )
+    module = types.ModuleType(name)
+    module.init = lambda **kw: calls.append(kw) or fake
+    module.log, module.finish = fake.log, fake.finish
+    monkeypatch.setitem(sys.modules, name, module)
+    sink = sinks.open_sinks([name], tmp_path, RUN)
+    sink.log(1, {"x": 1})
+    sink.log_evaluation(2, RESULTS)
+    sink.close()
+    assert calls[0]["config"] == {"a": 1}
+    assert calls[1] == (1, {"x": 1.0})
+    assert calls[2][1][HEADLINE] == 0.75
+    assert calls[3] == "end"
+    assert name == "trackio" or calls[0]["mode"] == "offline"
+
+
+def test_neptune_is_offline_and_says_so(tmp_path, monkeypatch, caplog):
+    series, seen = {}, {}
+
+    class Run:
+        def __getitem__(self, name):
+            return types.SimpleNamespace(append=lambda v, step: series.setdefault(name, []).append((step, v)))
+
+        def stop(self):
+            seen["stopped"] = True
+
+    module = types.ModuleType("neptune")
+    module.init_run = lambda **kw: seen.update(kw) or Run()
+    monkeypatch.setitem(sys.modules, "neptune", module)
+    monkeypatch.setenv("NEPTUNE_DATA_DIRECTORY", str(tmp_path))
+    sink = sinks.open_sinks(["neptune"], tmp_path, RUN)
+    sink.log(1, {"x": 2})
+    sink.close()
+    assert (seen["mode"], seen["stopped"], series["x"]) == ("offline", True, [(1, 2.0)])
+    assert "closed" in caplog.text
+
+
+def test_defaults_write_both_files(tmp_path):
+    sink = sinks.open_sinks(["console", "jsonl", "marl_eval"], tmp_path / "run", RUN)
+    sink.start(10)
+    sink.log(5, {"x": 1.0})
+    sink.log_evaluation(10, RESULTS)
+    sink.close()
+    assert len(rows(tmp_path / "run" / "metrics.jsonl")) == 2
+    assert "rware" in json.loads((tmp_path / "run" / "marl_eval.json").read_text())
+
+
+def test_unknown_and_missing_sinks_are_errors_at_launch(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="unknown sink jsonn"):
+        sinks.open_sinks(["jsonn"], tmp_path, RUN)
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match=r"mtmarl\[wandb\]"):
+        sinks.open_sinks(["jsonl", "wandb"], tmp_path, RUN)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="could not start"):
+        sinks.open_sinks(["jsonl"], tmp_path / "file", RUN)
+
+
+def test_a_failing_sink_is_dropped_with_one_warning(tmp_path, caplog):
+    good = Jsonl(tmp_path / "m.jsonl")
+    bad = Jsonl(tmp_path / "b.jsonl")
+    bad.close()
+    both = sinks.Sinks({"bad": bad, "good": good})
+    both.log(1, {"x": 1.0})
+    both.log(2, {"x": 2.0})
+    both.close()
+    assert len(rows(tmp_path / "m.jsonl")) == 2
+    assert len(caplog.records) == 1
+    assert "bad failed" in caplog.text
