@@ -341,3 +341,49 @@ def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> flo
         for s in (summary[t] for t in tasks)
     ]
     return float(np.mean(values))
+
+
+# --------------------------------------------------------------------------------------------- policies
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A saved policy. Acts on any task of its family, at any team size.
+
+    `act(params, carry, observation, key, explore)` as in `types.Act`; `init_carry(batch_size)` is the memory of a
+    fresh episode, to be given again at every episode start.
+    """
+
+    params: Any
+    act: Any
+    init_carry: Any
+    dims: Dims
+    config: Config
+    references: Mapping[str, Mapping[str, float]]
+
+
+def load_policy(run: str | Path, which: str = "best") -> Policy:
+    """The policy of a training run; `which`: best (on the training tasks) or last."""
+    run_dir = Path(run).expanduser()
+    record = read_json(run_dir / "run.json")
+    if record is None:
+        raise UserError(f"{run_dir}: no run.json here; give the directory of a run of mtmarl.train")
+    if record.get("kind") != "train":
+        raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
+    cfg = config.load(run_dir / "run.json")
+    module, settings = parse_algorithm(cfg, "offline")
+    dims = Dims(**record["dims"])
+    algo = module.make(settings, dims, tuple(record["value_range"]))
+    like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
+    params = load_params(run_dir / f"policy_{which}", like)
+    return Policy(params, algo.act, algo.init_carry, dims, cfg, record["references"])
+
+
+def evaluate_policy(
+    policy: Policy, tasks: str | Sequence[str], episodes: int = 320, seed: int = 0, explore: float = 1.0
+) -> dict[str, EvalResult]:
+    """Zero-shot scores on tasks of the policy's family, at their true team sizes."""
+    envs = make_envs([tasks] if isinstance(tasks, str) else tasks)
+    check_fits(envs, policy.dims, policy.config.tasks.name)
+    evaluator = Evaluator(envs, policy.act, policy.init_carry, min(32, episodes), seed)
+    return evaluator.evaluate(policy.params, 0, episodes, explore)

@@ -57,7 +57,6 @@ class CollectConfig:
     record_points: int
     record_episodes: int
     record: bool
-    quality: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class Config:
     sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
     run_dir: str | None = None
     run: str | None = None
+    which: Literal["best", "last"] = "best"
     init_from: str | None = None
     quiet: bool = False
 

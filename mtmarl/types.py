@@ -5,10 +5,11 @@ Axes: B batch, T time, N agents, A actions, O observation features.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
@@ -72,11 +73,17 @@ class TimeStep(NamedTuple):
     truncated: Bool[Array, "*b"]
 
 
+@runtime_checkable
 class Env(Protocol):
     """A pure, vmappable environment of one task."""
 
     @property
     def spec(self) -> TaskSpec: ...
+
+    @property
+    def obs_scale(self) -> np.ndarray:
+        """[O] float32: an observation is its integer features, which fit int8, times this."""
+        ...
 
     def reset(self, key: jax.Array) -> tuple[Any, TimeStep]: ...
 
@@ -135,6 +142,7 @@ class Learner(NamedTuple):
     step: Int[Array, ""]
 
 
+@runtime_checkable
 class Act(Protocol):
     """explore: 0 greedy … 1 sample. The carry is cleared by the caller at episode starts."""
 

@@ -59,7 +59,7 @@ def gradient_step(
         updates, opt = tx.update(grads, learner.opt[name], learner.params)
         params = optax.apply_updates(learner.params, updates)
         target = learner.target if tau is None else optax.incremental_update(params, learner.target, tau)
-        metrics = {f"{name}/{k}": v for k, v in {**metrics, "grad_norm": optax.global_norm(grads)}.items()}
+        metrics = {f"{name}/{k}": v for k, v in {**metrics, "grad_norm": optax.tree.norm(grads)}.items()}
         return Learner(params, target, {**learner.opt, name: opt}, learner.step + 1), metrics
 
     return update

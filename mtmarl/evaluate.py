@@ -1,0 +1,54 @@
+"""`python -m mtmarl.evaluate run=runs/… +tasks=lbf_5`: zero-shot scores of a saved policy on any task that fits."""
+
+import json
+import sys
+
+from mtmarl import config
+from mtmarl.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(config.compose(sys.argv[1:] if argv is None else argv, "evaluate"))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(cfg: config.Config) -> None:
+    """Prints one line per task, sampled and greedy, and a JSON line at the end."""
+    from mtmarl import build
+    from mtmarl.data import vault
+
+    assert cfg.run is not None
+    policy = build.load_policy(cfg.run, cfg.which)
+    tasks = list(dict.fromkeys((*build.train_tasks(cfg), *cfg.tasks.test))) or [
+        *build.train_tasks(policy.config),
+        *policy.config.tasks.test,
+    ]
+    references = dict(policy.references)
+    for root in build.vault_roots(cfg) or vault.default_roots():
+        references = {**vault.read_references(root), **references}
+    episodes = cfg.evaluator.final_episodes
+    sampled = build.evaluate_policy(policy, tasks, episodes, cfg.seed, 1.0)
+    greedy = build.evaluate_policy(policy, tasks, episodes, cfg.seed, 0.0)
+    width = max(map(len, tasks))
+    record = {}
+    for task in tasks:
+        reference = references.get(task, {}).get("reference")
+        normalised = None if not reference else sampled[task].mean / reference
+        record[task] = {
+            "return": sampled[task].mean,
+            "standard_error": sampled[task].standard_error,
+            "greedy_return": greedy[task].mean,
+            "normalised": normalised,
+        }
+        line = f"{task:<{width}}  return {sampled[task].mean:.3f} ± {sampled[task].standard_error:.3f}"
+        line += f"  greedy {greedy[task].mean:.3f}"
+        print(line + ("" if normalised is None else f"  normalised {normalised:.3f}"))
+    print(json.dumps({"run": cfg.run, "which": cfg.which, "episodes": episodes, "tasks": record}))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
