@@ -1,8 +1,8 @@
 """mtmarl: cooperative multi-agent policies from offline data of many tasks, compiled end to end in JAX.
 
-    env = mtmarl.make_env("lbf/8x8-2p-2f-coop")
-    policy = mtmarl.load_policy("runs/mt_oryx/lbf_5/seed_0")
-    mtmarl.evaluate_policy(policy, "lbf/9x9-3p-2f", episodes=320, seed=0)
+env = mtmarl.make_env("lbf/8x8-2p-2f-coop")
+policy = mtmarl.load_policy("runs/mt_oryx/lbf_5/seed_0")
+mtmarl.evaluate_policy(policy, "lbf/9x9-3p-2f", episodes=320, seed=0)
 """
 
 from importlib import import_module

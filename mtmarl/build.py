@@ -56,7 +56,7 @@ def make_envs(names: Sequence[str]) -> dict[str, Env]:
 def common_dims(envs: Mapping[str, Env]) -> Dims:
     """The smallest sizes that every task fits into; widths must be equal within a family."""
     specs = [e.spec for e in envs.values()]
-    largest = lambda field: max(getattr(s, field) for s in specs)  # noqa: E731
+    largest = lambda field: max(getattr(s, field) for s in specs)
     first = specs[0]
     for spec in specs:
         for field in ("obs", "actions"):
@@ -84,7 +84,9 @@ def parse_algorithm(cfg: Config, kind: str):
     if cfg.algo_name not in known:
         raise UserError(f"+algo={cfg.algo_name} is no {kind} algorithm; choose one of {', '.join(known)}")
     module = ALGOS[cfg.algo_name]
-    return module, config.parse(module.Config, cfg.algo, f"configs/algo/{cfg.algo_name}.yaml or the command line")
+    return module, config.parse(
+        module.Config, cfg.algo, f"configs/algo/{cfg.algo_name}.yaml or the command line"
+    )
 
 
 def parameter_count(params: Any) -> int:
@@ -134,13 +136,11 @@ def online(cfg: Config, task: str) -> OnlineJob:
     module, settings = parse_algorithm(cfg, "online")
     per_update = c.num_envs * c.rollout_length
     updates = max(1, c.env_steps // per_update)
-    # One chunk lies between two neighbouring points of interest, which are evaluations and recordings.
-    points = int(np.lcm(c.evaluations, c.record_points))
-    chunk = max(1, min(20, updates // points))
-    every = lambda count: max(1, updates // count // chunk) * chunk  # noqa: E731
-    evaluate_every, record_every = every(c.evaluations), every(c.record_points)
+    # Evaluations and recordings fall on chunk borders: the chunk that wastes the fewest updates, longest first.
+    spans = [max(1, updates // count) for count in (c.evaluations, c.record_points)]
+    chunk = min(range(min(20, *spans), 0, -1), key=lambda n: max(sum(s % n for s in spans), n < 8))
+    evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
-    updates = -(-updates // chunk) * chunk
     algo = module.make(settings, env.spec.dims, updates)
     source = on_policy_source(env, algo.act, algo.init_carry, c.num_envs, c.rollout_length, pool=c.num_envs)
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
@@ -169,7 +169,9 @@ class OfflineJob:
 
     @property
     def parameters(self) -> int:
-        return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), example_batch(self.dims)).params)
+        return parameter_count(
+            jax.eval_shape(self.algo.init, jax.random.key(0), example_batch(self.dims)).params
+        )
 
     def initial_state(self) -> trainer.TrainState:
         return trainer.initial_state(self.algo, self.source, example_batch(self.dims), self.seed)
@@ -225,7 +227,9 @@ def offline(cfg: Config) -> OfflineJob:
     support = value_support(vaults, settings.gamma)
     algo = module.make(settings, dims, support)
     source = vault_source(make_task_data(vaults, dims), cfg.trainer.batch_size, cfg.trainer.context)
-    evaluator = Evaluator({**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed)
+    evaluator = Evaluator(
+        {**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed
+    )
     references: dict[str, dict[str, float]] = {}
     for root in vault_roots(cfg) or vault.default_roots():
         references = {**vault.read_references(root), **references}
@@ -305,7 +309,7 @@ def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
     path = run_dir / "run.json"
     earlier = read_json(path)
     if earlier is not None:
-        strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}  # noqa: E731
+        strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}
         old, new = strip(earlier["config"]), strip(config.to_dict(cfg))
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:

@@ -1,8 +1,8 @@
 """Saved state of a run, and policies read back from it. The only file that knows Orbax.
 
-    <run>/checkpoints/<update>/     the whole training state; the newest two are kept
-    <run>/policy_best/  policy_last/   parameters alone
-    <run>/run.json                  what the parameters belong to
+<run>/checkpoints/<update>/     the whole training state; the newest two are kept
+<run>/policy_best/  policy_last/   parameters alone
+<run>/run.json                  what the parameters belong to
 """
 
 import logging
@@ -79,8 +79,12 @@ def load_params(path: Path, like: Any) -> Any:
     with ocp.StandardCheckpointer() as checkpointer:
         saved = checkpointer.metadata(path).item_metadata.tree
         want = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(like)}
-        have = {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(saved)}
+        have = {
+            jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(saved)
+        }
         for name in sorted(want.keys() | have.keys()):
             if want.get(name) != have.get(name):
-                raise UserError(f"{path}: parameter {name} has shape {have.get(name)}, this task needs {want.get(name)}")
+                raise UserError(
+                    f"{path}: parameter {name} has shape {have.get(name)}, this task needs {want.get(name)}"
+                )
         return checkpointer.restore(path, _abstract(like))

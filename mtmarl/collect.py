@@ -35,7 +35,9 @@ def run(cfg: config.Config) -> None:
     from mtmarl.data import vault
 
     root = Path(cfg.data.vault_dir or "vault_data").expanduser().resolve()
-    jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [(task, False) for task in cfg.tasks.test]
+    jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [
+        (task, False) for task in cfg.tasks.test
+    ]
     for task, _ in jobs:
         build.make_env(task)  # A name that is wrong stops everything before the first hour is spent.
     for i, (task, record) in enumerate(jobs):
@@ -53,8 +55,9 @@ def run(cfg: config.Config) -> None:
 
 def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Mapping[str, Any]:
     """Trains on one task, records (or only measures) it, and returns its reference figures."""
+    from importlib.metadata import version
+
     import jax
-    import jumanji
 
     from mtmarl import build, sharding, trainer
     from mtmarl.checkpoint import Checkpoints, save_params
@@ -69,7 +72,11 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
     steps_per_update = c.num_envs * c.rollout_length
     began = time.time()
     progress_file = run_dir / "progress.json"
-    progress = json.loads(progress_file.read_text()) if progress_file.exists() else {"minutes": 0.0, "evaluations": []}
+    progress = (
+        json.loads(progress_file.read_text())
+        if progress_file.exists()
+        else {"minutes": 0.0, "evaluations": []}
+    )
     before = progress["minutes"]
 
     build.write_run(run_dir, cfg, "collect", [task], [], parameters=job.parameters)
@@ -77,7 +84,7 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
     done = checkpoints.latest()
     sinks = build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
-    log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)  # noqa: E731
+    log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
     def evaluate(state) -> Mapping[str, float]:
         params, update = state.learner.params, int(state.update)
@@ -86,11 +93,16 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
         greedy = evaluator.evaluate(params, index, c.eval_episodes, 0.0)[task]
         progress["minutes"] = before + (time.time() - began) / 60
         best = max((e["return"] for e in progress["evaluations"]), default=-np.inf)
-        if sampled.mean > best:
+        if sampled.mean >= best:  # Of equals the later one, which has seen more.
             save_params(run_dir / "policy_best", params)
         if update == 0:
             save_params(run_dir / "policy_random", params)
-        entry = {"update": update, "return": sampled.mean, "greedy": greedy.mean, "length": float(sampled.length.mean())}
+        entry = {
+            "update": update,
+            "return": sampled.mean,
+            "greedy": greedy.mean,
+            "length": float(sampled.length.mean()),
+        }
         progress["evaluations"] = [e for e in progress["evaluations"] if e["update"] < update] + [entry]
         progress_file.write_text(json.dumps(progress))
         return {
@@ -137,7 +149,7 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
                 "task": task,
                 "horizon": env.spec.horizon,
                 "obs_scale": [float(x) for x in env.obs_scale],
-                "jumanji": jumanji.__version__,
+                "jumanji": version("jumanji"),
                 "returns": returns,
                 "record_points": [int(p.stem) * steps_per_update for p in points],
                 "episodes_per_point": c.record_episodes,

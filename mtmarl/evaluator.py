@@ -52,7 +52,7 @@ def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
             state, seen = rollout(env, act, init_carry, params, state, key, SEGMENT, explore)
             here = jnp.argmax(seen.done, axis=0)
             now = seen.done.any(0) & ~ended
-            at_end = lambda x: jnp.take_along_axis(x, here[None], axis=0)[0]  # noqa: E731
+            at_end = lambda x: jnp.take_along_axis(x, here[None], axis=0)[0]
             total = jnp.where(now, at_end(seen.episode_return), total)
             length = jnp.where(now, at_end(seen.episode_length), length)
             return i + 1, state, ended | now, total, length
@@ -70,7 +70,9 @@ class Evaluator:
 
     def __init__(self, envs: Mapping[str, Env], act: Act, init_carry, batch: int, seed: int):
         self.envs, self.batch, self.seed = dict(envs), batch, seed
-        self._runs = {name: jax.jit(make_episodes(env, act, init_carry, batch)) for name, env in self.envs.items()}
+        self._runs = {
+            name: jax.jit(make_episodes(env, act, init_carry, batch)) for name, env in self.envs.items()
+        }
         self._compiled: dict[str, Callable] = {}
 
     def key(self, task: str, index: int) -> jax.Array:
@@ -89,17 +91,24 @@ class Evaluator:
         self._compiled |= dict(zip(missing, compiled, strict=True))
 
     def evaluate(
-        self, params: Params, index: int, episodes: int, explore: float = 1.0, tasks: Sequence[str] | None = None
+        self,
+        params: Params,
+        index: int,
+        episodes: int,
+        explore: float = 1.0,
+        tasks: Sequence[str] | None = None,
     ) -> dict[str, EvalResult]:
         """At least `episodes` episodes a task, in whole batches."""
         self.compile(params)
         rounds = -(-episodes // self.batch)
         futures = {
             task: [
-                self._compiled[task](params, jax.random.fold_in(self.key(task, index), r), jnp.float32(explore))
+                self._compiled[task](
+                    params, jax.random.fold_in(self.key(task, index), r), jnp.float32(explore)
+                )
                 for r in range(rounds)
             ]
             for task in (self.envs if tasks is None else tasks)
         }
-        join = lambda parts: np.concatenate([np.asarray(x) for x in parts])[:episodes]  # noqa: E731
+        join = lambda parts: np.concatenate([np.asarray(x) for x in parts])[:episodes]
         return {task: EvalResult(*map(join, zip(*parts, strict=True))) for task, parts in futures.items()}

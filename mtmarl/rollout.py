@@ -55,7 +55,7 @@ def observe(step: TimeStep) -> Observation:
 
 def where_rows(condition: Bool[Array, "B"], a, b):
     """Row by row, a where the condition holds, else b; over any pytree."""
-    choose = lambda x, y: jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)  # noqa: E731
+    choose = lambda x, y: jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)
     return jax.tree.map(choose, a, b)
 
 

@@ -53,7 +53,9 @@ def run(cfg: config.Config) -> Path:
 
     def evaluate(state: trainer.TrainState) -> Mapping[str, float]:
         update = int(state.update)
-        results = job.evaluator.evaluate(state.learner.params, update, cfg.evaluator.episodes, cfg.evaluator.explore)
+        results = job.evaluator.evaluate(
+            state.learner.params, update, cfg.evaluator.episodes, cfg.evaluator.explore
+        )
         summary = job.summary(results)
         sinks.log_evaluation(update, summary)
         score = build.score(summary, tasks)
@@ -84,7 +86,11 @@ def run(cfg: config.Config) -> Path:
     ):
         results = job.evaluator.evaluate(params, FINAL, cfg.evaluator.final_episodes, cfg.evaluator.explore)
         summary = job.summary(results)
-        greedy = job.evaluator.evaluate(params, FINAL, cfg.evaluator.episodes, 0.0) if cfg.evaluator.greedy_too else {}
+        greedy = (
+            job.evaluator.evaluate(params, FINAL, cfg.evaluator.episodes, 0.0)
+            if cfg.evaluator.greedy_too
+            else {}
+        )
         for task, entry in summary.items():
             entry["greedy_return"] = greedy[task].mean if task in greedy else None
         final[name] = {"step": update, "tasks": summary}

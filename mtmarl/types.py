@@ -142,13 +142,7 @@ class Learner(NamedTuple):
     step: Int[Array, ""]
 
 
-@runtime_checkable
-class Act(Protocol):
-    """explore: 0 greedy … 1 sample. The carry is cleared by the caller at episode starts."""
-
-    def __call__(
-        self, params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any
-    ) -> tuple[Carry, Int[Array, "B N"], Mapping[str, jax.Array]]: ...
-
-
+# act(params, carry, observation, key, explore) -> (carry, action [B, N], extras).
+# explore: 0 greedy … 1 sample. The caller clears the carry at episode starts.
+Act = Callable[..., tuple[Carry, Array, Mapping[str, Array]]]
 Update = Callable[[Learner, Batch, jax.Array], tuple[Learner, Metrics]]

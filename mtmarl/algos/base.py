@@ -23,7 +23,7 @@ class Phase(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size) -> memory of a fresh episode."""
+    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size) -> a fresh memory."""
 
     init: Callable[[jax.Array, Batch], Learner]
     phases: tuple[Phase, ...]
@@ -36,7 +36,9 @@ def adam(learning_rate: float, max_grad_norm: float, eps: float = 1e-8) -> optax
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=eps))
 
 
-def init_learner(params: Params, txs: dict[str, optax.GradientTransformation], target: bool = True) -> Learner:
+def init_learner(
+    params: Params, txs: dict[str, optax.GradientTransformation], target: bool = True
+) -> Learner:
     """A fresh learner: the target starts as a copy of the parameters, every named step with its own moments."""
     return Learner(
         params=params,
@@ -55,7 +57,9 @@ def gradient_step(
     """
 
     def update(learner: Learner, batch: Batch, key: jax.Array):
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(learner.params, learner.target, batch, key)
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(
+            learner.params, learner.target, batch, key
+        )
         updates, opt = tx.update(grads, learner.opt[name], learner.params)
         params = optax.apply_updates(learner.params, updates)
         target = learner.target if tau is None else optax.incremental_update(params, learner.target, tau)
@@ -91,11 +95,11 @@ def minibatches(update: Update, epochs: int, count: int, shuffle: Callable | Non
             batch = shuffle(batch, key_shuffle)
         rows = jax.random.permutation(key_rows, batch.task_id.shape[0])
         parts = jax.tree.map(lambda x: x[rows].reshape(count, -1, *x.shape[1:]), batch)
-        step = lambda learner, x: update(learner, *x)  # noqa: E731
+        step = lambda learner, x: update(learner, *x)
         return jax.lax.scan(step, learner, (parts, jax.random.split(key_steps, count)))
 
     def run(learner: Learner, batch: Batch, key: jax.Array):
-        body = lambda learner, k: epoch(learner, batch, k)  # noqa: E731
+        body = lambda learner, k: epoch(learner, batch, k)
         learner, metrics = jax.lax.scan(body, learner, jax.random.split(key, epochs))
         return learner, jax.tree.map(lambda x: x.mean(axis=(0, 1)), metrics)
 
@@ -104,5 +108,5 @@ def minibatches(update: Update, epochs: int, count: int, shuffle: Callable | Non
 
 def freeze(tx: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:
     """`tx` for all but the named top-level modules, which stay bit for bit as they are."""
-    label = lambda params: {k: "frozen" if k in modules else "trained" for k in params}  # noqa: E731
+    label = lambda params: {k: "frozen" if k in modules else "trained" for k in params}
     return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)

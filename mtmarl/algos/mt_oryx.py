@@ -48,8 +48,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         online, _ = net.window(params, batch.observation, batch.action, batch.first)
         frozen, _ = net.window(target, batch.observation, batch.action, batch.first)
         valid = batch.agent_mask & batch.time_mask[..., None]
-        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)  # noqa: E731
-        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)  # noqa: E731
+        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
+        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
 
         # Critic: cross-entropy to y = r + gamma * w' * Q_target(a'), with a' the data's own next action.
         logits = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
@@ -87,7 +87,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         }
 
     def act(params, memory, obs, key, explore):
-        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)  # noqa: E731
+        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)
         memory, action, _ = net.act(params, memory, obs, key, choose)
         return memory, action, {}
 

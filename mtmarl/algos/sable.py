@@ -43,7 +43,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     """
     net = sable.Sable.make(config.network, dims, value=True)
     steps = updates * config.epochs * config.minibatches
-    schedule = lambda start, end: optax.linear_schedule(start, end, steps)  # noqa: E731
+    schedule = lambda start, end: optax.linear_schedule(start, end, steps)
     entropy_weight = schedule(config.entropy_weight, config.final_entropy_weight)
     tx = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -51,7 +51,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     )
 
     def act(params, memory, obs, key, explore):
-        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)  # noqa: E731
+        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)
         memory, action, out = net.act(params, memory, obs, key, choose)
         log_prob = masked.take(masked.log_softmax(out.logits, obs.action_mask), action)
         return memory, action, {"log_prob": log_prob, "value": out.value}
@@ -66,8 +66,12 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         spread = jnp.sqrt(masked.mean((advantage - centre) ** 2, valid))
         # The floor keeps critic noise from being blown up to unit size while no reward has been seen.
         advantage = (advantage - centre) / jnp.maximum(spread, config.advantage_floor)
-        actor = masked.mean(clipped_surrogate(log_prob, batch.extras["log_prob"], advantage, config.clip), valid)
-        critic = masked.mean(clipped_value_loss(out.value, batch.extras["value"], returns, config.clip), valid)
+        actor = masked.mean(
+            clipped_surrogate(log_prob, batch.extras["log_prob"], advantage, config.clip), valid
+        )
+        critic = masked.mean(
+            clipped_value_loss(out.value, batch.extras["value"], returns, config.clip), valid
+        )
         entropy = masked.mean(masked.entropy(log_probs), valid)
         total = actor + config.value_weight * critic - batch.extras["entropy_weight"].mean() * entropy
         kl = masked.mean(batch.extras["log_prob"] - log_prob, valid)
@@ -79,13 +83,18 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         reward = jnp.broadcast_to(batch.reward[..., None], batch.action.shape)
         ended = (batch.terminal | batch.truncated)[..., None]
         discount = jnp.broadcast_to(config.gamma * ~ended, reward.shape)
-        time_first = lambda x: jnp.moveaxis(x, 1, 0)  # noqa: E731
+        time_first = lambda x: jnp.moveaxis(x, 1, 0)
         value = batch.extras["value"]
-        advantage = time_first(
-            gae(*map(time_first, (reward, discount, value)), batch.extras["bootstrap"], config.gae_lambda)
-        )
+        reward, discount, by_time = time_first(reward), time_first(discount), time_first(value)
+        advantage = gae(reward, discount, by_time, batch.extras["bootstrap"], config.gae_lambda)
+        advantage = time_first(advantage)
         weight = jnp.full(batch.task_id.shape, entropy_weight(learner.step))
-        extras = {**batch.extras, "advantage": advantage, "returns": advantage + value, "entropy_weight": weight}
+        extras = {
+            **batch.extras,
+            "advantage": advantage,
+            "returns": advantage + value,
+            "entropy_weight": weight,
+        }
         return step(learner, batch._replace(extras=extras), key)
 
     def init(key, batch: Batch):

@@ -32,7 +32,7 @@ def cut(seen: Trajectory, policy_step: int) -> Recording:
     seen = jax.tree.map(np.asarray, seen)
     lengths = seen.done.argmax(0) + 1
     episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
-    join = lambda x: np.concatenate([x[e] for e in episodes])  # noqa: E731
+    join = lambda x: np.concatenate([x[e] for e in episodes])
     step_count = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
     return Recording(
         obs=join(seen.obs),

@@ -339,21 +339,21 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
         metadata.get("horizon", metadata.get("dims", {}).get("horizon"))
         or int(recording.step_count.max()) + 1
     )
-    metadata = dict(metadata) | {
+    complete = dict(metadata) | {
         "obs_scale": np.full(width, scale).tolist() if scale.ndim == 0 else scale.tolist(),
         **_summary(recording, int(horizon)),
         "schema_version": SCHEMA_VERSION,
         "library_version": mtmarl.__version__,
     }
-    metadata = json.loads(json.dumps(metadata, default=_json))
-    validate(Vault(recording, metadata, path))
+    complete = json.loads(json.dumps(complete, default=_json))
+    validate(Vault(recording, complete, path))
 
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = uuid4().hex[:8]
     new, old = (path.with_name(f".{path.name}.{kind}-{mark}") for kind in ("new", "old"))
     try:
-        _write_files(new, recording, metadata)
-        _verify_written(new, recording, metadata)
+        _write_files(new, recording, complete)
+        _verify_written(new, recording, complete)
         if path.exists():
             path.rename(old)
         try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mtmarl.errors import UserError
 
 
-def match(grammar: re.Pattern, scenario: str, name: str, example: str) -> dict[str, str | None]:
+def match(grammar: re.Pattern, scenario: str, name: str, example: str) -> dict[str, Any]:
     """The named parts of a scenario, or a UserError that shows the grammar."""
     found = grammar.fullmatch(scenario)
     if found is None:

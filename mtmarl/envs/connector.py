@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jumanji.environments import Connector as RawConnector
 from jumanji.environments.routing.connector.constants import EMPTY, PATH, POSITION, TARGET
+from jumanji.environments.routing.connector.env import Connector as RawConnector
 from jumanji.environments.routing.connector.generator import RandomWalkGenerator
 
 from mtmarl.envs.api import check, flags, match
@@ -42,7 +42,9 @@ class Connector:
 
     @property
     def spec(self) -> TaskSpec:
-        return TaskSpec(self.name, "connector", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit)
+        return TaskSpec(
+            self.name, "connector", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit
+        )
 
     @property
     def obs_scale(self) -> np.ndarray:
@@ -77,12 +79,12 @@ def views(grid: jax.Array, position: jax.Array, target: jax.Array) -> jax.Array:
     kind = jnp.where(grid == EMPTY, -1, (grid - 1) % 3)
     heads, paths, targets = (kind == (code - 1) % 3 for code in (POSITION, PATH, TARGET))
     owner = (grid - 1) // 3
-    around = lambda x, outside: jnp.pad(x, REACH, constant_values=outside)  # noqa: E731
+    around = lambda x, outside: jnp.pad(x, REACH, constant_values=outside)
     blockers = around(heads.astype(jnp.int32) - paths.astype(jnp.int32), -1)
     goals, owner = around(targets.astype(jnp.int32), 0), around(owner, -1)
 
     def view(agent, cell, goal):
-        cut = lambda x: jax.lax.dynamic_slice(x, (cell[0], cell[1]), (WINDOW, WINDOW))  # noqa: E731
+        cut = lambda x: jax.lax.dynamic_slice(x, (cell[0], cell[1]), (WINDOW, WINDOW))
         seen = cut(goals) * jnp.where(cut(owner) == agent, 1, -1)
         return jnp.concatenate([cell, goal, cut(blockers).ravel(), seen.ravel()])
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jumanji.environments import LevelBasedForaging
+from jumanji.environments.routing.lbf.env import LevelBasedForaging
 from jumanji.environments.routing.lbf.generator import RandomGenerator
 
 from mtmarl.envs.api import check, flags, match
@@ -63,9 +63,14 @@ class Lbf:
     def _timestep(self, raw: Any) -> TimeStep:
         view = raw.observation.agents_view
         agents, foods = view.shape[0], view.shape[1] // 3 - view.shape[0]
-        absent = lambda n: jnp.tile(jnp.asarray([-1, -1, 0], view.dtype), (agents, n))  # noqa: E731
+        absent = lambda n: jnp.tile(jnp.asarray([-1, -1, 0], view.dtype), (agents, n))
         view = jnp.concatenate(
-            [view[:, : 3 * foods], absent(MAX_FOODS - foods), view[:, 3 * foods :], absent(MAX_AGENTS - agents)],
+            [
+                view[:, : 3 * foods],
+                absent(MAX_FOODS - foods),
+                view[:, 3 * foods :],
+                absent(MAX_AGENTS - agents),
+            ],
             axis=1,
         )
         terminated, truncated = flags(raw)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jumanji.environments import RobotWarehouse
+from jumanji.environments.routing.robot_warehouse.env import RobotWarehouse
 from jumanji.environments.routing.robot_warehouse.generator import RandomGenerator
 from jumanji.environments.routing.robot_warehouse.utils import is_collision
 
@@ -75,8 +75,8 @@ class Rware:
 
     def _timestep(self, state: Any, raw: Any) -> TimeStep:
         # Jumanji ends a collision and a time-out alike, with discount 0: look for the collision itself.
-        ids = jnp.arange(self.raw.num_agents)
-        collision = jax.vmap(partial(is_collision, state.grid))(state.agents, ids).any()
+        collided: Any = partial(is_collision, state.grid)
+        collision = jax.vmap(collided)(state.agents, jnp.arange(self.raw.num_agents)).any()
         return TimeStep(
             obs=raw.observation.agents_view.astype(jnp.float32) * OBS_SCALE,
             mask=raw.observation.action_mask,
@@ -97,8 +97,8 @@ def make(scenario: str) -> Rware:
         check(name, g["layout"] in LAYOUTS, f"unknown layout {g['layout']}; known are {', '.join(LAYOUTS)}")
         rows, columns, height = LAYOUTS[g["layout"]]
     else:
-        rows, columns, height = int(g["rows"] or 0), int(g["columns"] or 0), int(g["height"] or 0)
-    agents, limit = int(g["agents"] or 0), int(g["limit"] or TIME_LIMIT)
+        rows, columns, height = int(g["rows"]), int(g["columns"]), int(g["height"])
+    agents, limit = int(g["agents"]), int(g["limit"] or TIME_LIMIT)
     requests = {None: agents, "-easy": 2 * agents, "-hard": agents // 2}[g["demand"]]
     check(name, rows >= 1 and height >= 1, "at least one row of shelves, at least one high")
     check(name, columns % 2 == 1, "the number of shelf columns must be odd")

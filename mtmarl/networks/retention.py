@@ -96,14 +96,14 @@ def recurrent(
             memory, out = retain_token(q_n, k_n, v_n, memory)
             return memory, out
 
-        agents_first = lambda y: jnp.moveaxis(y, 2, 0)  # noqa: E731
+        agents_first = lambda y: jnp.moveaxis(y, 2, 0)
         if causal:
             memory, out = jax.lax.scan(write, memory, jax.tree.map(agents_first, (q_t, k_t, v_t)))
             return memory, jnp.moveaxis(out, 0, 2)
         memory += jnp.einsum("bhnf,bhng->bhfg", k_t, v_t)
         return memory, jnp.einsum("bhnf,bhfg->bhng", q_t, memory)
 
-    time_first = lambda y: jnp.moveaxis(y, 2, 0)  # noqa: E731
+    time_first = lambda y: jnp.moveaxis(y, 2, 0)
     memory, out = jax.lax.scan(step, memory, (*map(time_first, (q, k, v)), first.T))
     return jnp.moveaxis(out, 0, 2), memory
 
@@ -130,7 +130,7 @@ def chunkwise(form: Callable, chunk: int) -> Callable:
             out, memory = form(*x, memory, kappa, causal)
             return memory, out
 
-        split = lambda y: jnp.moveaxis(y.reshape(batch, heads, chunks, chunk, agents, features), 2, 0)  # noqa: E731
+        split = lambda y: jnp.moveaxis(y.reshape(batch, heads, chunks, chunk, agents, features), 2, 0)
         resets = jnp.moveaxis(first.reshape(batch, chunks, chunk), 1, 0)
         memory, out = jax.lax.scan(body, memory, (split(q), split(k), split(v), resets))
         return jnp.moveaxis(out, 0, 2).reshape(q.shape), memory
@@ -162,7 +162,7 @@ class Retention(nn.Module):
 
     def setup(self):
         features = self.embed_dim // self.heads
-        project = lambda: nn.DenseGeneral(  # noqa: E731
+        project = lambda: nn.DenseGeneral(
             (self.heads, features), use_bias=False, kernel_init=nn.initializers.lecun_normal()
         )
         self.query, self.key, self.value = project(), project(), project()
@@ -189,12 +189,18 @@ class Retention(nn.Module):
         memory: Memory,
     ) -> tuple[Float[Array, "B T N E"], Memory]:
         """A window. A masked agent writes nothing: its key is zero."""
-        to_heads = lambda x: jnp.moveaxis(x, 3, 1)  # noqa: E731
+        to_heads = lambda x: jnp.moveaxis(x, 3, 1)
         k = self.key(key) * agent_mask[..., None, None]
         form = choose(self.form, *query.shape[1:3])
         kappa = head_decays(self.heads, self.decay_scale)
         out, memory = form(
-            to_heads(self.query(query)), to_heads(k), to_heads(self.value(value)), first, memory, kappa, self.causal
+            to_heads(self.query(query)),
+            to_heads(k),
+            to_heads(self.value(value)),
+            first,
+            memory,
+            kappa,
+            self.causal,
         )
         return self._finish(jnp.moveaxis(out, 1, 3), key), memory
 

@@ -55,7 +55,7 @@ class SwiGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
-        dense = lambda name, init: nn.Dense(self.embed_dim, use_bias=False, kernel_init=init, name=name)  # noqa: E731
+        dense = lambda name, init: nn.Dense(self.embed_dim, use_bias=False, kernel_init=init, name=name)
         hidden = nn.swish(dense("gate", nn.initializers.lecun_normal())(x))
         hidden = hidden * dense("linear", nn.initializers.lecun_normal())(x)
         return dense("out", nn.initializers.normal(0.1 / self.embed_dim**0.5))(hidden)
@@ -72,7 +72,7 @@ class Head(nn.Module):
     def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b out"]:
         x = nn.Dense(self.embed_dim, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
         x = nn.RMSNorm()(nn.gelu(x))
-        fixed = lambda key, shape, dtype=jnp.float32: jnp.asarray(self.bias, dtype)  # noqa: E731
+        fixed = lambda key, shape, dtype=jnp.float32: jnp.asarray(self.bias, dtype)
         bias = nn.initializers.zeros if self.bias is None else fixed
         return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(0.01), bias_init=bias)(x)
 
@@ -82,9 +82,7 @@ class EncoderBlock(nn.Module):
 
     def setup(self):
         c = self.config
-        self.retention = Retention(
-            c.embed_dim, c.heads, c.decay_scale, False, c.form, c.official_groupnorm
-        )
+        self.retention = Retention(c.embed_dim, c.heads, c.decay_scale, False, c.form, c.official_groupnorm)
         self.norm1, self.norm2, self.ffn = nn.RMSNorm(), nn.RMSNorm(), SwiGLU(c.embed_dim)
 
     def __call__(self, x, agent_mask, first, memory):
@@ -98,9 +96,7 @@ class DecoderBlock(nn.Module):
 
     def setup(self):
         c = self.config
-        retention = lambda: Retention(  # noqa: E731
-            c.embed_dim, c.heads, c.decay_scale, True, c.form, c.official_groupnorm
-        )
+        retention = lambda: Retention(c.embed_dim, c.heads, c.decay_scale, True, c.form, c.official_groupnorm)
         self.self_retention, self.cross_retention = retention(), retention()
         self.norm1, self.norm2, self.norm3 = nn.RMSNorm(), nn.RMSNorm(), nn.RMSNorm()
         self.ffn = SwiGLU(c.embed_dim)
@@ -115,11 +111,11 @@ class DecoderBlock(nn.Module):
         return self.norm3(y + self.ffn(y)), (own, cross)
 
     def __call__(self, x, o, agent_mask, first, memory):
-        window = lambda retention: lambda q, k, v, m: retention(q, k, v, agent_mask, first, m)  # noqa: E731
+        window = lambda retention: lambda q, k, v, m: retention(q, k, v, agent_mask, first, m)
         return self._run(window(self.self_retention), window(self.cross_retention), x, o, memory)
 
     def token(self, x, o, active, memory):
-        token = lambda retention: lambda q, k, v, m: retention.token(q, k, v, active, m)  # noqa: E731
+        token = lambda retention: lambda q, k, v, m: retention.token(q, k, v, active, m)
         return self._run(token(self.self_retention), token(self.cross_retention), x, o, memory)
 
     def decay(self, memory):
@@ -138,9 +134,7 @@ class Network(nn.Module):
 
     def setup(self):
         c = self.config
-        embed = lambda: nn.Dense(  # noqa: E731
-            c.embed_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(2**0.5)
-        )
+        embed = lambda: nn.Dense(c.embed_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(2**0.5))
         self.norm_observation, self.embed_observation, self.norm_encoder = nn.RMSNorm(), embed(), nn.RMSNorm()
         self.embed_action, self.norm_decoder = embed(), nn.RMSNorm()
         self.encoder = [EncoderBlock(c) for _ in range(c.blocks)]
@@ -171,7 +165,7 @@ class Network(nn.Module):
 
     def __call__(self, view, tokens, agent_mask, first, memory):
         o, value, encoder = self.encode(view, agent_mask, first, memory.encoder)
-        run = lambda block, x, m: block(x, o, agent_mask, first, m)  # noqa: E731
+        run = lambda block, x, m: block(x, o, agent_mask, first, m)
         (logits, q), own, cross = self._decode(run, tokens, memory.self_, memory.cross)
         return Outputs(logits, q, value), Memory(encoder, own, cross)
 
@@ -201,13 +195,18 @@ class Sable(NamedTuple):
     actions: int
 
     @classmethod
-    def make(cls, config: Config, dims: Dims, *, q_bins: int = 0, q_bias=None, policy=True, value=False) -> "Sable":
+    def make(
+        cls, config: Config, dims: Dims, *, q_bins: int = 0, q_bias=None, policy=True, value=False
+    ) -> "Sable":
         """A network for tasks of these dims. `q_bins` outputs per action of the Q head (1: a scalar)."""
         bias = None if q_bias is None else tuple(float(b) for b in q_bias) * dims.actions
         network = Network(
             config, policy=dims.actions * policy, q=dims.actions * q_bins, value=value, q_bias=bias
         )
         return cls(network, dims.actions)
+
+    def _apply(self, params: Params, *args: Any, method: str | None = None) -> Any:
+        return self.module.apply({"params": params}, *args, method=method)
 
     def init_memory(self, batch_size: int) -> Memory:
         c = self.module.config
@@ -220,7 +219,8 @@ class Sable(NamedTuple):
         batch, steps, agents = obs.view.shape[:3]
         tokens = jnp.zeros((batch, steps, agents, self.actions + 1))
         first = jnp.zeros((batch, steps), bool)
-        return self.module.init(key, obs.view, tokens, obs.agent_mask, first, self.init_memory(batch))["params"]
+        variables = self.module.init(key, obs.view, tokens, obs.agent_mask, first, self.init_memory(batch))
+        return variables["params"]
 
     def window(
         self,
@@ -234,21 +234,17 @@ class Sable(NamedTuple):
         if memory is None:
             memory = self.init_memory(obs.view.shape[0])
         tokens = previous_actions(action, obs.agent_mask, self.actions)
-        out, memory = self.module.apply({"params": params}, obs.view, tokens, obs.agent_mask, first, memory)
-        return self._shape_q(out), memory
+        out, after = self._apply(params, obs.view, tokens, obs.agent_mask, first, memory)
+        return self._shape_q(out), after
 
     def _shape_q(self, out: Outputs) -> Outputs:
         return out if out.q is None else out._replace(q=out.q.reshape(*out.q.shape[:-1], self.actions, -1))
 
-    def value(self, params: Params, memory: Memory, obs: Observation) -> Float[Array, "B N"]:
-        """State values of one timestep, without acting."""
-        return self._encode(params, memory, obs)[1]
-
     def _encode(self, params, memory, obs):
-        expand = lambda x: x[:, None]  # noqa: E731
+        expand = lambda x: x[:, None]
         first = jnp.zeros((obs.view.shape[0], 1), bool)
-        o, value, encoder = self.module.apply(
-            {"params": params}, expand(obs.view), expand(obs.agent_mask), first, memory.encoder, method="encode"
+        o, value, encoder = self._apply(
+            params, expand(obs.view), expand(obs.agent_mask), first, memory.encoder, method="encode"
         )
         return o[:, 0], None if value is None else value[:, 0], encoder
 
@@ -259,7 +255,7 @@ class Sable(NamedTuple):
         Returns (memory, action [B, N], Outputs [B, N, …]).
         """
         o, value, encoder = self._encode(params, memory, obs)
-        apply = lambda method, *args: self.module.apply({"params": params}, *args, method=method)  # noqa: E731
+        apply = lambda method, *args: self._apply(params, *args, method=method)
         own, cross = apply("decay", memory.self_, memory.cross)
 
         def agent(carry, x):
@@ -272,7 +268,7 @@ class Sable(NamedTuple):
             last = jnp.where(active, action + 1, last)
             return (own, cross, last), (action, out.logits, out.q)
 
-        agents_first = lambda x: jnp.moveaxis(x, 1, 0)  # noqa: E731
+        agents_first = lambda x: jnp.moveaxis(x, 1, 0)
         xs = (*map(agents_first, (o, obs.action_mask, obs.agent_mask)), jax.random.split(key, o.shape[1]))
         start = (own, cross, jnp.zeros(o.shape[0], jnp.int32))
         (own, cross, _), out = jax.lax.scan(agent, start, xs)

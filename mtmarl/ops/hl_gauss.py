@@ -45,7 +45,9 @@ def decode(logits: Float[Array, "*b K"], support: Support) -> Float[Array, "*b"]
     return jax.nn.softmax(logits, axis=-1) @ support.centres
 
 
-def cross_entropy(logits: Float[Array, "*b K"], y: Float[Array, "*b"], support: Support) -> Float[Array, "*b"]:
+def cross_entropy(
+    logits: Float[Array, "*b K"], y: Float[Array, "*b"], support: Support
+) -> Float[Array, "*b"]:
     """The cross-entropy between the histogram of y and the predicted one, in nats."""
     return -(encode(y, support) * jax.nn.log_softmax(logits, axis=-1)).sum(-1)
 

@@ -14,9 +14,7 @@ def mean(x: Float[Array, "*s"], weight: Array) -> Float[Array, ""]:
     return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
-def task_weights(
-    valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
-) -> Float[Array, "B *s"]:
+def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int) -> Float[Array, "B *s"]:
     """Weights under which every task present weighs the same and every valid entry of a task weighs the same.
 
     They sum to 1, so `(w * loss).sum()` is the mean over tasks of the per-task mean losses
@@ -33,7 +31,7 @@ def task_weights(
 def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Float[Array, "K"]:
     """The mean of x over the valid entries of each task; 0 for a task without any."""
     valid = jnp.broadcast_to(valid, x.shape).astype(jnp.float32)
-    rows = lambda y: y.reshape(y.shape[0], -1).sum(-1)  # noqa: E731
+    rows = lambda y: y.reshape(y.shape[0], -1).sum(-1)
     total = jnp.zeros(tasks).at[task_id].add(rows(x * valid))
     count = jnp.zeros(tasks).at[task_id].add(rows(valid))
     return total / jnp.maximum(count, 1.0)

@@ -41,7 +41,7 @@ def make_batch(agents, seed=0, tasks=2):
 
 def pad(batch, agents):
     """Padded slots hold rubbish wherever nothing may look."""
-    grow = lambda x, value: jnp.concatenate(  # noqa: E731
+    grow = lambda x, value: jnp.concatenate(
         [x, jnp.full((*x.shape[:2], agents - x.shape[2], *x.shape[3:]), value, x.dtype)], axis=2
     )
     return batch._replace(
@@ -56,7 +56,7 @@ def losses(dims, batch, config=CONFIG):
     """(loss, metrics) through the public update: the loss is what its metrics add up to."""
     algo = mt_oryx.make(config, dims, (-3.0, 3.0))
     learner = algo.init(jax.random.key(0), batch)
-    noise = lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape)  # noqa: E731
+    noise = lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape)
     learner = learner._replace(params=jax.tree.map(noise, learner.params))
     after, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))
     return after, metrics
@@ -78,9 +78,12 @@ def test_padding_may_stand_anywhere():
     """A padded and shuffled batch is the unpadded batch in that agent order."""
     padded = shuffle_agents(pad(make_batch(3), 5), jax.random.key(3))
     order = jnp.argsort(~padded.agent_mask[:, 0], axis=1, stable=True)[:, :3]
-    pick = lambda x: jnp.take_along_axis(x, order.reshape(ROWS, 1, 3, *[1] * (x.ndim - 3)), axis=2)  # noqa: E731
+    pick = lambda x: jnp.take_along_axis(x, order.reshape(ROWS, 1, 3, *[1] * (x.ndim - 3)), axis=2)
     plain = padded._replace(
-        obs=pick(padded.obs), mask=pick(padded.mask), action=pick(padded.action), agent_mask=pick(padded.agent_mask)
+        obs=pick(padded.obs),
+        mask=pick(padded.mask),
+        action=pick(padded.action),
+        agent_mask=pick(padded.agent_mask),
     )
     assert bool(plain.agent_mask.all())
     _, a = losses(Dims(3, OBS, ACTIONS, 10, 2), plain)
@@ -119,12 +122,14 @@ def test_loss_by_the_formulas():
     out, _ = net.window(learner.params, batch.observation, batch.action, batch.first)
     logits, q_logits = np.asarray(out.logits, np.float64), np.asarray(out.q, np.float64)
     centres, b = np.linspace(-3, 3, 11), jax.tree.map(np.asarray, batch)
-    softmax = lambda x: np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)  # noqa: E731, E501
+    softmax = lambda x: (
+        np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
+    )
     q = softmax(q_logits) @ centres
     pi = softmax(np.where(b.mask, logits, -np.inf))
     index = (*np.indices(b.action.shape), b.action)
     q_a, pi_a = q[index], pi[index]
-    weigh = lambda x: softmax(x.reshape(-1)).reshape(x.shape) * x.size  # noqa: E731
+    weigh = lambda x: softmax(x.reshape(-1)).reshape(x.shape) * x.size
     w_value, w_policy = weigh(q_a / 1.0), weigh((q_a - (pi * np.where(b.mask, q, 0)).sum(-1)) / 0.5)
     policy = -(w_policy * np.log(pi_a)).mean()
     critic = []

@@ -14,7 +14,10 @@ MICRO = ("lbf/6x6-2p-2f-t20", "connector/con-4x4x2a", "rware/1x3h3-2ag-t50")
 
 
 def all_tasks():
-    sets = [config.compose(["+algo=sable", f"+tasks={s}"], "collect").tasks for s in ("lbf_5", "connector_10", "rware_15")]
+    sets = [
+        config.compose(["+algo=sable", f"+tasks={s}"], "collect").tasks
+        for s in ("lbf_5", "connector_10", "rware_15")
+    ]
     return [t for s in sets for t in (*s.train, *s.test)]
 
 
@@ -183,7 +186,14 @@ def test_illegal_tasks_are_refused_with_the_reason(name, reason):
 
 
 @pytest.mark.parametrize(
-    "name", ["lbf/12x12-5p-4f-coop-l3", "lbf/2s-8x8-2p-2f-coop", "connector/con-9x9x6a", "rware/tiny-4ag-hard", "rware/2x5h4-6ag"]
+    "name",
+    [
+        "lbf/12x12-5p-4f-coop-l3",
+        "lbf/2s-8x8-2p-2f-coop",
+        "connector/con-9x9x6a",
+        "rware/tiny-4ag-hard",
+        "rware/2x5h4-6ag",
+    ],
 )
 def test_the_grammar_builds_any_legal_task(name):
     assert make_env(name).spec.name == name

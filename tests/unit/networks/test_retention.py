@@ -38,12 +38,14 @@ def test_equals_recurrent(form, causal, dtype, rtol):
         got, memory = FORMS[form](*args)
         scale = float(jnp.abs(want).max())
         np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale)
-        np.testing.assert_allclose(memory, want_memory, rtol=rtol, atol=rtol * float(jnp.abs(want_memory).max()))
+        np.testing.assert_allclose(
+            memory, want_memory, rtol=rtol, atol=rtol * float(jnp.abs(want_memory).max())
+        )
 
 
 def test_definition_by_hand():
     """One head, two steps, two agents, features of width 1: worked out on paper."""
-    one = lambda *x: jnp.asarray(x, jnp.float32).reshape(1, 1, 2, 2, 1)  # noqa: E731
+    one = lambda *x: jnp.asarray(x, jnp.float32).reshape(1, 1, 2, 2, 1)
     q, k, v = one(1, 2, 3, 4), one(1, 1, 2, 1), one(1, 2, 1, 3)
     memory, first, kappa = jnp.full((1, 1, 1, 1), 10.0), jnp.zeros((1, 2), bool), jnp.asarray([0.5])
     full, after = r.recurrent(q, k, v, first, memory, kappa, causal=False)

@@ -60,7 +60,7 @@ def test_padded_observations_get_no_gradient():
 
     def total(view):
         out, _ = net.window(params, obs._replace(view=view), action, first, memory)
-        weigh = lambda x: (x * obs.agent_mask.reshape(*obs.agent_mask.shape, *[1] * (x.ndim - 3))).sum()  # noqa: E731
+        weigh = lambda x: (x * obs.agent_mask.reshape(*obs.agent_mask.shape, *[1] * (x.ndim - 3))).sum()
         return sum(weigh(x) for x in jax.tree.leaves(out))
 
     grad = jax.grad(total)(obs.view)
@@ -87,9 +87,7 @@ def test_acting_step_by_step_equals_the_window(form):
     want, want_memory = net.window(params, obs, action, first, memory)
     for t in range(action.shape[1]):
         now = jax.tree.map(lambda x, t=t: x[:, t], obs)
-        memory = jax.tree.map(
-            lambda m, t=t: jnp.where(first[:, t].reshape(-1, 1, 1, 1, 1), 0.0, m), memory
-        )
+        memory = jax.tree.map(lambda m, t=t: jnp.where(first[:, t].reshape(-1, 1, 1, 1, 1), 0.0, m), memory)
         key = jax.random.key(t)
         slots = jax.random.key_data(jax.random.split(key, action.shape[2]))
 
@@ -111,7 +109,7 @@ def test_agents_draw_with_keys_of_their_own():
     net = sable.Sable.make(CONFIG, DIMS)
     obs = Observation(jnp.zeros((500, 2, 7)), jnp.ones((500, 2, 5), bool), jnp.ones((500, 2), bool))
     params = net.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, None], obs))
-    choose = lambda logits, q, legal, key: sable.sample_policy(logits, q, legal, key, 1.0)  # noqa: E731
+    choose = lambda logits, q, legal, key: sable.sample_policy(logits, q, legal, key, 1.0)
     _, action, _ = net.act(params, net.init_memory(500), obs, jax.random.key(1), choose)
     assert 0.1 < float((action[:, 0] == action[:, 1]).mean()) < 0.3
 
@@ -126,6 +124,6 @@ def test_previous_actions_skip_padding():
 def test_feed_forward_learns():
     net, _, obs, action, first, memory = make()
     params = net.init(jax.random.key(0), obs)
-    loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()  # noqa: E731
+    loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()
     ffn = jax.grad(loss)(params)["encoder_0"]["ffn"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(ffn))

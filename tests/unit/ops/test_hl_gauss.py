@@ -28,13 +28,17 @@ def test_pull_at_the_bounds():
 def test_finite_and_normalised_everywhere(y):
     p = hl_gauss.encode(jnp.float32(y), SUPPORT)
     np.testing.assert_allclose(p.sum(), 1.0, atol=1e-5)
-    loss, grad = jax.value_and_grad(lambda z: hl_gauss.cross_entropy(z, jnp.float32(y), SUPPORT))(jnp.zeros(51))
+    loss, grad = jax.value_and_grad(lambda z: hl_gauss.cross_entropy(z, jnp.float32(y), SUPPORT))(
+        jnp.zeros(51)
+    )
     assert np.isfinite(loss) and np.isfinite(grad).all()
     np.testing.assert_allclose(loss, np.log(51), rtol=1e-5)
 
 
 def test_targets_outside_count_as_the_bound():
-    np.testing.assert_array_equal(hl_gauss.encode(jnp.float32(1e6), SUPPORT), hl_gauss.encode(jnp.float32(16), SUPPORT))
+    np.testing.assert_array_equal(
+        hl_gauss.encode(jnp.float32(1e6), SUPPORT), hl_gauss.encode(jnp.float32(16), SUPPORT)
+    )
 
 
 def test_initial_value_is_zero():

@@ -25,12 +25,16 @@ def test_illegal_actions_have_no_probability():
     log_prob = masked.log_softmax(jnp.asarray([1.0, 5.0, 1.0]), jnp.asarray([True, False, True]))
     np.testing.assert_allclose(jnp.exp(log_prob), [0.5, 0, 0.5], atol=1e-7)
     np.testing.assert_allclose(masked.entropy(log_prob), np.log(2), rtol=1e-6)
-    grad = jax.grad(lambda z: masked.entropy(masked.log_softmax(z, jnp.asarray([True, False, False]))))(jnp.ones(3))
+    grad = jax.grad(lambda z: masked.entropy(masked.log_softmax(z, jnp.asarray([True, False, False]))))(
+        jnp.ones(3)
+    )
     assert np.isfinite(grad).all()
 
 
 def test_gae_by_hand():
-    advantage = gae(jnp.asarray([1.0, 0.0]), jnp.asarray([0.5, 0.5]), jnp.asarray([2.0, 4.0]), jnp.float32(6.0), 0.5)
+    advantage = gae(
+        jnp.asarray([1.0, 0.0]), jnp.asarray([0.5, 0.5]), jnp.asarray([2.0, 4.0]), jnp.float32(6.0), 0.5
+    )
     # Second step: 0 + 0.5 * 6 - 4 = -1. First: 1 + 0.5 * 4 - 2 = 1, plus 0.25 * -1.
     np.testing.assert_allclose(advantage, [0.75, -1.0])
 
@@ -38,7 +42,9 @@ def test_gae_by_hand():
 def test_ppo_terms_by_hand():
     half = jnp.log(jnp.asarray([0.5, 2.0, 2.0]))
     np.testing.assert_allclose(
-        clipped_surrogate(half, jnp.zeros(3), jnp.asarray([1.0, 1.0, -1.0]), 0.2), [-0.5, -1.2, 2.0], rtol=1e-6
+        clipped_surrogate(half, jnp.zeros(3), jnp.asarray([1.0, 1.0, -1.0]), 0.2),
+        [-0.5, -1.2, 2.0],
+        rtol=1e-6,
     )
     np.testing.assert_allclose(clipped_value_loss(jnp.ones(1), jnp.zeros(1), jnp.full(1, 2.0), 0.2), [1.62])
 
