@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ def run(cfg: config.Config) -> None:
 
 def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Mapping[str, Any]:
     """Trains on one task, records (or only measures) it, and returns its reference figures."""
+    with ExitStack() as stack:
+        return _collect_task(cfg, task, root, record, stack)
+
+
+def _collect_task(
+    cfg: config.Config, task: str, root: Path, record: bool, stack: ExitStack
+) -> Mapping[str, Any]:
     from importlib.metadata import version
 
     import jax
@@ -80,9 +88,13 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
     before = progress["minutes"]
 
     build.write_run(run_dir, cfg, "collect", [task], [], parameters=job.parameters)
-    checkpoints = Checkpoints(run_dir)
+    checkpoints = stack.enter_context(closing(Checkpoints(run_dir)))
     done = checkpoints.latest()
-    sinks = build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
+    sinks = stack.enter_context(
+        closing(
+            build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
+        )
+    )
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
     log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
@@ -134,7 +146,6 @@ def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Map
     trainer.train(
         algo, {"default": job.source}, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s)
     )
-    checkpoints.close()
     sinks.close()
 
     figures = _figures(cfg, job, run_dir, task, progress)

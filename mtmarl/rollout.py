@@ -67,7 +67,7 @@ def rollout(
     state: RolloutState,
     key: jax.Array,
     steps: int,
-    explore: float,
+    explore: float | jax.Array,
     pool: int = 0,
 ) -> tuple[RolloutState, Trajectory]:
     """`steps` environment steps in each of B environments.

@@ -6,6 +6,7 @@ Running the same command with the same `run_dir` goes on where the run stopped.
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from mtmarl import config
@@ -29,6 +30,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg: config.Config) -> Path:
     """Trains, scores and reports; returns the run's directory."""
+    with ExitStack() as stack:
+        return _run(cfg, stack)
+
+
+def _run(cfg: config.Config, stack: ExitStack) -> Path:
     from mtmarl import build, trainer
     from mtmarl.checkpoint import Checkpoints, load_params, save_params
     from mtmarl.report import write_report
@@ -40,11 +46,11 @@ def run(cfg: config.Config) -> Path:
     if (run_dir / "final.json").exists():
         print(f"{run_dir}: already finished; give another run_dir to train again", flush=True)
         return run_dir
-    checkpoints = Checkpoints(run_dir)
+    checkpoints = stack.enter_context(closing(Checkpoints(run_dir)))
     state, done = job.initial_state(), checkpoints.latest()
     if done is not None:
         state = checkpoints.restore(state)
-    sinks = build.make_sinks(cfg, run_dir, done)
+    sinks = stack.enter_context(closing(build.make_sinks(cfg, run_dir, done)))
     if not cfg.quiet:
         print(build.describe(job, run_dir, done), flush=True)
     sinks.start(job.plan.updates, done or 0)
@@ -75,7 +81,6 @@ def run(cfg: config.Config) -> Path:
         lambda s: checkpoints.save(int(s.update), s),
         list(job.train_envs),
     )
-    checkpoints.close()
     save_params(run_dir / "policy_last", state.learner.params)
 
     best = build.read_json(best_file)

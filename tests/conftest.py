@@ -7,6 +7,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
 import jaxtyping
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 2)
 jaxtyping.install_import_hook("mtmarl", "beartype.beartype")
@@ -14,3 +15,30 @@ jaxtyping.install_import_hook("mtmarl", "beartype.beartype")
 _cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl-tests"
 jax.config.update("jax_compilation_cache_dir", str(_cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+MICRO_TASKS = ("lbf/5x5-2p-1f-t20", "lbf/6x6-3p-1f-t20")
+
+
+@pytest.fixture(scope="session")
+def micro_vaults(tmp_path_factory):
+    """A vault root with random play on two tiny tasks, recorded as collection records."""
+    import jax
+    import jax.numpy as jnp
+
+    from mtmarl.data import recording, vault
+    from mtmarl.envs.registry import make_env
+
+    def uniform(params, carry, obs, key, explore):
+        return carry, jax.random.categorical(key, jnp.where(obs.action_mask, 0.0, -jnp.inf)), {}
+
+    root = tmp_path_factory.mktemp("vaults")
+    for task in MICRO_TASKS:
+        env = make_env(task)
+        recorder = recording.make_recorder(env, uniform, lambda n: jnp.zeros((n, 1)), 64)
+        part = recording.cut(recorder((), jax.random.key(0)), 0)
+        path = vault.vault_path(root, task, "replay")
+        metadata = {"task": task, "horizon": env.spec.horizon, "obs_scale": env.obs_scale.tolist()}
+        vault.write_vault(path, part, metadata)
+        vault.write_reference(root, task, {"reference": 0.5, "random": 0.1})
+    return root

@@ -34,6 +34,14 @@ class Config:
     network: sable.Config
 
 
+PER_AGENT = ("log_prob", "value", "advantage", "returns")
+
+
+def shuffle(batch: Batch, key: jax.Array) -> Batch:
+    """New agent orders for the decoder; the log-probabilities to compare with stay those of the order acted in."""
+    return shuffle_agents(batch, key, PER_AGENT)
+
+
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     """PPO for tasks of these dims. A row of the batch is one environment's rollout of T steps.
 
@@ -101,11 +109,3 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         return init_learner(net.init(key, batch.observation), {"ppo": tx}, target=False)
 
     return Algorithm(init, (Phase("train", 1.0, update),), act, net.init_memory)
-
-
-PER_AGENT = ("log_prob", "value", "advantage", "returns")
-
-
-def shuffle(batch: Batch, key: jax.Array) -> Batch:
-    """New agent orders for the decoder; the log-probabilities to compare with stay those of the order acted in."""
-    return shuffle_agents(batch, key, PER_AGENT)

@@ -47,7 +47,7 @@ def _band(axis, runs: Sequence[Run], metric: str, colour: str, label: str) -> bo
 
 def learning_curves(groups: dict[str, list[Run]]) -> Figure:
     """Normalised return on train and test tasks over training, one colour per experiment."""
-    figure, (train, test) = _figure(10, 3.8, 2)
+    figure, (train, test) = _figure(10.0, 3.8, 2)
     for colour, (label, runs) in zip(np.resize(COLOURS, len(groups)), groups.items(), strict=True):
         _band(train, runs, "eval/mean_normalised_return", colour, label)
         _band(test, runs, "eval/test/mean_normalised_return", colour, label)

@@ -30,7 +30,7 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int) -> Callable:
 def cut(seen: Trajectory, policy_step: int) -> Recording:
     """The first episodes of [T, B, …] one after another along one time axis."""
     seen = jax.tree.map(np.asarray, seen)
-    lengths = seen.done.argmax(0) + 1
+    lengths = (seen.terminal | seen.truncated).argmax(0) + 1
     episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
     join = lambda x: np.concatenate([x[e] for e in episodes])
     step_count = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])

@@ -129,20 +129,3 @@ def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "
         time_mask=jnp.ones(at.shape, bool),
         task_id=task_id,
     )
-
-
-def shuffle_agents(batch: Batch, key: jax.Array) -> Batch:
-    """Reorders the agents of each row, padded slots among active ones; one order per row, the same at all
-    times.
-
-    `extras` are not touched.
-    """
-    rows, agents = batch.action.shape[0], batch.action.shape[2]
-    order = jnp.argsort(jax.random.uniform(key, (rows, agents)), axis=-1)
-    reorder = jax.vmap(lambda x, o: jnp.take(x, o, axis=1))
-    return batch._replace(
-        obs=reorder(batch.obs, order),
-        mask=reorder(batch.mask, order),
-        action=reorder(batch.action, order),
-        agent_mask=reorder(batch.agent_mask, order),
-    )

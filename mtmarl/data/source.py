@@ -13,9 +13,9 @@ from mtmarl.data.sampling import (
     gather_windows,
     random_task_rows,
     sample_starts,
-    shuffle_agents,
 )
 from mtmarl.errors import UserError
+from mtmarl.ops.agents import shuffle_agents
 from mtmarl.types import Batch, Params
 
 

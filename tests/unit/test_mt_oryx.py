@@ -55,7 +55,7 @@ def pad(batch, agents):
 def losses(dims, batch, config=CONFIG):
     """(loss, metrics) through the public update: the loss is what its metrics add up to."""
     algo = mt_oryx.make(config, dims, (-3.0, 3.0))
-    learner = algo.init(jax.random.key(0), batch)
+    learner = jax.jit(algo.init)(jax.random.key(0), batch)
     noise = lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape)
     learner = learner._replace(params=jax.tree.map(noise, learner.params))
     after, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))
@@ -117,7 +117,7 @@ def test_loss_by_the_formulas():
     batch = make_batch(2, tasks=1)
     dims, support = Dims(2, OBS, ACTIONS, 10, 1), hl_gauss.Support(-3.0, 3.0, 11, 0.75)
     algo = mt_oryx.make(CONFIG, dims, (-3.0, 3.0))
-    learner = algo.init(jax.random.key(0), batch)
+    learner = jax.jit(algo.init)(jax.random.key(0), batch)
     net = sable.Sable.make(CONFIG.network, dims, q_bins=11, q_bias=hl_gauss.initial_bias(0.0, support))
     out, _ = net.window(learner.params, batch.observation, batch.action, batch.first)
     logits, q_logits = np.asarray(out.logits, np.float64), np.asarray(out.q, np.float64)
@@ -142,7 +142,7 @@ def test_loss_by_the_formulas():
                 y = b.reward[row, t] + 0.9 * after
                 p = np.asarray(hl_gauss.encode(jnp.float32(y), support))
                 critic.append(-(p * np.log(softmax(q_logits[row, t, n, b.action[row, t, n]]))).sum())
-    _, metrics = algo.phases[0].update(learner, batch, jax.random.key(1))
+    _, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))
     np.testing.assert_allclose(metrics["oryx/policy_loss"], policy, rtol=1e-4)
     np.testing.assert_allclose(metrics["oryx/critic_loss"], np.mean(critic), rtol=1e-4)
 
@@ -157,7 +157,7 @@ def test_every_grouping_gives_finite_gradients(grouping):
 def test_target_moves_by_tau():
     dims, batch = Dims(3, OBS, ACTIONS, 10, 2), make_batch(3)
     algo = mt_oryx.make(CONFIG, dims, (-3.0, 3.0))
-    before = algo.init(jax.random.key(0), batch)
-    after, _ = algo.phases[0].update(before, batch, jax.random.key(1))
+    before = jax.jit(algo.init)(jax.random.key(0), batch)
+    after, _ = jax.jit(algo.phases[0].update)(before, batch, jax.random.key(1))
     expected = jax.tree.map(lambda t, p: 0.9 * t + 0.1 * p, before.target, after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.target, expected)

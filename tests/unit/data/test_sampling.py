@@ -8,6 +8,7 @@ from recordings import SCALE, make_vault
 
 from mtmarl.data import sampling as s
 from mtmarl.errors import UserError
+from mtmarl.ops.agents import shuffle_agents
 from mtmarl.types import Dims
 
 DIMS = Dims(agents=4, obs=6, actions=5, horizon=12, tasks=3)
@@ -99,7 +100,7 @@ def test_shuffle_is_one_order_per_row_and_recoverable(data):
     batch = s.gather_windows(data, task_id, jnp.zeros(32, jnp.int32), 9)
     slot = jnp.broadcast_to(jnp.arange(4.0)[:, None], (*batch.action.shape, 1))
     batch = batch._replace(obs=jnp.concatenate([batch.obs, slot], -1))  # each slot carries its own number
-    shuffled = jax.jit(s.shuffle_agents)(batch, jax.random.key(1))
+    shuffled = jax.jit(shuffle_agents)(batch, jax.random.key(1))
     order = np.asarray(shuffled.obs[..., -1]).astype(int)
     assert (order == order[:, :1]).all() and (np.sort(order, -1) == np.arange(4)).all()
     assert len({tuple(o) for o in order[:, 0]}) > 8  # rows differ

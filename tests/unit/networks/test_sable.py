@@ -23,7 +23,7 @@ def make(seed=0, config=CONFIG, **options):
     )
     action = jax.random.randint(keys[1], (batch, steps, agents), 0, 5)
     first = jax.random.bernoulli(keys[2], 0.3, (batch, steps))
-    params = net.init(keys[3], obs)
+    params = jax.jit(net.init)(keys[3], obs)
     # Small output layers would hide differences.
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(keys[4], p.shape), params)
     memory = jax.tree.map(lambda m: jax.random.normal(keys[5], m.shape), net.init_memory(batch))
@@ -108,7 +108,7 @@ def test_agents_draw_with_keys_of_their_own():
     """One shared key would make all agents of a fresh network choose alike."""
     net = sable.Sable.make(CONFIG, DIMS)
     obs = Observation(jnp.zeros((500, 2, 7)), jnp.ones((500, 2, 5), bool), jnp.ones((500, 2), bool))
-    params = net.init(jax.random.key(0), jax.tree.map(lambda x: x[:1, None], obs))
+    params = jax.jit(net.init)(jax.random.key(0), jax.tree.map(lambda x: x[:1, None], obs))
     choose = lambda logits, q, legal, key: sable.sample_policy(logits, q, legal, key, 1.0)
     _, action, _ = net.act(params, net.init_memory(500), obs, jax.random.key(1), choose)
     assert 0.1 < float((action[:, 0] == action[:, 1]).mean()) < 0.3
@@ -123,7 +123,7 @@ def test_previous_actions_skip_padding():
 
 def test_feed_forward_learns():
     net, _, obs, action, first, memory = make()
-    params = net.init(jax.random.key(0), obs)
+    params = jax.jit(net.init)(jax.random.key(0), obs)
     loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()
     ffn = jax.grad(loss)(params)["encoder_0"]["ffn"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(ffn))

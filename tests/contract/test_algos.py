@@ -1,0 +1,101 @@
+"""What every algorithm promises, by its registration alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtmarl import build, config
+from mtmarl.algos import ALGOS, OFFLINE
+from mtmarl.types import Dims, Observation, example_batch
+
+DIMS = Dims(agents=3, obs=7, actions=5, horizon=10, tasks=2)
+
+
+def make(name):
+    tasks = "lbf_5"
+    cfg = config.compose(
+        [f"+algo={name}", f"+tasks={tasks}", "algo.network.embed_dim=16", "algo.network.heads=2"],
+        "train" if name in OFFLINE else "collect",
+    )
+    module, settings = build.parse_algorithm(cfg, "offline" if name in OFFLINE else "online")
+    return module.make(settings, DIMS, (-1.0, 1.0) if name in OFFLINE else 4)
+
+
+def make_batch(algo, learner, rows=4, steps=6):
+    """A random batch with two tasks and a padded slot, with the extras that acting writes."""
+    keys = jax.random.split(jax.random.key(0), 5)
+    batch = example_batch(DIMS, rows, steps)
+    mask = jax.random.bernoulli(keys[0], 0.6, batch.mask.shape).at[..., 0].set(True)
+    agent_mask = batch.agent_mask.at[::2, :, 1].set(False)
+    batch = batch._replace(
+        obs=jax.random.normal(keys[1], batch.obs.shape),
+        mask=mask,
+        agent_mask=agent_mask,
+        action=jax.random.categorical(keys[2], jnp.where(mask, 0.0, -jnp.inf)) * agent_mask,
+        reward=jax.random.normal(keys[3], batch.reward.shape),
+        task_id=jnp.arange(rows) % 2,
+    )
+    _, _, extras = jax.jit(algo.act)(learner.params, algo.init_carry(rows), first_step(batch), keys[4], 1.0)
+    if extras:
+        repeat = lambda x: jnp.repeat(x[:, None], steps, axis=1)
+        more = {"memory": algo.init_carry(rows), "bootstrap": extras["value"]}
+        batch = batch._replace(extras={**{k: repeat(v) for k, v in extras.items()}, **more})
+    return batch
+
+
+def first_step(batch):
+    return jax.tree.map(lambda x: x[:, 0], batch.observation)
+
+
+@pytest.fixture(scope="module", params=sorted(ALGOS))
+def case(request):
+    algo = make(request.param)
+    learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
+    return algo, learner, make_batch(algo, learner)
+
+
+def test_updates_are_finite_and_compiled_once(case):
+    algo, learner, batch = case
+    for phase in algo.phases:
+        update = jax.jit(phase.update)
+        for i in range(2):
+            learner, metrics = update(learner, batch, jax.random.key(i))
+        assert update._cache_size() == 1
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves((learner.params, metrics)))
+
+
+def test_every_parameter_is_trained(case):
+    algo, learner, batch = case
+    after = learner
+    for i in range(2):
+        after, _ = jax.jit(algo.phases[0].update)(after, batch, jax.random.key(i))
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), learner.params, after.params)
+    still = [jax.tree_util.keystr(k) for k, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
+    assert not still
+
+
+def test_fractions_of_phases_add_up(case):
+    assert abs(sum(phase.fraction for phase in case[0].phases) - 1.0) < 1e-9
+
+
+@pytest.mark.parametrize("explore", [0.0, 1.0])
+def test_acts_legally_at_any_team_size(case, explore):
+    algo, learner, _ = case
+    for agents in (1, 3, 7):
+        keys = jax.random.split(jax.random.key(agents), 3)
+        mask = jax.random.bernoulli(keys[0], 0.4, (64, agents, 5)).at[..., 2].set(True)
+        active = jax.random.bernoulli(keys[1], 0.8, (64, agents))
+        obs = Observation(jax.random.normal(keys[2], (64, agents, 7)), mask, active)
+        _, action, _ = jax.jit(algo.act)(learner.params, algo.init_carry(64), obs, keys[0], explore)
+        chosen = np.take_along_axis(np.asarray(mask), np.asarray(action)[..., None], -1)[..., 0]
+        assert chosen[np.asarray(active)].all()
+        assert not np.asarray(action)[~np.asarray(active)].any(), "a padded slot emits NOOP"
+
+
+def test_greedy_acting_needs_no_luck(case):
+    algo, learner, batch = case
+    act = lambda seed: jax.jit(algo.act)(
+        learner.params, algo.init_carry(4), first_step(batch), jax.random.key(seed), 0.0
+    )[1]
+    np.testing.assert_array_equal(act(0), act(1))
