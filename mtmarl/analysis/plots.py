@@ -31,6 +31,11 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     return figure, list(axes)
 
 
+def _legend(axis) -> None:
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+
+
 def _band(axis, runs: Sequence[Run], metric: str, colour: str, label: str) -> bool:
     """Mean over seeds, with the range of the seeds as a band."""
     curves = [run.curve(metric) for run in runs]
@@ -55,7 +60,7 @@ def learning_curves(groups: dict[str, list[Run]]) -> Figure:
         axis.set(title=title, xlabel="updates", ylabel="normalised return")
         axis.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
         axis.set_ylim(bottom=0)
-    train.legend(frameon=False, fontsize=8)
+    _legend(train)
     return figure
 
 
@@ -110,7 +115,7 @@ def task_bars(groups: dict[str, list[Run]]) -> Figure:
     names = [task.partition("/")[2] for _, task in splits]
     axis.set_xticks(range(len(splits)), names, rotation=30, ha="right", fontsize=8)
     axis.set_ylabel("normalised return")
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis)
     return figure
 
 
@@ -123,8 +128,7 @@ def profile(groups: dict[str, list[Run]]) -> Figure:
         if table.size:
             axis.plot(thresholds, stats.performance_profile(table, thresholds), color=colour, label=label)
     axis.set(xlabel="normalised return τ", ylabel="share of runs above τ", title="held-out tasks")
-    if axis.lines:
-        axis.legend(frameon=False, fontsize=8)
+    _legend(axis)
     return figure
 
 
@@ -151,6 +155,6 @@ def collection_curves(runs: Sequence[Run]) -> Figure:
         axis.tick_params(labelsize=7)
     for axis in panels[len(runs) :]:
         axis.set_visible(False)
-    panels[0].legend(frameon=False, fontsize=8)
+    _legend(panels[0])
     panels[0].set_ylabel("return per episode", fontsize=8)
     return figure
