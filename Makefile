@@ -37,8 +37,8 @@ format: setup ## Apply the formatting and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-collect-lbf: setup ## Train online on the five LBF tasks and record their vaults
-	$(BIN)/python -m mtmarl.collect +algo=sable +tasks=lbf_5
+collect-lbf: setup ## Train online on the LBF tasks, record their vaults and references (about an hour)
+	PYTHON=$(BIN)/python experiment_scripts/collect_lbf.sh
 
 wheel: setup ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .

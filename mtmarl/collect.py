@@ -19,6 +19,9 @@ import numpy as np
 from mtmarl import config
 from mtmarl.errors import UserError
 
+# Index of the final evaluation, whose start states are met in no other, and its length.
+FINAL, FINAL_EPISODES = 2**31 - 1, 320
+
 
 def main(argv: list[str] | None = None) -> int:
     try:
@@ -107,8 +110,6 @@ def _collect_task(
         best = max((e["return"] for e in progress["evaluations"]), default=-np.inf)
         if sampled.mean >= best:  # Of equals the later one, which has seen more.
             save_params(run_dir / "policy_best", params)
-        if update == 0:
-            save_params(run_dir / "policy_random", params)
         entry = {
             "update": update,
             "return": sampled.mean,
@@ -179,12 +180,15 @@ def _collect_task(
 
 def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
     """Reference and random returns on 320 fresh episodes each: the maximum over evaluations would flatter."""
+    from mtmarl.algos.base import no_carry, random_act
     from mtmarl.checkpoint import load_params
+    from mtmarl.evaluator import Evaluator
 
-    like = job.initial_state(None).learner.params
+    best = load_params(run_dir / "policy_best", job.initial_state(None).learner.params)
+    random = Evaluator({task: job.env}, random_act, no_carry, cfg.collect.eval_episodes, cfg.seed)
     out: dict[str, Any] = {}
-    for name, which in (("reference", "policy_best"), ("random", "policy_random")):
-        result = job.evaluator.evaluate(load_params(run_dir / which, like), 10_000, 320)[task]
+    for name, evaluator, params in (("reference", job.evaluator, best), ("random", random, ())):
+        result = evaluator.evaluate(params, FINAL, FINAL_EPISODES)[task]
         out |= {name: result.mean, f"{name}_standard_error": result.standard_error}
     evaluations = progress["evaluations"]
     return out | {

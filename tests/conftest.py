@@ -23,19 +23,14 @@ MICRO_TASKS = ("lbf/5x5-2p-1f-t20", "lbf/6x6-3p-1f-t20")
 @pytest.fixture(scope="session")
 def micro_vaults(tmp_path_factory):
     """A vault root with random play on two tiny tasks, recorded as collection records."""
-    import jax
-    import jax.numpy as jnp
-
+    from mtmarl.algos.base import no_carry, random_act
     from mtmarl.data import recording, vault
     from mtmarl.envs.registry import make_env
-
-    def uniform(params, carry, obs, key, explore):
-        return carry, jax.random.categorical(key, jnp.where(obs.action_mask, 0.0, -jnp.inf)), {}
 
     root = tmp_path_factory.mktemp("vaults")
     for task in MICRO_TASKS:
         env = make_env(task)
-        recorder = recording.make_recorder(env, uniform, lambda n: jnp.zeros((n, 1)), 64)
+        recorder = recording.make_recorder(env, random_act, no_carry, 64)
         part = recording.cut(recorder((), jax.random.key(0)), 0)
         path = vault.vault_path(root, task, "replay")
         metadata = {"task": task, "horizon": env.spec.horizon, "obs_scale": env.obs_scale.tolist()}

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
+from mtmarl.ops import masked
+from mtmarl.types import Act, Batch, Carry, Learner, Observation, Params, Update
 
 
 class Phase(NamedTuple):
@@ -29,6 +30,16 @@ class Algorithm(NamedTuple):
     phases: tuple[Phase, ...]
     act: Act
     init_carry: Callable[[int], Carry]
+
+
+def random_act(params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any):
+    """Uniform over legal actions: what every normalised score is measured from. It has no parameters."""
+    return carry, jax.random.categorical(key, jnp.where(obs.action_mask, 0.0, masked.NEVER)), {}
+
+
+def no_carry(batch_size: int) -> Carry:
+    """The memory of a policy that has none."""
+    return jnp.zeros((batch_size, 0))
 
 
 def adam(learning_rate: float, max_grad_norm: float, eps: float = 1e-8) -> optax.GradientTransformation:
