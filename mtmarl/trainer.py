@@ -153,7 +153,8 @@ def _flatten(metrics: Mapping[str, Any], task_names: Sequence[str]) -> dict[str,
     out = {}
     for name, value in metrics.items():
         if value.ndim:
-            out |= {f"{name}/{task}": float(v) for task, v in zip(task_names, value, strict=True)}
+            names = task_names or [str(k) for k in range(len(value))]
+            out |= {f"{name}/{task}": float(v) for task, v in zip(names, value, strict=True)}
         else:
             out[name] = float(value)
     return out

@@ -47,10 +47,10 @@ class Console:
             self._bar.update(self._task, completed=step, speed=text, headline=self._headline)
         elif now - self._printed >= PLAIN_EVERY or step >= self._total:
             self._printed = now
-            left = max(self._total - step, 0) / max(speed, 1e-9)
+            left = _span(max(self._total - step, 0) / speed) if speed else "unknown time"
             losses = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items() if k.endswith("loss"))
             self._print(
-                f"{step:,} of {self._total:,} {self._unit}  {speed:.1f}/s, {_span(left)} left  {losses}".rstrip()
+                f"{step:,} of {self._total:,} {self._unit}  {speed:.1f}/s, {left} left  {losses}".rstrip()
             )
 
     def log_evaluation(

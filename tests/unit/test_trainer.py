@@ -77,7 +77,7 @@ def test_spans_must_fall_on_chunks():
 
 def test_phases_take_their_share_of_updates():
     update = lambda learner, batch, key: (learner, {})
-    algo = Algorithm(None, (Phase("a", 0.25, update), Phase("b", 0.75, update)), None, None)  # type: ignore[arg-type]
+    algo = Algorithm(None, (Phase("a", 0.25, update), Phase("b", 0.75, update)), None, None)
     plan = trainer.Plan(0, 16, 2, 16)
     assert [trainer.phase_of(algo, u, plan) for u in range(0, 16, 2)] == [0, 0, 1, 1, 1, 1, 1, 1]
 
@@ -88,15 +88,15 @@ def test_gradient_steps_keep_their_own_moments_and_frozen_parts():
 
     from mtmarl.algos.base import init_learner
 
-    params = {"a": jnp.ones(2), "b": jnp.ones(2)}
+    params, batch = {"a": jnp.ones(2), "b": jnp.ones(2)}, example_batch(DIMS)
     txs = {"all": optax.sgd(0.1), "part": freeze(optax.sgd(0.1), ["a"])}
     loss = lambda p, target, batch, key: (sum((x**2).sum() for x in p.values()), {})
     learner = init_learner(params, txs)
-    part, metrics = gradient_step("part", loss, txs["part"])(learner, None, jax.random.key(0))  # type: ignore[arg-type]
+    part, metrics = gradient_step("part", loss, txs["part"])(learner, batch, jax.random.key(0))
     np.testing.assert_array_equal(part.params["a"], params["a"])
     np.testing.assert_allclose(part.params["b"], 0.8)
     both, metrics = chain(*(gradient_step(k, loss, tx) for k, tx in txs.items()))(
         learner, None, jax.random.key(0)
-    )  # type: ignore[arg-type]
+    )
     np.testing.assert_allclose(both.params["b"], 0.64)
     assert int(both.step) == 2 and set(metrics) == {"all/grad_norm", "part/grad_norm"}
