@@ -96,7 +96,7 @@ def test_gradient_steps_keep_their_own_moments_and_frozen_parts():
     np.testing.assert_array_equal(part.params["a"], params["a"])
     np.testing.assert_allclose(part.params["b"], 0.8)
     both, metrics = chain(*(gradient_step(k, loss, tx) for k, tx in txs.items()))(
-        learner, None, jax.random.key(0)
+        learner, batch, jax.random.key(0)
     )
     np.testing.assert_allclose(both.params["b"], 0.64)
     assert int(both.step) == 2 and set(metrics) == {"all/grad_norm", "part/grad_norm"}
