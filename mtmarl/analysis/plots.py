@@ -28,6 +28,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
+        axis.set_axisbelow(True)
     return figure, list(axes)
 
 
@@ -109,13 +110,17 @@ def task_bars(groups: dict[str, list[Run]]) -> Figure:
             errors = [[values.mean() - low], [high - values.mean()]]
             axis.errorbar(at, values.mean(), yerr=errors, color="black", linewidth=1, capsize=2)
     border = sum(split == "train" for split, _ in splits) - 0.5
-    axis.axvline(border, color="grey", linewidth=0.8, linestyle="--")
-    axis.text(border - 0.08, 1.02, "trained on", ha="right", transform=axis.get_xaxis_transform(), fontsize=9)
-    axis.text(border + 0.08, 1.02, "held out", ha="left", transform=axis.get_xaxis_transform(), fontsize=9)
+    if border < len(splits) - 1:
+        axis.axvline(border, color="grey", linewidth=0.8, linestyle="--")
+        for shift, side, text in ((-0.08, "right", "trained on"), (0.08, "left", "held out")):
+            place = {"ha": side, "transform": axis.get_xaxis_transform(), "fontsize": 9}
+            axis.text(border + shift, 1.02, text, **place)
     names = [task.partition("/")[2] for _, task in splits]
     axis.set_xticks(range(len(splits)), names, rotation=30, ha="right", fontsize=8)
     axis.set_ylabel("normalised return")
-    _legend(axis)
+    figure.legend(
+        *axis.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=8
+    )
     return figure
 
 
