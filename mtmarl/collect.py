@@ -35,9 +35,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg: config.Config) -> None:
     """Collects every task of the set that is not there yet, one after another."""
-    from mtmarl import build
+    from mtmarl import build, sharding
     from mtmarl.data import vault
 
+    sharding.start()
     root = Path(cfg.data.vault_dir or "vault_data").expanduser().resolve()
     jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [
         (task, False) for task in cfg.tasks.test

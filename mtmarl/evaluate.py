@@ -18,9 +18,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg: config.Config) -> None:
     """Prints one line per task, sampled and greedy, and a JSON line at the end."""
-    from mtmarl import build
+    from mtmarl import build, sharding
     from mtmarl.data import vault
 
+    sharding.start()
     assert cfg.run is not None
     policy = build.load_policy(cfg.run, cfg.which)
     tasks = list(dict.fromkeys((*build.train_tasks(cfg), *cfg.tasks.test))) or [

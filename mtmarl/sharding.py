@@ -4,8 +4,22 @@ Parallelism is a placement: rows of a batch are split over a one-axis mesh, ever
 and XLA inserts the reductions. Results do not depend on the number of devices.
 """
 
+import os
+from pathlib import Path
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def start() -> None:
+    """Settings of the whole process, made once by a command line: compiled programs are kept between runs.
+
+    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in the user's cache directory.
+    """
+    if not getattr(jax.config, "jax_compilation_cache_dir", None):
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def make_mesh(devices: int | None = None) -> Mesh:

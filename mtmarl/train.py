@@ -35,10 +35,11 @@ def run(cfg: config.Config) -> Path:
 
 
 def _run(cfg: config.Config, stack: ExitStack) -> Path:
-    from mtmarl import build, trainer
+    from mtmarl import build, sharding, trainer
     from mtmarl.checkpoint import Checkpoints, load_params, save_params
     from mtmarl.report import write_report
 
+    sharding.start()
     began = time.time()
     job = build.offline(cfg)
     run_dir = build.run_directory(cfg, f"{cfg.algo_name}/{build.task_set_label(cfg)}/seed_{cfg.seed}")
