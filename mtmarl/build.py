@@ -17,7 +17,7 @@ import numpy as np
 
 import mtmarl
 from mtmarl import config, sharding, trainer
-from mtmarl.algos import ALGOS, OFFLINE
+from mtmarl.algos import OFFLINE, ONLINE
 from mtmarl.checkpoint import load_params
 from mtmarl.config import Config
 from mtmarl.data import vault
@@ -78,12 +78,11 @@ def check_fits(envs: Mapping[str, Env], dims: Dims, trained_on: str) -> None:
             )
 
 
-def parse_algorithm(cfg: Config, kind: str):
-    """The algorithm's module and its parsed settings. `kind`: offline or online."""
-    known = [name for name in ALGOS if (name in OFFLINE) == (kind == "offline")]
+def parse_algorithm(cfg: Config, known: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The module of the algorithm that is asked for and its parsed settings. `known`: OFFLINE or ONLINE."""
     if cfg.algo_name not in known:
-        raise UserError(f"+algo={cfg.algo_name} is no {kind} algorithm; choose one of {', '.join(known)}")
-    module = ALGOS[cfg.algo_name]
+        raise UserError(f"+algo={cfg.algo_name} does not run here; choose one of {', '.join(known)}")
+    module = known[cfg.algo_name]
     return module, config.parse(
         module.Config, cfg.algo, f"configs/algo/{cfg.algo_name}.yaml or the command line"
     )
@@ -133,7 +132,7 @@ class OnlineJob:
 def online(cfg: Config, task: str) -> OnlineJob:
     """Everything to train `cfg.algo_name` on one task. All spans are rounded to whole chunks of updates."""
     c, env = cfg.collect, make_env(task)
-    module, settings = parse_algorithm(cfg, "online")
+    module, settings = parse_algorithm(cfg, ONLINE)
     per_update = c.num_envs * c.rollout_length
     updates = max(1, c.env_steps // per_update)
     # Evaluations and recordings fall on chunk borders: the chunk that wastes the fewest updates, longest first.
@@ -163,7 +162,7 @@ class OfflineJob:
     evaluator: Evaluator
     plan: trainer.Plan
     references: dict[str, dict[str, float]]
-    value_range: tuple[float, float]
+    value_range: tuple[float, float] | None
     steps: int
     seed: int
 
@@ -207,7 +206,7 @@ def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, f
 
 def offline(cfg: Config) -> OfflineJob:
     """Everything to train on vaults. All checks are made here, before anything compiles."""
-    module, settings = parse_algorithm(cfg, "offline")
+    module, settings = parse_algorithm(cfg, OFFLINE)
     tasks = train_tasks(cfg)
     train_envs, test_envs = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
     dims = common_dims(train_envs)
@@ -224,7 +223,7 @@ def offline(cfg: Config) -> OfflineJob:
                 f"{v.path}: holds (agents, observation, actions) {shape}, {task} has "
                 f"{(spec.agents, spec.obs, spec.actions)}; collect it again"
             )
-    support = value_support(vaults, settings.gamma)
+    support = value_support(vaults, settings.gamma) if hasattr(settings, "gamma") else None
     algo = module.make(settings, dims, support)
     source = vault_source(make_task_data(vaults, dims), cfg.trainer.batch_size, cfg.trainer.context)
     evaluator = Evaluator(
@@ -321,7 +320,7 @@ def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
     return write_run(
         run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
-        dims=vars(job.dims), value_range=list(job.value_range), dataset_steps=job.steps,
+        dims=vars(job.dims), value_range=job.value_range, dataset_steps=job.steps,
     )  # fmt: skip
 
 
@@ -330,8 +329,8 @@ def describe(job: OfflineJob, run_dir: Path, done: int | None) -> str:
     d = job.dims
     lines = [
         f"{sharding.describe()}: {job.parameters:,} parameters, {job.steps:,} recorded steps of {d.tasks} tasks",
-        f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}; "
-        f"values in [{job.value_range[0]:.2f}, {job.value_range[1]:.2f}]",
+        f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}"
+        + (f"; values in [{job.value_range[0]:.2f}, {job.value_range[1]:.2f}]" if job.value_range else ""),
         f"run: {run_dir}" + (f", goes on from update {done:,}" if done else ""),
         "compiling …",
     ]
@@ -375,9 +374,9 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     if record.get("kind") != "train":
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
     cfg = config.load(run_dir / "run.json")
-    module, settings = parse_algorithm(cfg, "offline")
+    module, settings = parse_algorithm(cfg, OFFLINE)
     dims = Dims(**record["dims"])
-    algo = module.make(settings, dims, tuple(record["value_range"]))
+    algo = module.make(settings, dims, record["value_range"] and tuple(record["value_range"]))
     like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
     return Policy(params, algo.act, algo.init_carry, dims, cfg, record["references"])

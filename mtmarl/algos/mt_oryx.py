@@ -86,13 +86,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             "icq_effective_share": mean_w**2 / jnp.maximum(mean_w2, 1e-30),
         }
 
-    def act(params, memory, obs, key, explore):
-        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)
-        memory, action, _ = net.act(params, memory, obs, key, choose)
-        return memory, action, {}
-
     def init(key, batch: Batch):
         return init_learner(net.init(key, batch.observation), {"oryx": tx})
 
     update = gradient_step("oryx", loss, tx, tau=config.tau)
-    return Algorithm(init, (Phase("train", 1.0, update),), act, net.init_memory)
+    return Algorithm(init, (Phase("train", 1.0, update),), sable.policy_act(net), net.init_memory)

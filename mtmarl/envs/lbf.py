@@ -29,10 +29,12 @@ GRAMMAR = re.compile(
 EXAMPLE = "lbf/[2s-]10x10-3p-3f[-coop][-l3][-t50]"
 OBS_SCALE = np.tile(np.asarray([1 / 16, 1 / 16, 1 / 8], np.float32), MAX_FOODS + MAX_AGENTS)
 FIELDS = tuple(
-    (f"{kind} {i}: {what}", 3 * (i + offset) + j)
-    for kind, count, offset in (("food", MAX_FOODS, 0), ("agent (0: self)", MAX_AGENTS, MAX_FOODS))
-    for i in range(count)
-    for j, what in enumerate(("row / 16", "column / 16", "level / 8"))
+    f"{entity}: {what}"
+    for entity in (
+        *(f"food {i}" for i in range(MAX_FOODS)),
+        *("self" if i == 0 else f"other agent {i - 1}" for i in range(MAX_AGENTS)),
+    )
+    for what in ("row / 16", "column / 16", "level / 8")
 )
 
 
@@ -90,7 +92,8 @@ def make(scenario: str) -> Lbf:
     grid, agents, foods = int(g["grid"]), int(g["agents"]), int(g["foods"])
     fov, level, limit = int(g["fov"] or grid), int(g["level"] or 2), int(g["limit"] or TIME_LIMIT)
     check(name, grid == int(g["grid2"]), "the grid must be square")
-    check(name, grid >= 5, "the grid must be at least 5x5")
+    # Coordinates are stored as int8.
+    check(name, 5 <= grid <= 128, "the grid must lie between 5x5 and 128x128")
     check(name, 1 <= agents <= MAX_AGENTS, f"1 to {MAX_AGENTS} agents fit the observation")
     check(name, 1 <= foods <= MAX_FOODS, f"1 to {MAX_FOODS} foods fit the observation")
     check(name, 1 <= fov <= grid, "the sight must lie between 1 and the size of the grid")

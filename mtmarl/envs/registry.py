@@ -18,3 +18,11 @@ def make_env(name: str) -> Env:
     if not slash or family not in FAMILIES:
         raise UserError(f"{name}: tasks are named family/scenario with a family of {', '.join(FAMILIES)}")
     return import_module(FAMILIES[family]).make(scenario)
+
+
+def observation_fields(family: str) -> list[tuple[str, slice]]:
+    """What each number of one agent's observation means, in order: [(name, where it is)], of any task of a family."""
+    if family not in FAMILIES:
+        raise UserError(f"{family}: no such family of tasks; choose one of {', '.join(FAMILIES)}")
+    names = import_module(FAMILIES[family]).FIELDS
+    return [(name, slice(i, i + 1)) for i, name in enumerate(names)]

@@ -74,7 +74,8 @@ class Rware:
         return state, self._timestep(state, raw)
 
     def _timestep(self, state: Any, raw: Any) -> TimeStep:
-        # Jumanji ends a collision and a time-out alike, with discount 0: look for the collision itself.
+        # Jumanji ends a collision and a time-out alike, with discount 0: look for the collision itself. So one
+        # in the very last step counts as what it is, a termination.
         collided: Any = partial(is_collision, state.grid)
         collision = jax.vmap(collided)(state.agents, jnp.arange(self.raw.num_agents)).any()
         return TimeStep(
@@ -107,8 +108,11 @@ def make(scenario: str) -> Rware:
     check(name, max((height + 1) * rows + 2, 3 * columns + 1) <= 127, "no side may be longer than 127 cells")
     # Two columns of shelves a block, less the middle block of the last row, where the goals are.
     shelves = 2 * height * (rows * columns - 1)
-    check(name, 1 <= requests <= shelves, f"{requests} requests at a time; 1 to {shelves} are possible here")
     check(name, 1 <= agents <= floor // 4, f"1 to {floor // 4} agents fit this warehouse")
+    # Less than all: a delivered request is replaced by a shelf that is not requested yet.
+    check(
+        name, 1 <= requests < shelves, f"{requests} requests at a time; 1 to {shelves - 1} are possible here"
+    )
     check(name, 1 <= limit <= 10_000, "the time limit must lie between 1 and 10000 steps")
     generator = RandomGenerator(rows, columns, height, agents, SENSOR, requests)
     return Rware(name, RobotWarehouse(generator=generator, time_limit=limit))

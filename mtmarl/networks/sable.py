@@ -284,3 +284,14 @@ def sample_policy(logits, q, legal, key, explore):
     sampled = jax.random.categorical(key_sample, logits)
     coin = jax.random.uniform(key_coin, sampled.shape) < explore
     return jnp.where(coin, sampled, logits.argmax(-1)).astype(jnp.int32)
+
+
+def policy_act(net: Sable, choose=sample_policy):
+    """`act` of an algorithm that chooses from one step's outputs alone; see `types.Act`."""
+
+    def act(params, memory, obs, key, explore):
+        pick = lambda logits, q, legal, k: choose(logits, q, legal, k, explore)
+        memory, action, _ = net.act(params, memory, obs, key, pick)
+        return memory, action, {}
+
+    return act

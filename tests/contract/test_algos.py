@@ -18,7 +18,7 @@ def make(name):
         [f"+algo={name}", f"+tasks={tasks}", "algo.network.embed_dim=16", "algo.network.heads=2"],
         "train" if name in OFFLINE else "collect",
     )
-    module, settings = build.parse_algorithm(cfg, "offline" if name in OFFLINE else "online")
+    module, settings = build.parse_algorithm(cfg, ALGOS)
     return module.make(settings, DIMS, (-1.0, 1.0) if name in OFFLINE else 4)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mtmarl import config
 from mtmarl.envs import connector, lbf, rware
-from mtmarl.envs.registry import make_env
+from mtmarl.envs.registry import FAMILIES, make_env, observation_fields
 from mtmarl.errors import UserError
 
 MICRO = ("lbf/6x6-2p-2f-t20", "connector/con-4x4x2a", "rware/1x3h3-2ag-t50")
@@ -91,7 +91,7 @@ def test_lbf_shows_foods_self_others_and_nothing_else():
 
 
 def test_lbf_episode_is_worth_one():
-    """A greedy script eats everything on a board with one food and ends the episode by termination."""
+    """Random play, until an episode in which the only food is eaten: that ends it by termination."""
     env = make_env("lbf/5x5-2p-1f-t50")
     total, seen = 0.0, None
     for seed in range(20):
@@ -135,6 +135,16 @@ def test_rware_collision_is_termination():
     assert any(bool(e.terminated) for e in ends)
 
 
+def test_rware_collision_in_the_very_last_step_is_termination():
+    """The same play again, with the clock running out in the step of the collision."""
+    env = make_env("rware/1x3h3-4ag-t200")
+    episodes = ((seed, play(env, seed, 200)) for seed in range(4))
+    seed, seen = next((s, e) for s, e in episodes if bool(e[-1][1].terminated))
+    again = play(make_env(f"rware/1x3h3-4ag-t{len(seen) - 1}"), seed, 200)
+    assert len(again) == len(seen)
+    assert bool(again[-1][1].terminated) and not bool(again[-1][1].truncated)
+
+
 def test_all_52_tasks_have_the_widths_of_their_family():
     tasks = all_tasks()
     assert len(tasks) == len(set(tasks)) == 52
@@ -146,8 +156,35 @@ def test_all_52_tasks_have_the_widths_of_their_family():
 
 
 @pytest.mark.parametrize("module", [lbf, connector, rware])
-def test_every_feature_has_a_name(module):
-    assert len(module.FIELDS) == len(module.OBS_SCALE)
+def test_every_feature_has_a_name_of_its_own(module):
+    family = module.__name__.rpartition(".")[2]
+    fields = observation_fields(family)
+    assert len({name for name, _ in fields}) == len(fields) == len(module.OBS_SCALE)
+    assert [where for _, where in fields] == [slice(i, i + 1) for i in range(len(fields))]
+
+
+def test_fields_of_an_unknown_family():
+    with pytest.raises(UserError, match=", ".join(FAMILIES)):
+        observation_fields("chess")
+
+
+def test_rware_features_are_what_their_names_say():
+    """Shelves and robots around a robot, looked up by name in the view and by cell in the warehouse."""
+    env = make_env("rware/1x3h3-2ag-t50")
+    at = dict(observation_fields("rware"))
+    for raw, ours, state in play(env, 0, 20):
+        if bool(raw.last()):
+            break  # robots on one cell: Jumanji writes the other one into the view and shifts what follows
+        floor = np.pad(np.asarray(state.grid), ((0, 0), (1, 1), (1, 1)))
+        for n in range(2):
+            r, c = int(state.agents.position.x[n]), int(state.agents.position.y[n])
+            value = lambda name, n=n, obs=ours.obs: float(obs[n, at[name]][0])
+            np.testing.assert_allclose([value("row / 40") * 40, value("column / 40") * 40], [r, c], rtol=1e-6)
+            for dr, dc in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
+                shelf, robot = floor[:, r + 1 + dr, c + 1 + dc]
+                assert value(f"shelf at {(dr, dc)}: present") == (shelf > 0)
+                if (dr, dc) != (0, 0):
+                    assert value(f"agent at {(dr, dc)}: present") == (robot > 0)
 
 
 @pytest.mark.parametrize("name", MICRO)
@@ -171,9 +208,16 @@ def test_vectorises(name):
         ("lbf/9x9-7p-1f", "agents"),
         ("lbf/6x6-2p-3f", "fit the grid"),
         ("lbf/8x8-2p-2f-l1", "level"),
+        ("lbf/129x129-2p-2f", "128x128"),
+        ("lbf/9x9-2p-7f", "foods"),
+        ("lbf/9s-8x8-2p-2f", "sight"),
+        ("lbf/8x8-2p-2f-t0", "time limit"),
         ("connector/con-3x3x3a", "four cells"),
         ("connector/9x9x6a", "look like"),
         ("rware/tiny-1ag-hard", "requests"),
+        ("rware/1x3h1-4ag", "requests"),
+        ("rware/tiny-0ag", "agents"),
+        ("rware/tiny-4ag-t0", "time limit"),
         ("rware/giant-4ag", "unknown layout"),
         ("rware/2x4h4-2ag", "odd"),
         ("rware/1x1h8-2ag", "no shelves"),

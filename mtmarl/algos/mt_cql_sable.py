@@ -1,0 +1,104 @@
+"""MT CQL-Sable: autoregressive conservative Q-learning (Kumar et al. 2020) on the Sable network, many tasks at once.
+
+The multi-task paper does not state its target. Two readings are built: `double_q`, every slot learns on the data's
+own prefix of actions, and `q_transformer`, a slot's target is the best value of the slot after it (Chebotar et al.
+2023).
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.networks import sable
+from mtmarl.ops import hl_gauss, masked
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """`acting_temperature`: of a softmax over Q when acting explores; at 0 acting is always greedy."""
+
+    learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    tau: float
+    conservative_weight: float
+    next_value: Literal["double_q", "q_transformer"]
+    acting_temperature: float
+    bins: int
+    sigma_ratio: float
+    network: sable.Config
+
+
+def following_slots(agent_mask: Bool[Array, "*b N"]) -> tuple[Int[Array, "*b N"], Int[Array, "*b"]]:
+    """The next active slot after each slot (N where there is none), and the first active slot."""
+    agents = agent_mask.shape[-1]
+    slots = jnp.where(agent_mask, jnp.arange(agents), agents)
+    nearest = jax.lax.cummin(slots, axis=slots.ndim - 1, reverse=True)
+    after = jnp.concatenate([nearest[..., 1:], jnp.full_like(nearest[..., :1], agents)], axis=-1)
+    return after, jnp.minimum(nearest[..., 0], agents - 1)
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    """`value_range` as for MT Oryx; it reaches one range lower, so that values outside the data can fall."""
+    low, high = value_range
+    support = hl_gauss.Support(low - (high - low), high, config.bins, config.sigma_ratio)
+    bias = hl_gauss.initial_bias(0.0, support)
+    net = sable.Sable.make(config.network, dims, q_bins=config.bins, q_bias=bias, policy=False)
+    tx = adam(config.learning_rate, config.max_grad_norm)
+
+    def loss(params, target, batch: Batch, key):
+        online, _ = net.window(params, batch.observation, batch.action, batch.first)
+        frozen, _ = net.window(target, batch.observation, batch.action, batch.first)
+        valid = batch.agent_mask & batch.time_mask[..., None]
+        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
+        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
+        legal = lambda q: jnp.where(batch.mask, q, masked.NEVER)
+        q, q_target = hl_gauss.decode(online.q, support), hl_gauss.decode(frozen.q, support)
+        q_data = masked.take(q, batch.action)
+
+        discount = config.gamma * ~batch.terminal[:, :-1, None]
+        reward = batch.reward[:, :-1, None]
+        known = valid[:, :-1] & (valid[:, 1:] | batch.terminal[:, :-1, None]) & ~batch.truncated[:, :-1, None]
+        if config.next_value == "double_q":
+            y = reward + discount * masked.take(q_target, legal(q).argmax(-1))[:, 1:]
+        else:
+            best = legal(q_target).max(-1)
+            after, first = following_slots(batch.agent_mask)
+            last = after == batch.action.shape[-1]
+            in_step = jnp.take_along_axis(best, jnp.minimum(after, batch.action.shape[-1] - 1), axis=-1)[
+                :, :-1
+            ]
+            across = reward + discount * jnp.take_along_axis(best, first[..., None], axis=-1)[:, 1:]
+            y = jnp.where(last[:, :-1], across, in_step)
+            # Inside a step nothing is ever unknown.
+            known = valid[:, :-1] & (known | ~last[:, :-1])
+        y = jax.lax.stop_gradient(y)
+        logits = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
+        td_loss = (share(known) * hl_gauss.cross_entropy(logits[:, :-1], y, support)).sum()
+        gap = jax.nn.logsumexp(legal(q), axis=-1) - q_data
+        gap_loss = (share(valid) * gap).sum()
+        clipped = (y < support.low) | (y > support.high)
+        return td_loss + config.conservative_weight * gap_loss, {
+            "td_loss": td_loss,
+            "gap_loss": gap_loss,
+            "q": per_task(q_data, valid),
+            "gap": per_task(gap, valid),
+            "target_clip_rate": per_task(clipped.astype(jnp.float32), known),
+        }
+
+    def choose(logits, q, legal, key, explore):
+        values = jnp.where(legal, hl_gauss.decode(q, support), masked.NEVER)
+        if config.acting_temperature == 0:
+            return values.argmax(-1).astype(jnp.int32)
+        return sable.sample_policy(values / config.acting_temperature, None, legal, key, explore)
+
+    def init(key: jax.Array, batch: Batch):
+        return init_learner(net.init(key, batch.observation), {"cql": tx})
+
+    phase = Phase("train", 1.0, gradient_step("cql", loss, tx, tau=config.tau))
+    return Algorithm(init, (phase,), sable.policy_act(net, choose), net.init_memory)
