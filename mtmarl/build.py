@@ -8,7 +8,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from mtmarl.checkpoint import load_params
 from mtmarl.config import Config
 from mtmarl.data import vault
 from mtmarl.data.on_policy import on_policy_source
-from mtmarl.data.sampling import make_task_data
+from mtmarl.data.sampling import make_task_data, thin
 from mtmarl.data.source import Source, vault_source
+from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
@@ -51,31 +52,6 @@ def run_directory(cfg: Config, default: str) -> Path:
 
 def make_envs(names: Sequence[str]) -> dict[str, Env]:
     return {name: make_env(name) for name in names}
-
-
-def common_dims(envs: Mapping[str, Env]) -> Dims:
-    """The smallest sizes that every task fits into; widths must be equal within a family."""
-    specs = [e.spec for e in envs.values()]
-    largest = lambda field: max(getattr(s, field) for s in specs)
-    first = specs[0]
-    for spec in specs:
-        for field in ("obs", "actions"):
-            if getattr(spec, field) != getattr(first, field):
-                raise UserError(
-                    f"{spec.name} has {getattr(spec, field)} {field}, {first.name} {getattr(first, field)}: "
-                    "train tasks of one family together"
-                )
-    return Dims(largest("agents"), first.obs, first.actions, largest("horizon"), len(specs))
-
-
-def check_fits(envs: Mapping[str, Env], dims: Dims, trained_on: str) -> None:
-    """Team sizes are free; the widths of observations and actions are not."""
-    for name, env in envs.items():
-        if (env.spec.obs, env.spec.actions) != (dims.obs, dims.actions):
-            raise UserError(
-                f"{name} has observations {env.spec.obs} wide and {env.spec.actions} actions; a policy trained on "
-                f"{trained_on} takes {dims.obs} and {dims.actions}: name a task of its family"
-            )
 
 
 def parse_algorithm(cfg: Config, known: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -156,6 +132,7 @@ class OfflineJob:
 
     train_envs: dict[str, Env]
     test_envs: dict[str, Env]
+    layout: Layout
     dims: Dims
     algo: Any
     source: Source
@@ -204,28 +181,60 @@ def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, f
     return low - margin, high + margin
 
 
+def equal_returns(vaults: Sequence[vault.Vault], families: Sequence[str], gamma: float) -> list[vault.Vault]:
+    """Of several families: rewards divided by the family's largest discounted return in these data, either sign.
+
+    RWARE's returns are more than ten times LBF's, and one support and one temperature must serve both. A single
+    family keeps its rewards.
+    """
+    if len(set(families)) == 1:
+        return list(vaults)
+    out = []
+    for v, family in zip(vaults, families, strict=True):
+        own = [w.recording for w, f in zip(vaults, families, strict=True) if f == family]
+        largest = max(map(abs, vault.returns_to_go_range(own, gamma)))
+        reward = (v.recording.reward / max(largest, 1e-6)).astype(np.float32)
+        out.append(v._replace(recording=v.recording._replace(reward=reward)))
+    return out
+
+
 def offline(cfg: Config) -> OfflineJob:
     """Everything to train on vaults. All checks are made here, before anything compiles."""
     module, settings = parse_algorithm(cfg, OFFLINE)
     tasks = train_tasks(cfg)
-    train_envs, test_envs = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
-    dims = common_dims(train_envs)
-    check_fits(test_envs, dims, ", ".join(tasks))
+    raw_train, raw_test = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
+    specs = [e.spec for e in raw_train.values()]
+    largest_team = max(e.spec.agents for e in (*raw_train.values(), *raw_test.values()))
+    layout = Layout.of(specs, cfg.data.agent_ids, largest_team)
+    train_envs, test_envs = (
+        {name: layout.wrap(env) for name, env in envs.items()} for envs in (raw_train, raw_test)
+    )
+    agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
+    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs))
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda s: {})])
     paths = [vault.find_vault(t, cfg.data.quality, vault_roots(cfg)) for t in tasks]
-    vaults = [vault.read_vault(p) for p in paths]
+    vaults = [thin(vault.read_vault(p), cfg.data.fraction) for p in paths]
     for task, v in zip(tasks, vaults, strict=True):
-        spec = train_envs[task].spec
+        spec = raw_train[task].spec
         shape = (v.recording.mask.shape[1], v.recording.obs.shape[2], v.recording.mask.shape[2])
         if shape != (spec.agents, spec.obs, spec.actions):
             raise UserError(
                 f"{v.path}: holds (agents, observation, actions) {shape}, {task} has "
                 f"{(spec.agents, spec.obs, spec.actions)}; collect it again"
             )
-    support = value_support(vaults, settings.gamma) if hasattr(settings, "gamma") else None
+    support = None
+    if hasattr(settings, "gamma"):
+        vaults = equal_returns(vaults, [family_of(t) for t in tasks], settings.gamma)
+        support = value_support(vaults, settings.gamma)
     algo = module.make(settings, dims, support)
-    source = vault_source(make_task_data(vaults, dims), cfg.trainer.batch_size, cfg.trainer.context)
+    data = make_task_data(
+        vaults, replace(dims, obs=layout.known), [layout.constant(family_of(t)) for t in tasks]
+    )
+    source = vault_source(
+        data, cfg.trainer.batch_size, cfg.trainer.context, shuffle=cfg.data.shuffle_agents,
+        balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids, random_ids=layout.random_ids,
+    )  # fmt: skip
     evaluator = Evaluator(
         {**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed
     )
@@ -235,7 +244,7 @@ def offline(cfg: Config) -> OfflineJob:
     known = {t: references[t] for t in (*train_envs, *test_envs) if t in references}
     steps = sum(len(v.recording.first) for v in vaults)
     return OfflineJob(
-        train_envs, test_envs, dims, algo, source, evaluator, plan, known, support, steps, cfg.seed
+        train_envs, test_envs, layout, dims, algo, source, evaluator, plan, known, support, steps, cfg.seed
     )
 
 
@@ -303,24 +312,31 @@ def read_json(path: Path) -> Any:
 _FREE_TO_CHANGE = ("sinks", "quiet", "run_dir")
 
 
+def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
+    """The run.json that lies in the directory, if any; it must be of the same configuration."""
+    earlier = read_json(run_dir / "run.json")
+    if earlier is None:
+        return None
+    strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}
+    old, new = strip(earlier["config"]), strip(config.to_dict(cfg))
+    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    if differing:
+        raise UserError(
+            f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "
+            "give another run_dir, or remove this one"
+        )
+    return earlier
+
+
 def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
-    """Writes run.json, or checks that the directory's earlier one is of the same configuration."""
-    path = run_dir / "run.json"
-    earlier = read_json(path)
+    """Writes run.json, or goes on with the directory's earlier one."""
+    earlier = earlier_run(run_dir, cfg)
     if earlier is not None:
-        strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}
-        old, new = strip(earlier["config"]), strip(config.to_dict(cfg))
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing:
-            raise UserError(
-                f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "
-                "give another run_dir, or remove this one"
-            )
         return earlier
     return write_run(
         run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
-        dims=vars(job.dims), value_range=job.value_range, dataset_steps=job.steps,
+        dims=vars(job.dims), layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
     )  # fmt: skip
 
 
@@ -351,7 +367,7 @@ def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> flo
 
 @dataclass(frozen=True)
 class Policy:
-    """A saved policy. Acts on any task of its family, at any team size.
+    """A saved policy. Acts on any task of its families, at any team size; `layout` says what it sees of one.
 
     `act(params, carry, observation, key, explore)` as in `types.Act`; `init_carry(batch_size)` is the memory of a
     fresh episode, to be given again at every episode start.
@@ -361,6 +377,7 @@ class Policy:
     act: Any
     init_carry: Any
     dims: Dims
+    layout: Layout
     config: Config
     references: Mapping[str, Mapping[str, float]]
 
@@ -379,14 +396,15 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     algo = module.make(settings, dims, record["value_range"] and tuple(record["value_range"]))
     like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
-    return Policy(params, algo.act, algo.init_carry, dims, cfg, record["references"])
+    layout = Layout(**{**record["layout"], "families": tuple(record["layout"]["families"])})
+    return Policy(params, algo.act, algo.init_carry, dims, layout, cfg, record["references"])
 
 
 def evaluate_policy(
     policy: Policy, tasks: str | Sequence[str], episodes: int = 320, seed: int = 0, explore: float = 1.0
 ) -> dict[str, EvalResult]:
     """Zero-shot scores on tasks of the policy's family, at their true team sizes."""
-    envs = make_envs([tasks] if isinstance(tasks, str) else tasks)
-    check_fits(envs, policy.dims, policy.config.tasks.name)
+    raw = make_envs([tasks] if isinstance(tasks, str) else tasks)
+    envs = {name: policy.layout.wrap(env) for name, env in raw.items()}
     evaluator = Evaluator(envs, policy.act, policy.init_carry, min(32, episodes), seed)
     return evaluator.evaluate(policy.params, 0, episodes, explore)

@@ -19,6 +19,8 @@ from mtmarl.errors import UserError
 T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
+# Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
+_PATHS = ("run_dir", "run", "init_from", "data.vault_dir")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
 
@@ -61,11 +63,20 @@ class CollectConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where vaults lie and which dataset of a task is used."""
+    """Where vaults lie, what of them is used, and how batches are made of it.
+
+    The last four are the switches of the paper's ablations: random agent order per window, padded agents masked
+    out, equal rows per task (else one random task per update), one-hot agent numbers in the observation.
+    """
 
     vault_dir: str | None
     quality: str
     download: bool
+    fraction: float = 1.0
+    shuffle_agents: bool = True
+    mask_agents: bool = True
+    balanced: bool = True
+    agent_ids: Literal["none", "fixed", "random"] = "none"
 
 
 @dataclass(frozen=True)
@@ -161,7 +172,8 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     if (origin or hint) in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise wrong
-        return dict(value)
+        item = args[1] if args else Any
+        return {k: _convert(item, v, where, f"{path}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -198,6 +210,20 @@ def config_dir() -> Path:
     """The directory of the YAML files: beside the package when installed, else that of the checkout."""
     packaged = Path(__file__).parent / "_configs"
     return packaged if packaged.is_dir() else Path(__file__).parents[1] / "configs"
+
+
+def read_yaml(path: Path) -> Any:
+    """The values of one YAML file, for `parse`. Raises UserError."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
+
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
 
 
 def options(group: str) -> list[str]:
@@ -251,6 +277,8 @@ def _check(cfg: Config, command: str) -> None:
                 raise UserError(f"{where}: {path} must be at least 1, not {value}")
     if not 0.0 <= cfg.evaluator.explore <= 1.0:
         raise UserError(f"{where}: evaluator.explore must lie in 0 … 1, not {cfg.evaluator.explore}")
+    if not 0.0 < cfg.data.fraction <= 1.0:
+        raise UserError(f"{where}: data.fraction must lie above 0 and at most at 1, not {cfg.data.fraction}")
     if cfg.seed < 0:
         raise UserError(f"{where}: seed must be at least 0, not {cfg.seed}")
     tasks = cfg.tasks
@@ -277,6 +305,8 @@ def _overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         if not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         key = key.lstrip("+")
+        if key in _PATHS and value != "null" and value[:1] not in ("'", '"'):
+            value = "'" + value.replace("'", "\\'") + "'"
         if key in GROUPS:
             if key in chosen:
                 raise UserError(f"+{key}= is given twice; choose one")

@@ -93,17 +93,14 @@ def chain(*updates: Update) -> Update:
     return update
 
 
-def minibatches(update: Update, epochs: int, count: int, shuffle: Callable | None = None) -> Update:
+def minibatches(update: Update, epochs: int, count: int) -> Update:
     """`update` on every one of `count` slices of the rows, `epochs` times, rows newly permuted each time.
 
-    Windows are never cut in time. `shuffle(batch, key)` runs once per epoch before the rows are dealt out.
-    The metrics are means over all steps.
+    Windows are never cut in time. The metrics are means over all steps.
     """
 
     def epoch(learner: Learner, batch: Batch, key: jax.Array):
-        key_rows, key_shuffle, key_steps = jax.random.split(key, 3)
-        if shuffle is not None:
-            batch = shuffle(batch, key_shuffle)
+        key_rows, key_steps = jax.random.split(key)
         rows = jax.random.permutation(key_rows, batch.task_id.shape[0])
         parts = jax.tree.map(lambda x: x[rows].reshape(count, -1, *x.shape[1:]), batch)
         step = lambda learner, x: update(learner, *x)

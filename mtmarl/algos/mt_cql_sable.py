@@ -14,13 +14,16 @@ from jaxtyping import Array, Bool, Int
 
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
 from mtmarl.networks import sable
-from mtmarl.ops import hl_gauss, masked
+from mtmarl.ops import masked, values
 from mtmarl.types import Batch, Dims
 
 
 @dataclass(frozen=True)
 class Config:
-    """`acting_temperature`: of a softmax over Q when acting explores; at 0 acting is always greedy."""
+    """`acting_temperature`: of a softmax over Q when acting explores; at 0 acting is always greedy.
+
+    `hl_gauss`: values as histograms of `bins` bins; else as scalars.
+    """
 
     learning_rate: float
     max_grad_norm: float
@@ -29,6 +32,7 @@ class Config:
     conservative_weight: float
     next_value: Literal["double_q", "q_transformer"]
     acting_temperature: float
+    hl_gauss: bool
     bins: int
     sigma_ratio: float
     network: sable.Config
@@ -46,9 +50,13 @@ def following_slots(agent_mask: Bool[Array, "*b N"]) -> tuple[Int[Array, "*b N"]
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
     """`value_range` as for MT Oryx; it reaches one range lower, so that values outside the data can fall."""
     low, high = value_range
-    support = hl_gauss.Support(low - (high - low), high, config.bins, config.sigma_ratio)
-    bias = hl_gauss.initial_bias(0.0, support)
-    net = sable.Sable.make(config.network, dims, q_bins=config.bins, q_bias=bias, policy=False)
+    lowest = low - (high - low)
+    value = (
+        values.histogram(lowest, high, config.bins, config.sigma_ratio)
+        if config.hl_gauss
+        else values.scalar()
+    )
+    net = sable.Sable.make(config.network, dims, q_bins=value.outputs, q_bias=value.bias, policy=False)
     tx = adam(config.learning_rate, config.max_grad_norm)
 
     def loss(params, target, batch: Batch, key):
@@ -58,7 +66,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
         legal = lambda q: jnp.where(batch.mask, q, masked.NEVER)
-        q, q_target = hl_gauss.decode(online.q, support), hl_gauss.decode(frozen.q, support)
+        q, q_target = value.decode(online.q), value.decode(frozen.q)
         q_data = masked.take(q, batch.action)
 
         discount = config.gamma * ~batch.terminal[:, :-1, None]
@@ -78,24 +86,23 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             # Inside a step nothing is ever unknown.
             known = valid[:, :-1] & (known | ~last[:, :-1])
         y = jax.lax.stop_gradient(y)
-        logits = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
-        td_loss = (share(known) * hl_gauss.cross_entropy(logits[:, :-1], y, support)).sum()
+        outputs = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
+        td_loss = (share(known) * value.error(outputs[:, :-1], y)).sum()
         gap = jax.nn.logsumexp(legal(q), axis=-1) - q_data
         gap_loss = (share(valid) * gap).sum()
-        clipped = (y < support.low) | (y > support.high)
         return td_loss + config.conservative_weight * gap_loss, {
             "td_loss": td_loss,
             "gap_loss": gap_loss,
             "q": per_task(q_data, valid),
             "gap": per_task(gap, valid),
-            "target_clip_rate": per_task(clipped.astype(jnp.float32), known),
+            "target_clip_rate": per_task(value.clipped(y), known),
         }
 
     def choose(logits, q, legal, key, explore):
-        values = jnp.where(legal, hl_gauss.decode(q, support), masked.NEVER)
+        utility = jnp.where(legal, value.decode(q), masked.NEVER)
         if config.acting_temperature == 0:
-            return values.argmax(-1).astype(jnp.int32)
-        return sable.sample_policy(values / config.acting_temperature, None, legal, key, explore)
+            return utility.argmax(-1).astype(jnp.int32)
+        return sable.sample_policy(utility / config.acting_temperature, None, legal, key, explore)
 
     def init(key: jax.Array, batch: Batch):
         return init_learner(net.init(key, batch.observation), {"cql": tx})

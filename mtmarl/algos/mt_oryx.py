@@ -11,14 +11,17 @@ import jax.numpy as jnp
 
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
 from mtmarl.networks import sable
-from mtmarl.ops import hl_gauss, masked
+from mtmarl.ops import masked, values
 from mtmarl.ops.offline import Grouping, counterfactual_baseline, icq_weights
 from mtmarl.types import Batch, Dims
 
 
 @dataclass(frozen=True)
 class Config:
-    """`icq_grouping`: over which tokens the implicit-constraint weights are normalised (`ops.offline`)."""
+    """`icq_grouping`: over which tokens the implicit-constraint weights are normalised (`ops.offline`).
+
+    `hl_gauss`: values as histograms of `bins` bins; else as scalars.
+    """
 
     learning_rate: float
     max_grad_norm: float
@@ -28,6 +31,7 @@ class Config:
     policy_temperature: float
     critic_weight: float
     icq_grouping: Grouping
+    hl_gauss: bool
     bins: int
     sigma_ratio: float
     network: sable.Config
@@ -35,10 +39,12 @@ class Config:
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
     """`value_range`: discounted returns of the training data, with a margin; the support of the values."""
-    support = hl_gauss.Support(*value_range, config.bins, config.sigma_ratio)
-    net = sable.Sable.make(
-        config.network, dims, q_bins=config.bins, q_bias=hl_gauss.initial_bias(0.0, support)
+    value = (
+        values.histogram(*value_range, config.bins, config.sigma_ratio)
+        if config.hl_gauss
+        else values.scalar()
     )
+    net = sable.Sable.make(config.network, dims, q_bins=value.outputs, q_bias=value.bias)
     tx = adam(config.learning_rate, config.max_grad_norm)
 
     def weights(score, valid, batch: Batch, temperature):
@@ -51,28 +57,27 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
 
-        # Critic: cross-entropy to y = r + gamma * w' * Q_target(a'), with a' the data's own next action.
-        logits = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
-        q_target = masked.take(hl_gauss.decode(frozen.q, support), batch.action)
+        # Critic: towards y = r + gamma * w' * Q_target(a'), with a' the data's own next action.
+        outputs = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
+        q_target = masked.take(value.decode(frozen.q), batch.action)
         w_value = weights(q_target, valid, batch, config.value_temperature)
         discount = config.gamma * ~batch.terminal[:, :-1, None]
         y = batch.reward[:, :-1, None] + discount * (w_value * q_target)[:, 1:]
         y = jax.lax.stop_gradient(y)
         # What follows a truncated or recorded-to-the-end step is unknown: such steps teach the critic nothing.
         known = valid[:, :-1] & (valid[:, 1:] | batch.terminal[:, :-1, None]) & ~batch.truncated[:, :-1, None]
-        error = hl_gauss.cross_entropy(logits[:, :-1], y, support)
+        error = value.error(outputs[:, :-1], y)
         critic_loss = (share(known) * error).sum()
 
         # Policy: imitation weighted by exp(advantage), against the counterfactual baseline of the policy itself.
         log_probs = masked.log_softmax(online.logits, batch.mask)
         log_prob = masked.take(log_probs, batch.action)
-        q_all = hl_gauss.decode(online.q, support)
+        q_all = value.decode(online.q)
         advantage = masked.take(q_all, batch.action) - counterfactual_baseline(log_probs, q_all, batch.mask)
         advantage = jax.lax.stop_gradient(advantage)
         w_policy = weights(advantage, valid, batch, config.policy_temperature)
         policy_loss = -(share(valid) * w_policy * log_prob).sum()
 
-        clipped = (y < support.low) | (y > support.high)
         mean_w, mean_w2 = per_task(w_policy, valid), per_task(w_policy**2, valid)
         rows = jnp.where(valid, w_policy, 0.0).max((1, 2))
         return config.critic_weight * critic_loss + policy_loss, {
@@ -81,7 +86,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             "entropy": (share(valid) * masked.entropy(log_probs)).sum(),
             "q": per_task(q_target, valid),
             "log_prob": per_task(log_prob, valid),
-            "target_clip_rate": per_task(clipped.astype(jnp.float32), known),
+            "target_clip_rate": per_task(value.clipped(y), known),
             "icq_max_weight": jnp.zeros(dims.tasks).at[batch.task_id].max(rows),
             "icq_effective_share": mean_w**2 / jnp.maximum(mean_w2, 1e-30),
         }

@@ -2,14 +2,12 @@
 
 from dataclasses import dataclass
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches
 from mtmarl.networks import sable
 from mtmarl.ops import masked
-from mtmarl.ops.agents import shuffle_agents
 from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
 from mtmarl.ops.returns import gae
 from mtmarl.types import Batch, Dims
@@ -32,14 +30,6 @@ class Config:
     minibatches: int
     advantage_floor: float
     network: sable.Config
-
-
-PER_AGENT = ("log_prob", "value", "advantage", "returns")
-
-
-def shuffle(batch: Batch, key: jax.Array) -> Batch:
-    """New agent orders for the decoder; the log-probabilities to compare with stay those of the order acted in."""
-    return shuffle_agents(batch, key, PER_AGENT)
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
@@ -85,7 +75,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         kl = masked.mean(batch.extras["log_prob"] - log_prob, valid)
         return total, {"actor_loss": actor, "critic_loss": critic, "entropy": entropy, "approximate_kl": kl}
 
-    step = minibatches(gradient_step("ppo", loss, tx), config.epochs, config.minibatches, shuffle)
+    step = minibatches(gradient_step("ppo", loss, tx), config.epochs, config.minibatches)
 
     def update(learner, batch: Batch, key):
         reward = jnp.broadcast_to(batch.reward[..., None], batch.action.shape)

@@ -4,22 +4,41 @@ import jax
 import jax.numpy as jnp
 
 from mtmarl.data.source import Source
+from mtmarl.ops.agents import random_orders, reorder, reorder_agents
 from mtmarl.rollout import observe, rollout, start, where_rows
 from mtmarl.types import Act, Batch, Env
+
+
+def in_order(act: Act, order: jax.Array) -> Act:
+    """`act` with the agents of each row taking their turns in that row's order [B, N]."""
+    back = jnp.argsort(order, axis=1)
+
+    def acting(params, carry, obs, key, explore):
+        carry, *out = act(params, carry, jax.tree.map(lambda x: reorder(x, order), obs), key, explore)
+        return carry, *jax.tree.map(lambda x: reorder(x, back), out)
+
+    return acting
 
 
 def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, pool: int) -> Source:
     """A row of a batch is `steps` steps of one of `num_envs` environments, which go on from batch to batch.
 
+    Every row has an order of its own in which its agents act, drawn anew for each batch, and the batch comes in that
+    order. So no agent is always the first, and a policy that acts agent after agent is trained on exactly the
+    probabilities that it acted with; shuffling the agents afterwards, as the released Sable does, compares two
+    different factorisations of the joint policy, and the ratio drifts from 1 as the policy learns to coordinate.
+
     `extras`: whatever acting wrote, the memory before the first step, and `bootstrap`, the value after the last.
     """
 
     def next_batch(state, data, x, params, key):
-        key_steps, key_bootstrap = jax.random.split(key)
+        key_steps, key_bootstrap, key_order = jax.random.split(key, 3)
+        order = random_orders(key_order, num_envs, env.spec.agents)
+        acting = in_order(act, order)
         memory = state.carry
-        state, seen = rollout(env, act, init_carry, params, state, key_steps, steps, 1.0, pool)
+        state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool)
         carry = where_rows(state.first, init_carry(num_envs), state.carry)
-        _, _, after = act(params, carry, observe(state.step), key_bootstrap, 1.0)
+        _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)
         yes = jnp.ones_like(rows.first)
         batch = Batch(
@@ -33,8 +52,8 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
             truncated=rows.truncated,
             time_mask=yes,
             task_id=jnp.zeros(num_envs, jnp.int32),
-            extras={**rows.extras, "memory": memory, "bootstrap": after["value"]},
+            extras={**rows.extras, "memory": memory, "bootstrap": reorder(after["value"], order)},
         )
-        return state, batch
+        return state, reorder_agents(batch, order, tuple(seen.extras))
 
     return Source(lambda key: start(env, init_carry, num_envs, key), next_batch)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.data.vault import Vault
+from mtmarl.data.vault import Recording, Vault
 from mtmarl.errors import UserError
 from mtmarl.types import Batch, Dims
 
@@ -37,8 +37,27 @@ class TaskData(NamedTuple):
         return self.offset.shape[0]
 
 
-def make_task_data(vaults: Sequence[Vault], dims: Dims) -> TaskData:
-    """Vaults joined and padded to `dims`, put on the device at their stored width; task id = position."""
+def thin(vault: Vault, fraction: float) -> Vault:
+    """A share of a vault's episodes, spread evenly over the recording so that its mix of qualities stays.
+
+    Half of the share is half of its episodes, not others. The metadata still describe the whole vault.
+    """
+    first = vault.recording.first
+    episodes = int(first.sum())
+    count = max(1, round(fraction * episodes))
+    chosen = np.zeros(episodes, bool)
+    chosen[np.arange(count) * episodes // count] = True
+    steps = chosen[np.cumsum(first) - 1]
+    return vault._replace(recording=Recording(*(column[steps] for column in vault.recording)))
+
+
+def make_task_data(
+    vaults: Sequence[Vault], dims: Dims, constants: Sequence[np.ndarray] | None = None
+) -> TaskData:
+    """Vaults joined and padded to `dims`, put on the device at their stored width; task id = position.
+
+    `constants`: per task, what the observation of every real agent ends with ([F], the same F for all tasks).
+    """
     if not vaults:
         raise UserError("no vaults to train on; name at least one task")
     for vault in vaults:
@@ -68,6 +87,8 @@ def make_task_data(vaults: Sequence[Vault], dims: Dims) -> TaskData:
         mask[rows, n:, 0] = True
         action[rows, :n] = r.action
         scale[k, :width] = vaults[k].metadata["obs_scale"]
+        if constants is not None:
+            obs[rows, :n, dims.obs - constants[k].size :] = constants[k]
 
     def join(field: str) -> Array:
         return jnp.asarray(np.concatenate([getattr(r, field) for r in records]))

@@ -133,3 +133,33 @@ def test_rows_per_task():
 def test_a_task_shorter_than_the_window_is_named():
     with pytest.raises(UserError, match="task 2 has 33 steps, fewer than context=40"):
         vault_source(_task_data(), BATCH, 40)
+
+
+def _draw(**options):
+    source = vault_source(_task_data(), BATCH, CONTEXT, **options)
+    return jax.device_get(
+        source.next(source.init(jax.random.key(0)), source.data, None, None, jax.random.key(1))[1]
+    )
+
+
+def test_without_masks_padded_slots_are_agents_that_see_zeros():
+    masked, plain = _draw(), _draw(mask=False)
+    assert plain.agent_mask.all()
+    assert not plain.obs[~masked.agent_mask].any()
+    np.testing.assert_array_equal(plain.obs, masked.obs)
+
+
+@pytest.mark.parametrize("random_ids", [False, True])
+def test_numbers_go_with_their_agents(random_ids):
+    plain = _draw(shuffle=False)
+    numbered = _draw(shuffle=False, ids=4, random_ids=random_ids)
+    np.testing.assert_array_equal(numbered.obs[..., :-4], plain.obs)
+    numbers = numbered.obs[..., -4:]
+    np.testing.assert_array_equal(numbers.sum(-1), plain.agent_mask)
+    assert (numbers == numbers[:, :1]).all(), "one number for a whole window"
+    assert numbers.sum(2).max() == 1, "no two agents share a number"
+    own = np.broadcast_to(np.eye(4)[:3], numbers.shape) * plain.agent_mask[..., None]
+    assert (numbers == own).all() != random_ids
+    shuffled = _draw(ids=4, random_ids=random_ids)
+    rows = lambda x: np.sort(x.reshape(BATCH, -1, DIMS.agents * (DIMS.obs + 4)), axis=-1)
+    np.testing.assert_array_equal(rows(shuffled.obs), rows(numbered.obs))

@@ -16,7 +16,8 @@ from mtmarl.types import Dims, example_batch
 DIMS = Dims(agents=3, obs=36, actions=6, horizon=20, tasks=2)
 CONFIG = mt_oryx.Config(
     learning_rate=1e-3, max_grad_norm=10.0, gamma=0.9, tau=0.1, value_temperature=1.0, policy_temperature=0.5,
-    critic_weight=1.0, icq_grouping="task", bins=11, sigma_ratio=0.75, network=sable.Config(16, 2, 1, 0.5),
+    critic_weight=1.0, icq_grouping="task", hl_gauss=True, bins=11, sigma_ratio=0.75,
+    network=sable.Config(16, 2, 1, 0.5),
 )  # fmt: skip
 PLAN = trainer.Plan(seed=0, updates=8, chunk=2, checkpoint_every=4)
 

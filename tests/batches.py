@@ -1,0 +1,42 @@
+"""Random batches with every kind of episode end, for the tests of losses."""
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.types import Batch
+
+OBS, ACTIONS, ROWS, STEPS = 7, 5, 4, 6
+
+
+def make_batch(agents, seed=0, tasks=2):
+    keys = jax.random.split(jax.random.key(seed), 8)
+    mask = jax.random.bernoulli(keys[0], 0.7, (ROWS, STEPS, agents, ACTIONS)).at[..., 0].set(True)
+    action = jax.random.categorical(keys[1], jnp.where(mask, 0.0, -jnp.inf))
+    ends = jax.random.bernoulli(keys[2], 0.3, (ROWS, STEPS))
+    terminal = ends & jax.random.bernoulli(keys[3], 0.5, (ROWS, STEPS))
+    first = jnp.concatenate([jax.random.bernoulli(keys[4], 0.5, (ROWS, 1)), ends[:, :-1]], 1)
+    return Batch(
+        obs=jax.random.normal(keys[5], (ROWS, STEPS, agents, OBS)),
+        mask=mask,
+        action=action,
+        agent_mask=jnp.ones((ROWS, STEPS, agents), bool),
+        reward=jax.random.normal(keys[6], (ROWS, STEPS)),
+        first=first,
+        terminal=terminal,
+        truncated=ends & ~terminal,
+        time_mask=jnp.ones((ROWS, STEPS), bool),
+        task_id=jnp.arange(ROWS) % tasks,
+    )
+
+
+def pad(batch, agents):
+    """Padded slots hold rubbish wherever nothing may look."""
+    grow = lambda x, value: jnp.concatenate(
+        [x, jnp.full((*x.shape[:2], agents - x.shape[2], *x.shape[3:]), value, x.dtype)], axis=2
+    )
+    return batch._replace(
+        obs=grow(batch.obs, 7.0),
+        mask=grow(batch.mask, False).at[:, :, batch.action.shape[2] :, 0].set(True),
+        action=grow(batch.action, 0),
+        agent_mask=grow(batch.agent_mask, False),
+    )

@@ -1,0 +1,281 @@
+"""Sweeps: reading, planning and continuing them, and the processes that run them (a stand-in for training)."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mtmarl import config, sweep
+from mtmarl.errors import UserError
+
+TEXT = """
+title: "Width and data"
+base: [+tasks=micro, trainer.updates=8, evaluator.every=4]
+axes:
+  width: {"16": [algo.network.embed_dim=16], "32": [algo.network.embed_dim=32, trainer.updates=4]}
+  algo: +algo=mt_oryx,mt_bc_sable
+x: width
+line: algo
+seeds: [0, 1]
+profiles:
+  cpu: {overrides: [evaluator.every=2, trainer.updates=6]}
+  smoke: {levels: {width: [32]}, seeds: [5]}
+paper:
+  - {claim: "wider is better", of: {width: 32}, over: {width: "16"}, split: test, gain: 0.5}
+  - {claim: "on training tasks too", of: {width: 32, algo: mt_oryx}, over: {width: 16}, split: train}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "wide.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def planned(file, *argv):
+    options = sweep.read_options([f"+sweep={file}", *argv])
+    found, where = sweep.read_sweep(options.sweep)
+    return sweep.plan(found, where, options)
+
+
+def test_the_record_of_a_sweep(file):
+    record = planned(file, "out=o", "quiet=true")
+    runs = record.pop("runs")
+    assert record == {
+        "kind": "sweep", "name": "wide", "profile": "cpu", "title": "Width and data",
+        "x": "width", "panel": None, "line": "algo",
+        "axes": {"width": ["16", "32"], "algo": ["mt_oryx", "mt_bc_sable"]},
+        "paper": [
+            {"claim": "wider is better", "of": {"width": "32"}, "over": {"width": "16"}, "split": "test", "gain": 0.5},
+            {"claim": "on training tasks too", "of": {"width": "32", "algo": "mt_oryx"}, "over": {"width": "16"},
+             "split": "train", "gain": None},
+        ],
+    }  # fmt: skip
+    assert [r["seed"] for r in runs] == [0] * 4 + [1] * 4, "partial results cover the whole grid"
+    assert runs[3] == {
+        "dir": "width=32/algo=mt_bc_sable/seed_0",
+        "cell": {"width": "32", "algo": "mt_bc_sable"},
+        "seed": 0,
+        "argv": [
+            "+tasks=micro", "evaluator.every=2", "algo.network.embed_dim=32", "trainer.updates=4",
+            "+algo=mt_bc_sable", "quiet=true", "seed=0", "run_dir=o/width=32/algo=mt_bc_sable/seed_0",
+        ],
+    }  # fmt: skip
+    assert "trainer.updates=6" in runs[0]["argv"], "a profile wins over the base, a level over both"
+
+
+def test_a_profile_thins_the_grid_and_the_command_line_has_the_last_word(file):
+    record = planned(file, "profile=smoke", "trainer.updates=99")
+    assert record["axes"] == {"width": ["32"], "algo": ["mt_oryx", "mt_bc_sable"]}
+    assert {r["seed"] for r in record["runs"]} == {5}
+    assert {r["dir"] for r in planned(file, "profile=smoke", "seeds=7,8")["runs"]} == {
+        f"width=32/algo={a}/seed_{s}" for a in ("mt_oryx", "mt_bc_sable") for s in (7, 8)
+    }
+    assert sweep.out_directory(sweep.Options("a/wide.yaml", "smoke")).as_posix() == "runs/sweeps/wide-smoke"
+
+
+def test_every_run_of_a_plan_composes(file, tmp_path):
+    run = planned(file, f"out={tmp_path / 'with blank, comma=equals'}")["runs"][3]
+    cfg = config.compose(run["argv"], "train")
+    assert cfg.run_dir == f"{tmp_path}/with blank, comma=equals/width=32/algo=mt_bc_sable/seed_0"
+    assert (cfg.algo_name, cfg.algo["network"]["embed_dim"], cfg.trainer.updates) == ("mt_bc_sable", 32, 4)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("title:", "titel:", "wide.yaml: unknown key titel; did you mean title"),
+        ("[algo.network.embed_dim=16]", "3", r"wide.yaml: axes.width.16 must be a list of str, not 3"),
+        ('"16": [', '"1 6": [', "names a folder"),
+        ("+algo=mt_oryx,mt_bc_sable", "+algo=[a,b]", "axes.algo: .* is not key=a,b,c"),
+        ("+algo=mt_oryx,mt_bc_sable", "seed=1,2", "axes.algo sets seed, which a sweep sets itself"),
+        ("+algo=mt_oryx,mt_bc_sable", "trainer.updates=1,2", "width and algo both set trainer.updates"),
+        ("+algo=mt_oryx,mt_bc_sable", "{}", "axes.algo has no levels"),
+        ("x: width", "x: widht", "x: unknown widht; did you mean width"),
+        ("x: width", "x: algo", "must be different axes"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "seeds must be different"),
+        ("seeds: [0, 1]", "seeds: [a]", r"seeds\[0\] must be int"),
+        ("levels: {width: [32]}", "levels: {width: [33]}", "profiles.smoke.levels.width: unknown 33; did you mean 32"),
+        ("levels: {width: [32]}", "levels: {wide: [32]}", "profiles.smoke.levels: unknown wide"),
+        ("levels: {width: [32]}", "level: {}", "unknown key profiles.smoke.level; did you mean levels"),
+        ('over: {width: "16"}', 'over: {width: "17"}', r"paper\[0\].over.width: unknown 17"),
+        ("split: test", "split: tset", r"paper\[0\].split must be one of 'train', 'test'"),
+        ("seeds: [0, 1]", "seeds: [0, 1", "wide.yaml: not a readable YAML file"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_is_one_line(file, old, new, message):
+    assert old in TEXT
+    file.write_text(TEXT.replace(old, new))
+    with pytest.raises(UserError, match=message) as caught:
+        planned(file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], r"choose one: \+sweep=\{.*model_size"),
+        (["+sweep=model_sice"], "did you mean model_size"),
+        (["+sweep=no/such.yaml"], "no/such.yaml: no such file"),
+        (["FILE", "profile=gpu"], "profile=: unknown gpu; known: cpu, smoke"),
+        (["FILE", "jobs=0"], "jobs must be at least 1"),
+        (["FILE", "jobs=many"], "jobs must be an int, not 'many'"),
+        (["FILE", "seeds=0,x"], "seeds must be ints"),
+        (["FILE", "seed=3"], "seed= belongs to the single run; give seeds="),
+        (["FILE", "run_dir=x"], "give out="),
+        (["FILE", "algo.network.embed_dim=64"], "the axis width of this sweep sets algo.network.embed_dim"),
+        (["FILE", "--fast"], "--fast: options are written key=value"),
+        (["FILE", "quick"], "options are written key=value"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(file, capsys, argv, message):
+    assert sweep.main([a.replace("FILE", f"+sweep={file}") for a in argv]) == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error) and len(error.splitlines()) == 1
+
+
+def test_a_run_is_checked_before_any_starts(file, tmp_path, micro_vaults):
+    runs = planned(file, f"data.vault_dir={micro_vaults}", "trainer.chunk=2", "trainer.checkpoint_every=2")[
+        "runs"
+    ]
+    sweep.check_runs(runs, tmp_path, "f.yaml")
+    for extra, message in (
+        ("trainer.updats=1", "f.yaml, run width=16/algo=mt_oryx/seed_0: .*updats; did you mean updates"),
+        ("algo.network.head=2", "run width=16/algo=mt_oryx/seed_0: .*network.head; did you mean heads"),
+        ("trainer.chunk=5", "trainer.updates .6. must be a positive multiple"),
+        ("tasks.train=[lbf/9x9-2p-1f]", "no 'replay' vault of lbf/9x9-2p-1f"),
+    ):
+        bad = [{**r, "argv": [*r["argv"], extra]} for r in runs]
+        with pytest.raises(UserError, match=message):
+            sweep.check_runs(bad, tmp_path, "f.yaml")
+
+
+def test_a_sweep_may_gain_runs_but_not_change(file, tmp_path):
+    out, small = tmp_path / "out", f"out={tmp_path / 'out'}"
+    sweep.write_plan(planned(file, small, "seeds=0"), out)
+    larger = planned(file, small, "quiet=true")
+    sweep.check_continues(larger, out)
+    sweep.write_plan(larger, out)
+    assert json.loads((out / "sweep.json").read_text()) == larger
+    sweep.check_continues({**larger, "title": "Another title", "x": None, "paper": []}, out)
+    for argv, message in (
+        (["seeds=0"], "holds the run width=16/algo=mt_oryx/seed_1, which this sweep lacks"),
+        (["trainer.context=3"], "other settings .width=16/algo=mt_oryx/seed_0: trainer.context=3"),
+        (["profile=smoke"], "holds the sweep wide with profile cpu"),
+    ):
+        with pytest.raises(UserError, match=message):
+            sweep.check_continues(planned(file, small, *argv), out)
+    (out / "sweep.json").write_text("{")
+    with pytest.raises(UserError, match="not a readable record"):
+        sweep.check_continues(larger, out)
+
+
+@pytest.mark.parametrize("name", config.options("sweep"))
+def test_every_sweep_is_whole(name):
+    """Each level of each axis composes in each profile, and the claims are about cells of the full grid."""
+    found, where = sweep.read_sweep(name)
+    assert set(found.profiles) == {"smoke", "cpu", "paper"}
+    for profile in found.profiles:
+        record = sweep.plan(found, where, sweep.Options(name, profile))
+        unseen = {(a, n) for a, names in record["axes"].items() for n in names}
+        for run in record["runs"]:
+            if unseen & set(run["cell"].items()):
+                unseen -= set(run["cell"].items())
+                config.compose(run["argv"], "train")
+    assert len(sweep.plan(found, where, sweep.Options(name, "smoke"))["runs"]) <= 2
+
+
+def test_the_parent_does_without_jax():
+    code = "import sys, mtmarl.sweep as s; s.help_text(); assert not {'jax', 'hydra', 'scipy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------------------------- processes, without training
+
+STAND_IN = """
+import json, pathlib, sys, time
+options = dict(a.split("=", 1) for a in sys.argv[1:])
+run = pathlib.Path(options["run_dir"])
+print("pid", flush=True)
+with open(run.parents[2] / "order", "a") as f:
+    f.write(f"{run.name} {options['+algo']}\\n")
+if options["+algo"] == "mt_bc_sable" and options["seed"] == "1" and not (run.parents[2] / "mended").exists():
+    sys.exit("error: out of luck")
+time.sleep(float(options.get("sleep", 0)))
+task = lambda split, x: {"split": split, "normalised": x, "return": [9.0]}
+tasks = {"a": task("train", 1.0), "b": task("test", 0.25), "c": task("test", None)}
+(run / "final.json").write_text(json.dumps({"best": {"step": 1, "tasks": tasks}}))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN)
+    monkeypatch.setattr(sweep, "TRAIN", (sys.executable, str(script)))
+    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    return script
+
+
+def test_a_failure_stops_no_other_and_is_repeated_alone(file, tmp_path, stand_in, capsys):
+    out = tmp_path / "out"
+    runs = planned(file, f"out={out}")["runs"]
+    failures = sweep.execute(runs, out, 2)
+    assert len(failures) == 2 and all("seed_1: error: out of luck (" in f for f in failures)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "[1/8] started   width=16/algo=mt_oryx/seed_0" and len(lines) == 16
+    assert any(line.startswith("[1/8] finished") and "held-out 4.625, about" in line for line in lines)
+    assert sum("FAILED" in line for line in lines) == 2
+    seeds = [line.split()[0] for line in (out / "order").read_text().splitlines()]
+    assert set(seeds[:4]) == {"seed_0"}
+
+    (out / "order").unlink()
+    (out / "mended").touch()
+    assert sweep.execute(runs, out, 1) == []
+    assert (out / "order").read_text().splitlines() == ["seed_1 mt_bc_sable"] * 2
+    assert capsys.readouterr().out.splitlines()[0] == "[7/8] started   width=16/algo=mt_bc_sable/seed_1"
+    log = (out / runs[-1]["dir"] / "log.txt").read_text()
+    assert log.count("pid") == 2 and "out of luck" in log, "the log of a resumed run goes on"
+
+
+def test_a_stop_ends_the_children(file, tmp_path, stand_in):
+    out = tmp_path / "out"
+    launcher = tmp_path / "launcher.py"
+    launcher.write_text(
+        "import sys\n"
+        "from mtmarl import sweep\n"
+        f"sweep.TRAIN = (sys.executable, {str(stand_in)!r})\n"
+        "options = sweep.read_options(sys.argv[1:])\n"
+        "runs = sweep.plan(*sweep.read_sweep(options.sweep), options)['runs']\n"
+        "sweep.run_sweep = lambda options: sweep.execute(runs, sweep.out_directory(options), 2)\n"
+        "sys.exit(sweep.main(sys.argv[1:]))\n"
+    )
+    options = [f"+sweep={file}", f"out={out}", "sleep=60"]
+    parent = subprocess.Popen(
+        [sys.executable, str(launcher), *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 30
+    while not (out / "order").exists() or len((out / "order").read_text().splitlines()) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = _children(parent.pid)
+    assert len(children) == 2
+    parent.send_signal(signal.SIGTERM)
+    _, error = parent.communicate(timeout=30)
+    assert parent.returncode == 130 and error == "stopped; the same command goes on from here\n"
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
+def _children(pid):
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    )
+    return [int(p) for p in listed.stdout.split()]
