@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format collect-lbf wheel lock
+.PHONY: help setup quickstart test test-slow lint format sweep vaults collect-lbf wheel lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ lint: setup ## Check style, formatting, types and the direction of imports
 format: setup ## Apply the formatting and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+sweep: setup ## Model size, embed_dim 64 … 768 (SWEEP=model_size PROFILE=cpu|smoke|paper JOBS=1 ARGS=key=value)
+	$(BIN)/python -m mtmarl.sweep +sweep=$(or $(SWEEP),model_size) profile=$(or $(PROFILE),cpu) jobs=$(or $(JOBS),1) $(ARGS)
+
+vaults: setup ## Collect vaults of a task set (TASKS=lbf_5 PROFILE=starter|paper ARGS=key=value)
+	$(BIN)/python -m mtmarl.collect +experiment=vaults_$(or $(PROFILE),starter) +tasks=$(or $(TASKS),lbf_5) $(ARGS)
 
 collect-lbf: setup ## Train online on the LBF tasks, record their vaults and references (about an hour)
 	PYTHON=$(BIN)/python experiment_scripts/collect_lbf.sh

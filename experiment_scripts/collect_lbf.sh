@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Collects the starter vaults and the reference returns of lbf_5: `experiment_scripts/collect_lbf.sh [vault dir]`.
-# About an hour on two CPU cores. Resumable: run it again after an interruption.
+# Resumable: run it again after an interruption; what is finished is left alone.
 # Training tasks start from scratch, so that their data run from random to expert. Held-out tasks give no data,
-# only references; they start from the policy of a neighbour, with less exploration.
+# only references; they start from the policy of a neighbour (the network knows no team size), exploring less.
 set -euo pipefail
 vaults=${1:-vault_data}
 python=${PYTHON:-.venv/bin/python}
@@ -11,15 +11,16 @@ collect() { # task, env steps, more options
   "$python" -m mtmarl.collect +algo=sable "+tasks=lbf/$1" "collect.env_steps=$2" "data.vault_dir=$vaults" "${@:3}"
 }
 reference() { # task, parent
-  collect "$1" 400000 collect.record=false "init_from=$runs/$2/seed_0" algo.entropy_weight=0.005
+  collect "$1" 600000 collect.record=false "init_from=$runs/$2/seed_0" algo.entropy_weight=0.005
 }
 collect 8x8-2p-2f-coop 400000
-collect 10x10-3p-3f 2500000
-collect 15x15-4p-3f 1000000
-collect 10x10-2p-3f-l3 1000000
-collect 12x12-4p-4f-coop-l3 1000000
-reference 15x15-3p-5f 10x10-3p-3f
+collect 10x10-3p-3f 1000000
+collect 15x15-4p-3f 2000000
+collect 10x10-2p-3f-l3 600000
+collect 12x12-4p-4f-coop-l3 2500000 algo.entropy_weight=0.006
+reference 15x15-3p-5f 15x15-4p-3f
 reference 15x15-4p-5f 15x15-4p-3f
 reference 10x10-3p-3f-l4 10x10-3p-3f
 reference 12x12-5p-4f-coop-l3 12x12-4p-4f-coop-l3
 reference 15x15-5p-5f-l4 15x15-4p-3f
+"$python" -m mtmarl.report "$runs" --out runs/collect/report

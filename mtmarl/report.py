@@ -1,125 +1,372 @@
-"""`python -m mtmarl.report runs/…`: tables, curves and intervals from whatever runs lie there.
+"""`python -m mtmarl.report runs/…`: tables, curves and intervals from whatever runs and sweeps lie there.
 
-Reads files alone, so runs of several machines can be put side by side.
+Reads files alone, so runs of several machines can be put side by side: parts of one sweep below different paths are
+put together. Writes Markdown, one HTML page, LaTeX tables, figures as PNG and SVG, and every number as results.json.
 """
 
 import argparse
-import base64
-import html
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mtmarl.errors import UserError
 
+if TYPE_CHECKING:
+    from mtmarl.analysis.document import Part, Section
+    from mtmarl.analysis.runs import Run
+    from mtmarl.analysis.sweeps import Sweep
+
+CHECKPOINTS = {
+    "best": "the checkpoint with the highest score on the {select} tasks",
+    "last": "the checkpoint after the final update",
+}
 PROTOCOL = (
-    "Normalised return = return / return of online Sable on the task; above random = (return - random) / "
-    "(online Sable - random). Actions are sampled; 320 episodes a task unless a run says otherwise. Intervals: 95%, "
-    'bootstrap over seeds stratified by task. "best" is the checkpoint with the highest score on the {select} '
-    'tasks, "last" the one after the final update.'
+    "Normalised return = return / return of online Sable on the task. Actions are sampled, {episodes} a task. Scores "
+    "are of {checkpoint}. Intervals: 95% percentile bootstrap with {resamples} resamples, stratified: seeds are drawn "
+    "anew within each task (Agarwal et al. 2021, Deep RL at the edge of the statistical precipice); IQM: mean of "
+    "the middle half of all scores. A single seed has no interval, and intervals of 3 seeds are narrow: read them "
+    "beside the standard error over seeds."
+)
+TEST_SELECTION = "**Some of these runs chose their best checkpoint on the test tasks.**"
+TASKS_DIFFER = (
+    "**Not all cells were scored on the same held-out tasks**, so their means do not compare: see the comparisons, "
+    "which take the tasks that both sides share, and the table task by task."
 )
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtmarl.report", description=__doc__)
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="directories of runs, or directories that hold some"
+        "runs", nargs="+", type=Path, help="directories of runs or sweeps, or directories that hold some"
     )
     parser.add_argument(
-        "--out", type=Path, help="where the report goes; default: RUN/report, or report/ for several"
+        "--out",
+        type=Path,
+        help="where the report goes; default: PATH/report for one run or sweep, else report/",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        choices=tuple(CHECKPOINTS),
+        default="best",
+        help="which checkpoint the scores are of; best (the default) is chosen on training tasks",
     )
     args = parser.parse_args(argv)
+    alone = len(args.runs) == 1 and any((args.runs[0] / n).exists() for n in ("run.json", "sweep.json"))
+    out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
-        alone = len(args.runs) == 1 and (args.runs[0] / "run.json").exists()
-        print(write_report(args.runs, args.out or (args.runs[0] / "report" if alone else Path("report"))))
+        report, notices = _write(args.runs, out, args.checkpoint)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    for notice in notices:
+        print(notice)
+    print(report)
     return 0
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Path:
-    """Writes report.md, report.html, table.tex and the figures (PNG, SVG); returns the path of report.md."""
-    from mtmarl.analysis import plots, runs, tables
+def write_report(paths: Sequence[Path], out: Path, which: str = "best") -> Path:
+    """Writes the report on all runs and sweeps at or below the paths; returns the path of report.md."""
+    return _write(paths, out, which)[0]
 
-    found, refused = runs.load(paths)
-    groups = tables.grouped(found)
-    collected = [r for r in found if r.record["kind"] == "collect" and r.metrics]
-    if not groups and not collected:
-        reasons = "; ".join(f"{path}: {reason}" for path, reason in refused)
-        raise UserError(f"{', '.join(map(str, paths))}: no finished run to report on. {reasons}".strip())
 
-    texts, figures = [], {}
-    if groups:
-        select = {r.record.get("select_on", "train") for g in groups.values() for r in g}
-        texts.append(PROTOCOL.format(select="training" if select == {"train"} else "/".join(sorted(select))))
-        if "test" in select:
-            texts.append("**Some of these runs chose their best checkpoint on the test tasks.**")
-        texts.append(tables.summary(groups).markdown())
-        figures["learning_curves"] = plots.learning_curves(groups)
-        figures["tasks"] = plots.task_bars(groups)
-        figures["profile"] = plots.profile(groups)
-        for i, (label, group) in enumerate(groups.items()):
-            texts.append(tables.per_task(label, group).markdown())
-            figure = plots.training_curves(group)
-            if figure is not None:
-                figures[f"training_{i}"] = figure
-        comparison = tables.comparisons(groups)
-        if comparison:
-            texts.append(comparison.markdown())
+def _write(paths: Sequence[Path], out: Path, which: str) -> tuple[Path, list[str]]:
+    from mtmarl.analysis import document, measure, runs, sweeps
+
+    found = runs.load(paths)
+    plans = sweeps.load(paths, found)
+    planned, refused = plans.sweeps, [*found.refused, *plans.refused]
+    rest = [r for r in found.runs if r.path not in plans.directories]
+    trained = [r for r in rest if r.kind == "train" and r.final]
+    collected = [r for r in rest if r.kind == "collect" and measure.collection(r) is not None]
+    shown = {id(r) for r in (*trained, *collected)}
+    for run in rest:
+        if id(run) not in shown:
+            refused.append((runs.shown(run.path, paths), _why_not(run)))
+    if not planned and not trained and not collected:
+        reasons = "; ".join(f"{place}: {reason}" for place, reason in refused)
+        raise UserError(f"{', '.join(map(str, paths))}: nothing to report on. {reasons}".strip())
+
+    sections: list[Section] = []
+    results: dict[str, Any] = {"format": 1, "method": _method(which), "sweeps": [], "experiments": []}
+    notices = []
+    for sweep in planned:
+        section, numbers = _sweep(sweep, paths, which)
+        sections.append(section)
+        results["sweeps"].append(numbers)
+        missing = len(numbers["to_do"])
+        notices.append(
+            f"{sweep.name} ({sweep.profile}): {len(sweep.entries) - missing} of {len(sweep.entries)} runs finished, "
+            f"{missing} missing or unfinished" + (f"; their commands: {out / 'report.md'}" if missing else "")
+        )
+    if trained:
+        section, results["experiments"] = _experiments(trained, paths, which)
+        sections.append(section)
     if collected:
-        figures["collection"] = plots.collection_curves(collected)
-    if refused:
-        texts.append("### Left out\n\n" + "\n".join(f"- {path}: {reason}" for path, reason in refused))
+        section, results["collection"] = _collection(collected, paths)
+        sections.append(section)
+    title = sections[0].title if len(sections) == 1 else "Report"
+    if found.remarks or refused:
+        results["left_out"] = [{"path": place, "reason": reason} for place, reason in sorted(refused)]
+        results["remarks"] = list(found.remarks)
+        sections.append(_remarks(found.remarks, sorted(refused)))
 
     out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(out / f"{name}.png", dpi=150)
-        figure.savefig(out / f"{name}.svg")
-    title = ", ".join(groups) or "Collection"
-    pictures = "\n\n".join(f"![{name}]({name}.png)" for name in figures)
-    (out / "report.md").write_text(
-        f"# {title}\n\n" + "\n\n".join([*texts, pictures]) + "\n", encoding="utf-8"
+    for section in sections:
+        for picture in section.pictures():
+            (out / f"{picture.name}.png").write_bytes(picture.png)
+            (out / f"{picture.name}.svg").write_bytes(picture.svg)
+    write = lambda name, text: (out / name).write_text(text, encoding="utf-8")
+    write("report.md", document.markdown(title, sections))
+    write("report.html", document.page(title, sections))
+    write("table.tex", document.latex(sections))
+    results["references"] = measure.references([*trained, *(r for s in planned for r in s.finished())])
+    write("results.json", measure.to_json(results) + "\n")
+    return out / "report.md", notices
+
+
+def _why_not(run: "Run") -> str:
+    if run.kind == "train":
+        return "not finished: it has no final.json yet"
+    return "no evaluation yet" if run.kind == "collect" else f"a {run.kind} run: nothing is reported on those"
+
+
+def _method(which: str) -> dict[str, Any]:
+    from mtmarl.analysis import stats
+
+    return {
+        "checkpoint": which,
+        "interval": "percentile bootstrap over seeds, stratified by task (Agarwal et al. 2021)",
+        "confidence": stats.CONFIDENCE,
+        "resamples": stats.RESAMPLES,
+        "bootstrap_seed": stats.BOOTSTRAP_SEED,
+        "score": "return / return of online Sable on the task",
+    }
+
+
+def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
+    """How the numbers below came about, in words."""
+    from mtmarl.analysis import stats
+    from mtmarl.analysis.runs import without_reference
+
+    select = {str(r.record.get("select_on", "train")) for r in runs}
+    counts = {len(r.returns(t, which)) for r in runs for s in ("train", "test") for t in r.tasks(s)}
+    low, high = (min(counts), max(counts)) if counts else (0, 0)
+    checkpoint = CHECKPOINTS[which].format(
+        select="training" if select <= {"train"} else "/".join(sorted(select))
     )
-    (out / "report.html").write_text(_page(title, texts, out, list(figures)), encoding="utf-8")
-    if groups:
-        latex = [tables.summary(groups).latex(), *(tables.per_task(k, g).latex() for k, g in groups.items())]
-        (out / "table.tex").write_text("\n\n".join(latex) + "\n", encoding="utf-8")
-    return out / "report.md"
+    episodes = f"{low} episodes" if low == high else f"{low} to {high} episodes"
+    out = [PROTOCOL.format(episodes=episodes, checkpoint=checkpoint, resamples=f"{stats.RESAMPLES:,}")]
+    if "test" in select:
+        out.append(TEST_SELECTION)
+    missing = without_reference(runs)
+    if missing:
+        out.append(f"No reference return is known of {', '.join(missing)}: left out of normalised scores.")
+    return out
 
 
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd}"
-    "td:not(:first-child),th:not(:first-child){text-align:right}img{max-width:100%}"
-)
+# ---------------------------------------------------------------------------------------------- sections
 
 
-def _page(title: str, texts: Sequence[str], out: Path, figures: Sequence[str]) -> str:
-    """One file with everything in it, pictures included."""
-    body = "\n".join(_html(text) for text in texts)
-    for name in figures:
-        data = base64.b64encode((out / f"{name}.png").read_bytes()).decode()
-        body += f'\n<img alt="{name}" src="data:image/png;base64,{data}">'
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    body = f"<h1>{html.escape(title)}</h1>\n{body}"
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{body}</body></html>\n"
+def _sweep(sweep: "Sweep", paths: Sequence[Path], which: str) -> tuple["Section", dict[str, Any]]:
+    from mtmarl.analysis import measure, plots, tables
+    from mtmarl.analysis.document import Code, Picture, Section, slug
+
+    cells, combined = measure.cells(sweep, which), measure.combined(sweep, which)
+    claims, comparisons = measure.claims(sweep, which), measure.comparisons(sweep, which)
+    to_do = measure.to_do(sweep)
+    finished = sweep.finished()
+    origin = measure.provenance(finished)
+    tasks = measure.per_task(sweep, which)
+    numbers = {
+        "name": sweep.name,
+        "profile": sweep.profile,
+        "title": sweep.title,
+        "x": sweep.x,
+        "panel": sweep.panel,
+        "line": sweep.line,
+        "axes": sweep.axes,
+        "cells": cells,
+        "combined": combined,
+        "claims": claims,
+        "comparisons": comparisons,
+        "test_tasks": tasks,
+        "to_do": to_do,
+        "provenance": origin,
+        "runs": measure.sweep_runs(sweep, paths),
+    }
+
+    prefix = slug(f"{sweep.name}-{sweep.profile}")
+    done = len(sweep.entries) - len(to_do)
+    parts: list[Part | None] = [
+        f"Sweep `{sweep.name}`, profile `{sweep.profile}`: {done} of {len(sweep.entries)} runs finished."
+        + (" The numbers below are of those." if to_do and finished else "")
+    ]
+    if finished:
+        parts += _protocol(finished, which)
+    comparable = not measure.tasks_differ(sweep)
+    if not comparable:
+        parts.append(TASKS_DIFFER)
+    band = "Bands" if sweep.numbers() is not None else "Whiskers"
+    pictures = [
+        (
+            "",
+            plots.sweep_figure(sweep, cells, combined),
+            f"{sweep.title}. {band}: 95% intervals, where there are several seeds.",
+        ),
+        ("claims", plots.claims(claims), f"{sweep.title}: published gains and ours."),
+        (
+            "profile",
+            plots.profiles(measure.profile_groups(sweep, which)),
+            f"{sweep.title}: performance profiles on held-out tasks, with pointwise 95% bands.",
+        ),
+    ]
+    drawn = {
+        name: Picture(f"{prefix}-{name}" if name else prefix, figure, caption)
+        for name, figure, caption in pictures
+        if figure is not None
+    }
+    parts.append(drawn.get(""))
+    if finished:
+        parts += [
+            tables.sweep_overview(sweep, cells, combined, comparable),
+            tables.claims(claims),
+            drawn.get("claims"),
+            tables.sweep_cells(sweep, cells),
+            tables.sweep_combined(sweep, combined),
+            tables.comparisons(comparisons, "Comparisons between cells"),
+            drawn.get("profile"),
+            tables.sweep_tasks(sweep, tasks),
+            tables.sweep_training(sweep, cells),
+        ]
+    elif claims:
+        parts.append(tables.claims(claims))
+    figures = plots.sweep_curves(sweep, cells)
+    for i, figure in enumerate(figures):
+        more = f" ({i + 1} of {len(figures)})" if len(figures) > 1 else ""
+        caption = (
+            f"{sweep.title}: learning curves of every cell{more}; thin lines are seeds. Shaded: the last fifth of "
+            "training, with the relative change of the score on training tasks over it."
+        )
+        parts.append(Picture(f"{prefix}-curves{i or ''}", figure, caption))
+    if finished:
+        parts.append(tables.provenance(origin))
+    if to_do:
+        parts.append(
+            f"**Runs to do: {len(to_do)} of {len(sweep.entries)}** are missing or unfinished. From the root of the "
+            "repository:"
+        )
+        lines = [
+            f"# {t['state']}: {', '.join(f'{a}={v}' for a, v in t['cell'].items())}, seed {t['seed']}\n{t['command']}"
+            for t in to_do
+        ]
+        parts.append(Code("\n".join(lines)))
+    title = sweep.title if sweep.profile in ("", "default") else f"{sweep.title} ({sweep.profile})"
+    return Section(title, tuple(p for p in parts if p is not None)), numbers
 
 
-def _html(text: str) -> str:
-    """The little Markdown that the tables and notes above use."""
-    lines, out = text.splitlines(), []
-    table = [line for line in lines if line.startswith("|")]
-    for line in lines:
-        if line.startswith("### "):
-            out.append(f"<h3>{html.escape(line[4:])}</h3>")
-        elif line and not line.startswith("|"):
-            out.append(f"<p>{html.escape(line.removeprefix('- ').replace('**', ''))}</p>")
-    if table:
-        cells = [[html.escape(c.strip()) for c in line.strip("|").split("|")] for line in table]
-        row = lambda tag, values: "<tr>" + "".join(f"<{tag}>{v}</{tag}>" for v in values) + "</tr>"
-        out.append("<table>" + row("th", cells[0]) + "".join(row("td", c) for c in cells[2:]) + "</table>")
-    return "\n".join(out)
+def _experiments(
+    trained: Sequence["Run"], paths: Sequence[Path], which: str
+) -> tuple["Section", list[dict[str, Any]]]:
+    from mtmarl.analysis import measure, plots, stats, tables
+    from mtmarl.analysis.document import Picture, Section, slug
+    from mtmarl.analysis.runs import scored_tasks, scores
+
+    groups = tables.grouped(trained)
+    checkpoints = [which, *(w for w in CHECKPOINTS if w != which)]
+    numbers = {k: {w: measure.group(g, w) for w in checkpoints} for k, g in groups.items()}
+    comparisons = _between(groups, which)
+    profile = {
+        k: b for k, g in groups.items() if (b := stats.blocks([scores(g, scored_tasks(g, "test"), which)]))
+    }
+    parts: list[Part | None] = [*_protocol(trained, which), tables.summary(numbers)]
+    parts.append(
+        Picture(
+            "learning_curves",
+            plots.learning_curves(groups),
+            "Normalised return over training. Bands: the range of the seeds.",
+        )
+    )
+    parts.append(
+        Picture(
+            "tasks",
+            plots.task_bars(groups, which),
+            "Normalised return task by task. Whiskers: 95% intervals over seeds.",
+        )
+    )
+    parts += [tables.per_task(label, group, which) for label, group in groups.items()]
+    parts.append(tables.comparisons(comparisons, "Comparisons on the test tasks that both were scored on"))
+    figure = plots.profiles({"held-out tasks": profile} if profile else {})
+    if figure is not None:
+        caption = "Performance profiles on held-out tasks, with pointwise 95% bands."
+        parts.append(Picture("profile", figure, caption))
+    for i, (label, group) in enumerate(groups.items()):
+        figure = plots.training_curves(group)
+        if figure is not None:
+            parts.append(Picture(f"training_{i}", figure, f"{label}: losses and other scalars of training."))
+    origin = measure.provenance(trained)
+    parts.append(tables.provenance(origin))
+    title = next(iter(groups)) if len(groups) == 1 else "Experiments"
+    results = [
+        {
+            "label": label,
+            "slug": slug(label),
+            "scores": of,
+            "comparisons": [c for c in comparisons if c["one"] == label],
+            "runs": [measure.run_record(r, paths) for r in groups[label]],
+        }
+        for label, of in numbers.items()
+    ]
+    return Section(title, tuple(p for p in parts if p is not None)), results
+
+
+def _between(groups: dict[str, list["Run"]], which: str) -> list[dict[str, Any]]:
+    """Every experiment against every later one, on the test tasks that both were scored on."""
+    from mtmarl.analysis import measure
+
+    labels = list(groups)
+    found = [
+        {
+            "one": a,
+            "other": b,
+            "split": "test",
+            **measure.compare_runs([(groups[a], groups[b])], "test", which),
+        }
+        for i, a in enumerate(labels)
+        for b in labels[i + 1 :]
+    ]
+    return [c for c in found if c["tasks"]]
+
+
+def _collection(collected: Sequence["Run"], paths: Sequence[Path]) -> tuple["Section", list[dict[str, Any]]]:
+    from mtmarl.analysis import measure, plots, tables
+    from mtmarl.analysis.document import Picture, Section
+
+    collected = sorted(collected, key=lambda r: (r.tasks("train"), r.seed, r.started))
+    known = [(r, n) for r in collected if (n := measure.collection(r)) is not None]
+    parts: list[Part | None] = [tables.collection([n for _, n in known])]
+    figure = plots.collection_curves(collected)
+    parts.append(Picture("collection", figure, "Online training: return per episode over env steps."))
+    parts.append(tables.provenance(measure.provenance([_with_minutes(r, n) for r, n in known])))
+    results = [{**n, "run": measure.run_record(r, paths)} for r, n in known]
+    return Section("Online training", tuple(p for p in parts if p is not None)), results
+
+
+def _with_minutes(run: "Run", numbers: dict[str, Any]) -> "Run":
+    """Collection keeps its minutes with the metrics, not in run.json."""
+    from dataclasses import replace
+
+    return replace(run, record={**run.record, "minutes": numbers["minutes"]})
+
+
+def _remarks(remarks: Sequence[str], refused: Sequence[tuple[str, str]]) -> "Section":
+    from mtmarl.analysis.document import Section
+
+    parts = list(remarks)
+    if refused:
+        parts.append("Left out:")
+        parts.append("\n".join(f"- `{place}`: {reason}" for place, reason in refused))
+    return Section("Remarks", tuple(parts))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
 """Runs as they lie on disk. What is half-written, foreign or broken is named and left out; the rest is read."""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+# Everything that a file of another make or version, or one that is being written, can throw at its reader.
+BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl."""
+    """One run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl."""
 
     path: Path
     record: Mapping[str, Any]
@@ -27,59 +30,160 @@ class Run:
     def seed(self) -> int:
         return int(self.record["seed"])
 
-    def reference(self, task: str) -> Mapping[str, float]:
-        return self.record.get("references", {}).get(task, {})
+    @property
+    def kind(self) -> str:
+        return str(self.record["kind"])
+
+    @property
+    def started(self) -> str:
+        return str(self.record.get("started") or "")
+
+    def reference(self, task: str) -> Mapping[str, Any]:
+        return (self.record.get("references") or {}).get(task) or {}
 
     def tasks(self, split: str) -> list[str]:
         return list(self.record[f"{split}_tasks"])
 
     def returns(self, task: str, which: str) -> np.ndarray:
-        """Episode returns of the final score; `which`: best or last."""
+        """Episode returns [episodes] of the final score; `which`: best or last."""
         return np.asarray(self.final[which]["tasks"][task]["return"], float)
 
     def normalised(self, task: str, which: str) -> float:
-        """Mean return / reference; NaN without a reference."""
-        reference = self.reference(task).get("reference")
-        return float(self.returns(task, which).mean() / reference) if reference else float("nan")
+        """Mean return / reference; NaN without a reference above 0."""
+        reference = self.reference(task).get("reference") or 0.0
+        return float(self.returns(task, which).mean() / reference) if reference > 0 else float("nan")
 
     def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) of a metric that was logged."""
         points = [(m["step"], m[metric]) for m in self.metrics if m.get(metric) is not None]
-        return tuple(np.asarray(points, float).reshape(-1, 2).T)  # type: ignore[return-value]
+        steps, values = np.asarray(points, float).reshape(-1, 2).T
+        return steps, values
 
 
-def load(paths: Iterable[Path | str]) -> tuple[list[Run], list[tuple[Path, str]]]:
-    """All runs at or below the paths, and what could not be read with the reason."""
-    runs, refused = [], []
-    files = [f for p in paths for f in sorted(Path(p).rglob("run.json"))]
-    for file in dict.fromkeys(f.resolve() for f in files):
+def scores(runs: Sequence[Run], tasks: Sequence[str], which: str) -> np.ndarray:
+    """Normalised returns [seeds, tasks]."""
+    return np.asarray([[run.normalised(t, which) for t in tasks] for run in runs], float).reshape(
+        len(runs), len(tasks)
+    )
+
+
+def scored_tasks(runs: Sequence[Run], split: str) -> list[str]:
+    """The tasks of a split that all runs were scored on and that have a reference above 0."""
+    if not runs:
+        return []
+    common = set.intersection(*(set(run.tasks(split)) for run in runs))
+    known = lambda t: (runs[0].reference(t).get("reference") or 0.0) > 0
+    return [t for t in runs[0].tasks(split) if t in common and known(t)]
+
+
+def without_reference(runs: Sequence[Run]) -> list[str]:
+    """The tasks that runs were scored on and that no normalised score can hold."""
+    scored = {t: r for r in runs for split in ("train", "test") for t in r.tasks(split)}
+    return sorted(t for t, r in scored.items() if not (r.reference(t).get("reference") or 0.0) > 0)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What lies below some paths: runs, what could not be read (place, reason), and remarks for the reader."""
+
+    runs: tuple[Run, ...]
+    refused: tuple[tuple[str, str], ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def shown(path: Path, roots: Iterable[Path]) -> str:
+    """A path as reports name it: from the given directory on, so that nothing of the machine is told."""
+    path = path.resolve()
+    for root in map(Path.resolve, roots):
+        if path.is_relative_to(root):
+            return (Path(root.name) / path.relative_to(root)).as_posix()
+    return path.name
+
+
+def files(paths: Iterable[Path], name: str) -> list[Path]:
+    """All files of a name at or below the paths, each once."""
+    found = [f.resolve() for p in paths for f in sorted(p.rglob(name))]
+    return list(dict.fromkeys(found))
+
+
+def load(paths: Sequence[Path]) -> Found:
+    """All runs at or below the paths."""
+    runs, refused = [], [(shown(p, paths), "no such directory") for p in paths if not p.is_dir()]
+    for file in files(paths, "run.json"):
         try:
-            run = _read(file.parent)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            refused.append((file.parent, f"{type(error).__name__}: {error}"))
-            continue
-        if run.record["kind"] == "train" and not run.final:
-            refused.append((run.path, "not finished: it has no final.json yet"))
-        runs.append(run)
-    return runs, refused
+            runs.append(read(file.parent))
+        except BROKEN as error:
+            refused.append((shown(file.parent, paths), reason(error)))
+    runs, remarks = _one_reference_per_task(runs)
+    return Found(tuple(runs), tuple(refused), tuple(remarks))
 
 
-def _read(directory: Path) -> Run:
-    record = json.loads((directory / "run.json").read_text(encoding="utf-8"))
+def reason(error: BaseException) -> str:
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return f"{type(error).__name__}: {text}".splitlines()[0]
+
+
+def read(directory: Path) -> Run:
+    """The run in a directory. Raises one of BROKEN."""
+    record = _read_object(directory / "run.json")
     for key in ("kind", "algo", "tasks", "train_tasks", "test_tasks", "seed"):
         if key not in record:
             raise KeyError(f"run.json has no {key!r}")
-    metrics = []
+    for key in ("train_tasks", "test_tasks"):
+        if not isinstance(record[key], list) or not all(isinstance(t, str) for t in record[key]):
+            raise ValueError(f"run.json: {key} is no list of names")
+    for task, known in (record.get("references") or {}).items():
+        if not np.isfinite(float(known.get("reference") or 0.0)):
+            raise ValueError(f"run.json: the reference of {task} is not finite")
+    int(record["seed"])
+    metrics: list[Mapping[str, Any]] = []
     if (directory / "metrics.jsonl").exists():
         for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
             try:
-                metrics.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break  # The last line of a run that is being written, or was killed.
+            if isinstance(row, dict) and "step" in row:
+                metrics.append(row)
     final_file = directory / "final.json"
-    final = json.loads(final_file.read_text(encoding="utf-8")) if final_file.exists() else {}
+    final = _read_object(final_file) if final_file.exists() else {}
+    run = Run(directory, record, tuple(metrics), final)
     if final:
-        for task in (*record["train_tasks"], *record["test_tasks"]):
+        for task in (*run.tasks("train"), *run.tasks("test")):
             for which in ("best", "last"):
-                np.asarray(final[which]["tasks"][task]["return"], float)
-    return Run(directory, record, tuple(metrics), final)
+                try:
+                    returns = run.returns(task, which)
+                except KeyError as error:
+                    raise KeyError(f"final.json: no returns of {task} at the {which} checkpoint") from error
+                if returns.ndim != 1 or not returns.size or not np.isfinite(returns).all():
+                    raise ValueError(f"final.json: the returns of {task} are not finite numbers")
+    return run
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name} holds no object")
+    return value
+
+
+def _one_reference_per_task(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
+    """All runs divided by the same numbers, those of the newest: else a comparison would compare references."""
+    chosen: dict[str, Mapping[str, float]] = {}
+    seen: dict[str, set[float]] = {}
+    for run in sorted(runs, key=lambda r: (r.started, r.path.name)):
+        for task, known in (run.record.get("references") or {}).items():
+            chosen[task] = known
+            seen.setdefault(task, set()).add(float(known.get("reference") or 0.0))
+    differing = sorted(task for task, values in seen.items() if len(values) > 1)
+    remarks = [
+        f"The runs were recorded with different references of {task} "
+        f"({', '.join(f'{v:.4g}' for v in sorted(seen[task]))}); all are divided by that of the newest run, "
+        f"{float(chosen[task].get('reference') or 0.0):.4g}."
+        for task in differing
+    ]
+    adopt = lambda r: {t: chosen[t] for t in (*r.tasks("train"), *r.tasks("test")) if t in chosen}
+    return [replace(r, record={**r.record, "references": adopt(r)}) for r in runs], remarks

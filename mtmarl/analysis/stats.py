@@ -1,57 +1,197 @@
-"""Statistics over seeds and tasks (Agarwal et al. 2021; Gorsane et al. 2022). Scores are arrays [seeds, tasks]."""
+"""Statistics over seeds and tasks, after Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
 
-from collections.abc import Callable
+Scores are one block [seeds, tasks], or several blocks whose tasks are pooled (cells of a sweep, families of
+environments; they may differ in seeds). Every task weighs the same. A (block, task) is a stratum: the bootstrap draws
+its seeds anew within each stratum, independently, and takes percentiles of the statistic. Two things to know:
+
+* With n seeds the bootstrap variance is (n - 1) / n of the unbiased one, so intervals of 3 seeds are narrow.
+* One run of multi-task training scores all its tasks at once. Where a seed is good or bad on all of them together,
+  strata are not independent; `whole_runs` draws the seeds of a block once for all its tasks instead.
+"""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.stats import trim_mean
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
+BOOTSTRAP_SEED = 0
+
+Scores = np.ndarray | Sequence[np.ndarray]
+Interval = tuple[float, float]
+# From blocks [..., seeds, tasks] to [...].
+Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
+
+UNKNOWN: Interval = (float("nan"), float("nan"))
 
 
-def iqm(scores: np.ndarray) -> float:
-    """The mean of the middle half of all scores."""
-    return float(trim_mean(np.asarray(scores).ravel(), 0.25))
+def blocks(scores: Scores) -> list[np.ndarray]:
+    """Scores as a list of blocks [seeds, tasks]; those without tasks are dropped."""
+    parts = [scores] if isinstance(scores, np.ndarray) else list(scores)
+    parts = [np.asarray(p, float) for p in parts]
+    return [p for p in parts if p.size]
 
 
-def mean(scores: np.ndarray) -> float:
-    return float(np.mean(scores))
+# ---------------------------------------------------------------------------------------------- statistics
 
 
-def _resample(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seeds drawn anew within every task: [resamples, seeds, tasks]."""
-    seeds, tasks = scores.shape
-    rows = rng.integers(0, seeds, (RESAMPLES, seeds, tasks))
-    return scores[rows, np.arange(tasks)]
+def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean over tasks of the mean over seeds; blocks [..., seeds, tasks] to [...]."""
+    return np.asarray(np.concatenate([p.mean(-2) for p in parts], -1).mean(-1))
 
 
-def interval(scores: np.ndarray, statistic: Callable[[np.ndarray], float] = mean) -> tuple[float, float]:
-    """The 95% percentile interval of a statistic under a bootstrap stratified by task.
+def iqm(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the middle half of all scores; blocks [..., seeds, tasks] to [...]."""
+    flat = np.concatenate([p.reshape(*p.shape[:-2], -1) for p in parts], -1)
+    return np.asarray(trim_mean(flat.reshape(-1, flat.shape[-1]), 0.25, axis=1)).reshape(flat.shape[:-1])
 
-    With one seed there is nothing to resample: both ends are the statistic itself.
+
+def optimality_gap(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """How far scores fall short of 1 on average; scores above 1 make up for nothing."""
+    return mean([np.maximum(1 - p, 0) for p in parts])
+
+
+def value(scores: Scores, statistic: Statistic = mean) -> float:
+    """The statistic of the scores as they are; NaN where there are none."""
+    parts = blocks(scores)
+    return float(statistic(parts)) if parts else float("nan")
+
+
+def standard_error(scores: Scores) -> float:
+    """Of the mean over tasks, from the spread of whole runs: std over seeds / sqrt(seeds).
+
+    Blocks are independent runs, weighted by their numbers of tasks. NaN where a block has one seed.
     """
-    samples = [statistic(s) for s in _resample(np.asarray(scores, float), np.random.default_rng(0))]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(samples, [tail, 1 - tail])
-    return float(low), float(high)
+    parts = blocks(scores)
+    if not _repeated(parts):
+        return float("nan")
+    tasks = sum(p.shape[1] for p in parts)
+    errors = [p.mean(1).std(ddof=1) / np.sqrt(len(p)) * p.shape[1] / tasks for p in parts]
+    return float(np.sqrt(np.sum(np.square(errors))))
 
 
-def gain(scores: np.ndarray, baseline: np.ndarray) -> tuple[float, tuple[float, float]]:
-    """mean(scores) / mean(baseline) - 1 with its 95% interval, both sides resampled."""
-    a, b = np.asarray(scores, float), np.asarray(baseline, float)
-    rng = np.random.default_rng(0)
-    ratios = _resample(a, rng).mean((1, 2)) / _resample(b, rng).mean((1, 2)) - 1
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return float(a.mean() / b.mean() - 1), (float(low), float(high))
+# ----------------------------------------------------------------------------------------------- bootstrap
 
 
-def probability_of_improvement(scores: np.ndarray, baseline: np.ndarray) -> float:
-    """The chance that a run scores above a run of the baseline on a task drawn at random; ties count half."""
-    a, b = np.asarray(scores)[:, None, :], np.asarray(baseline)[None, :, :]
-    return float(((a > b) + 0.5 * (a == b)).mean())
+def resample(
+    parts: Sequence[np.ndarray], rng: np.random.Generator, whole_runs: bool = False
+) -> list[np.ndarray]:
+    """Each block [seeds, tasks] with its seeds drawn anew: [RESAMPLES, seeds, tasks]."""
+    out = []
+    for part in parts:
+        seeds, tasks = part.shape
+        rows = rng.integers(0, seeds, (RESAMPLES, seeds, 1 if whole_runs else tasks))
+        out.append(part[rows, np.arange(tasks)])
+    return out
 
 
-def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """For each threshold the share of (seed, task) scores above it."""
-    return (np.asarray(scores).ravel()[None, :] > np.asarray(thresholds)[:, None]).mean(1)
+def interval(scores: Scores, statistic: Statistic = mean, whole_runs: bool = False) -> Interval:
+    """The 95% percentile interval of a statistic. NaN with one seed: a seed alone says nothing of its spread."""
+    parts = blocks(scores)
+    if not _repeated(parts):
+        return UNKNOWN
+    return percentiles(statistic(resample(parts, np.random.default_rng(BOOTSTRAP_SEED), whole_runs)))
+
+
+def percentiles(samples: np.ndarray) -> Interval:
+    """The middle 95% of samples [n], as order statistics: infinite samples do no harm."""
+    ordered = np.sort(samples)
+    cut = int((1 - CONFIDENCE) / 2 * (len(ordered) - 1))
+    return float(ordered[cut]), float(ordered[-1 - cut])
+
+
+def _repeated(parts: Sequence[np.ndarray]) -> bool:
+    return bool(parts) and all(len(p) > 1 for p in parts)
+
+
+# ---------------------------------------------------------------------------------------------- comparisons
+
+
+def gain(scores: Scores, baseline: Scores, whole_runs: bool = False) -> tuple[float, Interval]:
+    """mean(scores) / mean(baseline) - 1 with its 95% interval, both sides resampled.
+
+    NaN where the baseline's mean is not above 0: no ratio has a meaning there.
+    """
+    a, b = blocks(scores), blocks(baseline)
+    if not a or not b or mean(b) <= 0:
+        return float("nan"), UNKNOWN
+    point = float(mean(a) / mean(b) - 1)
+    if not (_repeated(a) and _repeated(b)):
+        return point, UNKNOWN
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    over, under = (mean(resample(side, rng, whole_runs)) for side in (a, b))
+    # Where a resampled baseline is not positive only the direction is known.
+    unbounded = np.where(over > under, np.inf, np.where(over < under, -np.inf, 0.0))
+    ratios = np.where(under > 0, over / np.where(under > 0, under, 1.0) - 1, unbounded)
+    return point, percentiles(ratios)
+
+
+def probability_of_improvement(scores: Scores, baseline: Scores) -> float:
+    """The chance that a run scores above a run of the baseline, averaged over tasks; ties count half.
+
+    The Mann-Whitney statistic per task. Blocks of both sides must hold the same tasks in the same order.
+    """
+    a, b = blocks(scores), blocks(baseline)
+    return float(_improvement(a, b)) if a and b else float("nan")
+
+
+def improvement_interval(scores: Scores, baseline: Scores) -> Interval:
+    """The 95% interval of the probability of improvement, both sides resampled."""
+    a, b = blocks(scores), blocks(baseline)
+    if not (_repeated(a) and _repeated(b)):
+        return UNKNOWN
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    return percentiles(_improvement(resample(a, rng), resample(b, rng)))
+
+
+def _improvement(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+    wins = []
+    for x, y in zip(a, b, strict=True):
+        if x.shape[-1] != y.shape[-1]:
+            raise ValueError(f"{x.shape[-1]} tasks against {y.shape[-1]}")
+        x, y = x[..., :, None, :], y[..., None, :, :]
+        wins.append(((x > y) + 0.5 * (x == y)).mean((-3, -2)))
+    return np.asarray(np.concatenate(wins, -1).mean(-1))
+
+
+# ------------------------------------------------------------------------------------ performance profiles
+
+
+def performance_profile(scores: Scores, thresholds: np.ndarray) -> np.ndarray:
+    """For each threshold [n] the share of (seed, task) scores above it."""
+    return _above(blocks(scores), thresholds)
+
+
+def profile_band(scores: Scores, thresholds: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pointwise 95% intervals of the profile, (low [n], high [n]); None with one seed."""
+    parts = blocks(scores)
+    if not _repeated(parts):
+        return None
+    samples = resample(parts, np.random.default_rng(BOOTSTRAP_SEED))
+    bounds = np.asarray([percentiles(_above(samples, np.asarray([t]))[..., 0]) for t in thresholds])
+    return bounds[:, 0], bounds[:, 1]
+
+
+def _above(parts: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
+    return np.stack([mean([(p > t).astype(float) for p in parts]) for t in thresholds], -1)
+
+
+# ------------------------------------------------------------------------------------------------- plateau
+
+# Fewer evaluations than this say nothing about a plateau.
+FEWEST_EVALUATIONS = 5
+
+
+def late_change(steps: np.ndarray, values: np.ndarray) -> float:
+    """The relative change of a smoothed curve over the last fifth of training: 0 on a plateau.
+
+    Smoothed = mean of all evaluations within a tenth of training. NaN for curves with fewer than 5 evaluations or
+    that start the last fifth at or below 0.
+    """
+    if len(steps) < FEWEST_EVALUATIONS:
+        return float("nan")
+    end = steps[-1]
+    around = lambda at: values[np.abs(steps - at) <= 0.1 * end * (1 + 1e-9)].mean()
+    before, after = around(steps[np.abs(steps - 0.8 * end).argmin()]), around(end)
+    return float(after / before - 1) if before > 0 else float("nan")

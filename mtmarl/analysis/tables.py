@@ -1,97 +1,344 @@
-"""Tables as rows of text, rendered to Markdown and LaTeX from the same rows."""
+"""Tables of the numbers that `measure` computes; nothing is computed here."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mtmarl.analysis import stats
+from mtmarl.analysis import measure, sweeps
+from mtmarl.analysis.document import Table
 from mtmarl.analysis.runs import Run
+from mtmarl.analysis.sweeps import Sweep, plain, title
 
-
-@dataclass(frozen=True)
-class Table:
-    """A title, a header and rows of the same length; the first column names things, the others hold numbers."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def markdown(self) -> str:
-        line = lambda cells: "| " + " | ".join(cells) + " |"
-        rule = "|---|" + "---:|" * (len(self.header) - 1)
-        return "\n".join([f"### {self.title}", "", line(self.header), rule, *map(line, self.rows)])
-
-    def latex(self) -> str:
-        escape = lambda s: (
-            s.replace("%", r"\%").replace("_", r"\_").replace("±", r"$\pm$").replace("·", r"$\cdot$")
-        )
-        line = lambda cells: " & ".join(map(escape, cells)) + r" \\"
-        columns = "l" + "r" * (len(self.header) - 1)
-        body = "\n".join([line(self.header), r"\midrule", *map(line, self.rows)])
-        return f"% {self.title}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n\\bottomrule\n\\end{{tabular}}"
+DASH = "–"
+# Wider tables than this are unreadable; results.json has the numbers all the same.
+MOST_COLUMNS = 8
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Finished training runs by label, seeds in order."""
     groups: dict[str, list[Run]] = {}
-    for run in sorted(
-        (r for r in runs if r.record["kind"] == "train" and r.final), key=lambda r: (r.label, r.seed)
-    ):
+    for run in sorted((r for r in runs if r.kind == "train" and r.final), key=lambda r: (r.label, r.seed)):
         groups.setdefault(run.label, []).append(run)
     return groups
 
 
-def scores(runs: Sequence[Run], split: str, which: str) -> np.ndarray:
-    """Normalised returns [seeds, tasks] on the tasks of a split that have a reference."""
-    table = np.asarray([[run.normalised(t, which) for t in run.tasks(split)] for run in runs], float)
-    return table[:, ~np.isnan(table).any(0)]
+# -------------------------------------------------------------------------------------------------- cells
 
 
-def _number(x: float | None) -> str:
-    return "–" if x is None or np.isnan(x) else f"{x:.3f}"
+def _missing(x: float | int | None) -> bool:
+    return x is None or math.isnan(x)
 
 
-def with_interval(table: np.ndarray, statistic=stats.mean) -> str:
-    """ "0.803 [0.77, 0.83]", or a dash where nothing was scored."""
-    if not table.size:
-        return "–"
-    low, high = stats.interval(table, statistic)
-    return f"{statistic(table):.3f} [{low:.3f}, {high:.3f}]"
+def number(x: float | int | None, digits: int = 3) -> str:
+    return DASH if x is None or math.isnan(x) else f"{x:.{digits}f}".replace("-", "−")
 
 
-def per_task(label: str, runs: Sequence[Run]) -> Table:
-    """Random, reference and achieved returns, task by task."""
+def count(x: float | int | None) -> str:
+    return DASH if x is None else f"{x:,.0f}"
+
+
+def percent(x: float | int | None) -> str:
+    if x is None or math.isnan(x):
+        return DASH
+    return ("+" if x > 0 else "−") + "∞" if math.isinf(x) else f"{x:+.1%}".replace("-", "−")
+
+
+def _span(interval: Sequence[float], form) -> str:
+    low, high = interval
+    return "" if _missing(low) else f" [{form(low)}, {form(high)}]"
+
+
+def with_interval(scored: Mapping[str, Any] | None, key: str = "mean") -> str:
+    """ "0.803 [0.770, 0.833]", without an interval where there is none, or a dash where nothing was scored."""
+    if scored is None:
+        return DASH
+    return number(scored[key]) + _span(scored[f"{key}_interval"], number)
+
+
+def with_error(scored: Mapping[str, Any] | None) -> str:
+    """ "0.803 ± 0.026": mean and standard error over seeds."""
+    if scored is None:
+        return DASH
+    error = scored["standard_error"]
+    return number(scored["mean"]) + ("" if _missing(error) else f" ± {number(error)}")
+
+
+def _gain(c: Mapping[str, Any], key: str = "interval") -> str:
+    return percent(c["gain"]) + _span(c[key], percent)
+
+
+def _improvement(c: Mapping[str, Any]) -> str:
+    return number(c["improvement"], 2) + _span(c["improvement_interval"], lambda x: number(x, 2))
+
+
+# ------------------------------------------------------------------------------------------------- a sweep
+
+
+def sweep_cells(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per cell: what was scored."""
+    rows = [
+        (
+            *map(title, c["cell"].values()),
+            _seeds(c),
+            with_interval(c["train"]),
+            with_interval(c["test"]),
+            with_interval(c["test"], "iqm"),
+            with_error(c["test"]),
+        )
+        for c in cells
+    ]
+    header = (*map(plain, sweep.axes), "seeds", "train tasks", "test tasks", "test tasks, IQM", "test ± s.e.")
+    note = (
+        "Mean normalised return [95% interval]; s.e.: standard error over seeds of the mean over tasks. Training "
+        "tasks are those of the cell itself."
+    )
+    return Table("Scores", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note)
+
+
+def _seeds(c: Mapping[str, Any]) -> str:
+    done = len(c["seeds"])
+    return str(done) if done == c["planned"] else f"{done} of {c['planned']}"
+
+
+def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
+    """One row per cell: size, time, and whether training had reached its plateau."""
+    rows = [
+        (
+            *map(title, c["cell"].values()),
+            count(c["parameters"]),
+            count(c["updates"]),
+            number(c["minutes"] / len(c["seeds"]), 1),
+            number(c["test"]["optimality_gap"]) if c["test"] else DASH,
+            percent(c["late_change"]),
+        )
+        for c in cells
+        if c["seeds"]
+    ]
+    header = (
+        *map(plain, sweep.axes),
+        "parameters",
+        "updates",
+        "minutes per run",
+        "test optimality gap",
+        "late change",
+    )
+    note = (
+        "Late change: relative change of the score on training tasks over the last fifth of training (evaluations "
+        "smoothed over a tenth of it on both sides), mean over seeds; near 0 on a plateau. Optimality gap: how far "
+        "scores stay below 1, on average."
+    )
+    return Table("Training", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note)
+
+
+def sweep_overview(
+    sweep: Sweep,
+    cells: Sequence[Mapping[str, Any]],
+    combined: Sequence[Mapping[str, Any]],
+    comparable: bool = True,
+) -> Table | None:
+    """Mean ± standard error on test tasks: variants by panels, and combined over panels.
+
+    The largest mean of a column is bold where all were scored on the same tasks.
+    """
+    found = sweeps.finals(sweep)
+    at = {tuple(c["cell"].values()): c["test"] for c in cells}
+    pooled = {tuple(c["variant"]): c["test"] for c in combined}
+    known = sweeps.variants(sweep)
+    columns = [{v: at.get(of[v]) if v in of else None for v in known} for of in found.values()]
+    if pooled:
+        columns.append({v: pooled.get(v) for v in known})
+    if len(known) < 2 and len(columns) < 2 or not any(s for column in columns for s in column.values()):
+        return None
     rows = []
-    for split in ("train", "test"):
+    for variant in known:
+        row = [sweeps.name(variant) or sweep.title]
+        for column in columns:
+            means = [s["mean"] for s in column.values() if s]
+            text, own = with_error(column[variant]), column[variant]
+            largest = comparable and own is not None and len(means) > 1 and own["mean"] == max(means)
+            row.append(f"**{text}**" if largest else text)
+        rows.append(tuple(row))
+    axes = [a for a in sweep.axes if a != sweep.panel and (a != sweep.x or sweep.numbers() is None)]
+    first = ", ".join(map(plain, axes)) or "sweep"
+    header = (first, *(title(p) or "test tasks" for p in found), *(["combined"] if pooled else []))
+    note = "Largest mean in bold." if comparable else "Columns hold scores of different tasks."
+    if pooled:
+        note += " Combined: all tasks of all panels, every task weighing the same."
+    if sweep.numbers() is not None:
+        note += f" Each at the last level of {plain(sweep.x or '')}."
+    return Table("Test tasks, mean ± standard error over seeds", header, tuple(rows), note=note)
+
+
+def sweep_tasks(sweep: Sweep, found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table | None:
+    """Test tasks by variants, mean ± standard error; `found`: task → variant → numbers."""
+    known = [v for v in map(sweeps.name, sweeps.variants(sweep)) if any(v in of for of in found.values())]
+    if not found or len(known) > MOST_COLUMNS:
+        return None
+    rows = [(task, *(with_error(of.get(v)) for v in known)) for task, of in found.items()]
+    return Table(
+        "Test tasks one by one, mean ± standard error", ("task", *(v or "score" for v in known)), tuple(rows)
+    )
+
+
+def sweep_combined(sweep: Sweep, combined: Sequence[Mapping[str, Any]]) -> Table | None:
+    rows = [
+        (
+            sweeps.name(tuple(c["variant"])) or sweep.title,
+            with_interval(c["train"]),
+            with_interval(c["test"]),
+            with_interval(c["test"], "iqm"),
+            with_error(c["test"]),
+        )
+        for c in combined
+        if c["train"] or c["test"]
+    ]
+    if not rows:
+        return None
+    header = ("cells", "train tasks", "test tasks", "test tasks, IQM", "test ± s.e.")
+    over = ", ".join(map(title, combined[0]["panels"]))
+    return Table(
+        "Combined over panels",
+        header,
+        tuple(rows),
+        note=f"All tasks of {over}, every task weighing the same.",
+    )
+
+
+def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Published gains beside ours."""
+    rows = []
+    for c in found:
+        published = "direction only" if c["published"] is None else percent(c["published"])
+        whole = _span(c["interval_whole_runs"], percent).strip() or DASH
+        why = f" ({c['why']})" if c["why"] else ""
+        rows.append((c["claim"], published, _gain(c), whole, _improvement(c), f"**{c['verdict']}**{why}"))
+    header = (
+        "claim",
+        "published",
+        "ours [95% interval]",
+        "interval, whole runs",
+        "P(improvement)",
+        "verdict",
+    )
+    note = (
+        "Gain: ratio of the means over tasks minus 1, on the tasks that both sides were scored on. Reproduced: the "
+        "interval excludes 0 on the claimed side and holds the published gain or ours is larger. Same direction, "
+        "smaller: it excludes 0 but stays below the published gain. Undecided: it holds both 0 and the claimed gain. "
+        'Not reproduced: all else. "Whole runs" resamples the seeds of a cell for all tasks at once.'
+    )
+    return Table("Published claims", header, tuple(rows), "lrrrrl", note) if rows else None
+
+
+def comparisons(found: Sequence[Mapping[str, Any]], title: str = "Comparisons") -> Table | None:
+    rows = [
+        (
+            c["one"],
+            c["other"],
+            f"{number(c['mean_of'])} : {number(c['mean_over'])}",
+            _gain(c),
+            _improvement(c),
+        )
+        for c in found
+    ]
+    header = ("scores of", "over", "means", "gain [95% interval]", "P(improvement) [95% interval]")
+    split = {"test": "Test tasks", "train": "Training tasks"}.get(found[0]["split"], "") if found else ""
+    note = (
+        f"{split}. P(improvement): the chance that a run of the first scores above one of the second on a task drawn "
+        "at random; ties count half."
+    )
+    return Table(title, header, tuple(rows), "llrrr", note) if rows else None
+
+
+def provenance(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    rows = [
+        (p["hardware"], p["commit"][:12], p["versions"], str(p["runs"]), number(p["minutes"] / 60, 2))
+        for p in found
+    ]
+    header = ("hardware", "commit", "versions", "runs", "hours in all")
+    return Table("Where the runs come from", header, tuple(rows), "lllrr") if rows else None
+
+
+# ------------------------------------------------------------------------------------------- plain runs
+
+
+def summary(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
+    """Normalised returns, one row per experiment and checkpoint. `groups`: label → checkpoint → numbers."""
+    rows = [
+        (
+            label,
+            which,
+            str(len(n["seeds"])),
+            with_interval(n["train"]),
+            with_interval(n["test"]),
+            with_interval(n["test"], "iqm"),
+            with_error(n["test"]),
+            percent(n["late_change"]),
+        )
+        for label, of in groups.items()
+        for which, n in of.items()
+    ]
+    header = (
+        "experiment",
+        "checkpoint",
+        "seeds",
+        "train tasks",
+        "test tasks",
+        "test tasks, IQM",
+        "test ± s.e.",
+        "late change",
+    )
+    note = "Late change: relative change of the smoothed score on training tasks over the last fifth of training."
+    return Table("Normalised return, mean [95% interval]", header, tuple(rows), "llrrrrrr", note)
+
+
+def per_task(label: str, runs: Sequence[Run], which: str) -> Table:
+    """Random, reference and achieved returns, task by task."""
+    other = {"best": "last", "last": "best"}[which]
+    rows = []
+    for split in measure.SPLITS:
         for task in runs[0].tasks(split):
             known = runs[0].reference(task)
-            last = np.asarray([run.returns(task, "last").mean() for run in runs])
-            error = last.std(ddof=1) / np.sqrt(len(runs)) if len(runs) > 1 else _episode_error(runs[0], task)
-            best = float(np.mean([run.returns(task, "best").mean() for run in runs]))
-            random, reference = known.get("random"), known.get("reference")
-            normalised = last.mean() / reference if reference else None
-            above = (
-                (last.mean() - random) / (reference - random) if reference and random is not None else None
+            ours = np.asarray([run.returns(task, which).mean() for run in runs])
+            error = (
+                ours.std(ddof=1) / np.sqrt(len(runs))
+                if len(runs) > 1
+                else _episode_error(runs[0], task, which)
             )
-            achieved = f"{last.mean():.3f} ± {error:.3f}"
-            numbers = map(_number, (random, reference))
-            rows.append((task, split, *numbers, achieved, _number(best), _number(normalised), _number(above)))
+            beside = float(np.mean([run.returns(task, other).mean() for run in runs]))
+            random, reference = known.get("random"), known.get("reference")
+            above = None
+            if reference is not None and random is not None and reference > random:
+                above = float((ours.mean() - random) / (reference - random))
+            rows.append(
+                (
+                    task,
+                    split,
+                    number(random),
+                    number(reference),
+                    f"{ours.mean():.3f} ± {error:.3f}",
+                    number(beside),
+                    number(float(np.mean([run.normalised(task, which) for run in runs]))),
+                    number(above),
+                )
+            )
     header = (
         "task",
         "split",
         "random",
         "online Sable",
-        "return",
-        "best checkpoint",
+        f"return, {which}",
+        f"return, {other}",
         "normalised",
         "above random",
     )
-    return Table(f"{label}: {_count(runs)}", header, tuple(rows))
+    spread = "standard error over seeds" if len(runs) > 1 else "standard error over episodes"
+    return Table(f"{label}: {_count(runs)}", header, tuple(rows), "llrrrrrr", f"±: {spread}.")
 
 
-def _episode_error(run: Run, task: str) -> float:
-    returns = run.returns(task, "last")
+def _episode_error(run: Run, task: str, which: str) -> float:
+    returns = run.returns(task, which)
     return float(returns.std(ddof=1) / np.sqrt(returns.size)) if returns.size > 1 else 0.0
 
 
@@ -100,30 +347,43 @@ def _count(runs: Sequence[Run]) -> str:
     return f"{len(runs)} seeds ({seeds})" if len(runs) > 1 else f"seed {seeds}"
 
 
-def summary(groups: dict[str, list[Run]]) -> Table:
-    """Normalised returns with 95% intervals, one row per experiment."""
-    rows = []
-    for label, runs in groups.items():
-        for which in ("last", "best"):
-            train, test = (scores(runs, split, which) for split in ("train", "test"))
-            iqm = with_interval(test, stats.iqm)
-            rows.append((label, which, str(len(runs)), with_interval(train), with_interval(test), iqm))
-    header = ("experiment", "checkpoint", "seeds", "train tasks", "test tasks", "test tasks, IQM")
-    return Table("Normalised return, mean [95% interval]", header, tuple(rows))
+# ---------------------------------------------------------------------------------------------- collection
 
 
-def comparisons(groups: dict[str, list[Run]]) -> Table | None:
-    """Every experiment against every other one on the same test tasks."""
+def collection(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Online training, one row per run."""
     rows = []
-    for label, runs in groups.items():
-        for other, others in groups.items():
-            if label == other or runs[0].tasks("test") != others[0].tasks("test"):
-                continue
-            a, b = scores(runs, "test", "last"), scores(others, "test", "last")
-            if not a.size or a.shape[1] != b.shape[1] or b.mean() <= 0:
-                continue
-            ratio, (low, high) = stats.gain(a, b)
-            improvement = stats.probability_of_improvement(a, b)
-            rows.append((label, other, f"{ratio:+.1%} [{low:+.1%}, {high:+.1%}]", f"{improvement:.2f}"))
-    header = ("experiment", "against", "gain on test tasks", "probability of improvement")
-    return Table("Comparisons on the same test tasks, last checkpoint", header, tuple(rows)) if rows else None
+    for c in found:
+        planned = c["evaluations_planned"]
+        going = "" if planned is None or c["evaluations"] >= planned else f" (of {planned})"
+        rows.append(
+            (
+                c["task"],
+                str(c["seed"]),
+                count(c["env_steps"]),
+                f"{c['evaluations']}{going}",
+                number(c["minutes"], 1),
+                count(c["steps_per_second"]),
+                number(c["final"]),
+                f"{number(c['best'])} at {c['best_at'] / 1e6:.2f} M",
+                number(c["greedy"]),
+                number(c["untrained"]),
+            )
+        )
+    header = (
+        "task",
+        "seed",
+        "env steps",
+        "evaluations",
+        "minutes",
+        "env steps/s",
+        "final, sampled",
+        "best, sampled",
+        "final, greedy",
+        "untrained",
+    )
+    note = (
+        "Returns per episode. Sampled: actions drawn from the policy; greedy: the most probable ones. Untrained: "
+        "sampled return before the first update, when play is close to random."
+    )
+    return Table("Online training", header, tuple(rows), "l" + "r" * 9, note)

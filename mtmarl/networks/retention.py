@@ -3,9 +3,9 @@
 Memory decays once per timestep, never between the agents of a step. Layout of queries, keys and values:
 `[B, H, T, N, F]` (batch, heads, time, agents, head features); the memory is `[B, H, F, F]` and knows no N.
 
-`parallel` multiplies out all T*N x T*N pairs; `factored` sums the keys and values of each timestep
-first, which costs O(T N F^2) and wins once T*N is well above F; `chunkwise` scans either of them over
-chunks of time; `recurrent` walks step by step, as acting does. All of them agree to rounding.
+`recurrent` walks step by step, as acting does, and defines what is meant. `chunked` is how windows are computed:
+inside a chunk of time all pairs of tokens at once, between chunks through one F x F state each. One chunk of all
+steps is the parallel form of the papers, chunks of one step the timestep-factored one.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from jaxtyping import Array, Bool, Float
 
 Heads = Float[Array, "B H T N F"]
 Memory = Float[Array, "B H F F"]
-Form = Literal["parallel", "factored", "auto"]
-# Above this many tokens a window, the T*N x T*N matrix costs more than the F x F states (measured on CPU).
-PARALLEL_TOKENS = 256
+Form = Literal["auto", "parallel", "factored"]
+# Pairs cost tokens x chunk, states F x F a chunk; around this many tokens a chunk both are cheap (measured on CPU).
+CHUNK_TOKENS = 48
 
 
 def head_decays(heads: int, scale: float) -> Float[Array, "H"]:
@@ -28,58 +28,52 @@ def head_decays(heads: int, scale: float) -> Float[Array, "H"]:
     return scale * (1.0 - jnp.exp(jnp.linspace(jnp.log(1 / 32), jnp.log(1 / 512), heads)))
 
 
-def decay_matrices(
-    kappa: Float[Array, "H"], first: Bool[Array, "B T"]
-) -> tuple[Float[Array, "B H T T"], Float[Array, "B H T"]]:
-    """D[t, s], what is left at t of what was written at s, and xi[t], what is left of the incoming memory.
+def decay_matrix(kappa: Float[Array, "H"], first: Bool[Array, "B T"]) -> Float[Array, "B H T+1 T+1"]:
+    """What is left at t of what was written at s. Index 0 is the incoming memory, index t + 1 step t.
 
-    Neither reaches across an episode start (`first`).
+    Nothing reaches across an episode start (`first`).
     """
-    steps = jnp.arange(first.shape[1])
+    steps = jnp.arange(first.shape[1] + 1)
     lag = steps[:, None] - steps[None, :]
     # Clamped before the power: negative lags would overflow float32 and inf * 0 is NaN.
     power = kappa[:, None, None] ** jnp.maximum(lag, 0)
-    segment = jnp.cumsum(first, axis=1)
+    segment = jnp.pad(jnp.cumsum(first, axis=1), ((0, 0), (1, 0)))
     same = (segment[:, :, None] == segment[:, None, :]) & (lag >= 0)
-    xi = kappa[:, None] ** (steps + 1)
-    return power * same[:, None], xi * (segment == 0)[:, None]
+    return power * same[:, None]
 
 
-def _remember(k: Heads, v: Heads, decay: Array, xi: Array, memory: Memory) -> Memory:
-    """The memory after the last step: its row of D weighs every token, that of xi the incoming memory."""
-    weighted = k * decay[:, :, -1, :, None, None]
-    return xi[:, :, -1, None, None] * memory + jnp.einsum("bhtnf,bhtng->bhfg", weighted, v)
+def chunked(chunk: int) -> Callable:
+    """Retention in chunks of `chunk` timesteps, which must divide T. Without a loop: all chunks at once."""
 
+    def run(
+        q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], memory: Memory, kappa: Array, causal: bool
+    ) -> tuple[Heads, Memory]:
+        batch, heads, steps, agents, features = q.shape
+        chunks, tokens = steps // chunk, chunk * agents
+        per_chunk = lambda x: x.reshape(batch, heads, chunks, tokens, features)
+        q, k, v = per_chunk(q), per_chunk(k), per_chunk(v)
+        decay = decay_matrix(kappa, first)
+        ends = jnp.arange(chunks + 1) * chunk
+        own_chunk = lambda x, axis: jnp.moveaxis(jnp.diagonal(x, axis1=2, axis2=axis), -1, 2)
+        inside = own_chunk(decay[:, :, 1:, 1:].reshape(batch, heads, chunks, chunk, chunks, chunk), 4)
+        since_start = own_chunk(decay[:, :, 1:, ends[:-1]].reshape(batch, heads, chunks, chunk, chunks), 4)
+        to_tokens = lambda x: jnp.repeat(x, agents, axis=-1)[..., None]
 
-def parallel(
-    q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], memory: Memory, kappa: Array, causal: bool
-) -> tuple[Heads, Memory]:
-    """All pairs at once. `causal`: an agent sees the agents before it in its own step, else all of them."""
-    steps, agents = q.shape[2:4]
-    decay, xi = decay_matrices(kappa, first)
-    scores = jnp.einsum("bhtnf,bhsjf->bhtnsj", q, k) * decay[:, :, :, None, :, None]
-    if causal:
-        same_step = jnp.eye(steps, dtype=bool)[:, None, :, None]
-        later = ~jnp.tril(jnp.ones((agents, agents), bool))[None, :, None, :]
-        scores = jnp.where(same_step & later, 0.0, scores)
-    out = jnp.einsum("bhtnsj,bhsjf->bhtnf", scores, v)
-    out += xi[..., None, None] * jnp.einsum("bhtnf,bhfg->bhtng", q, memory)
-    return out, _remember(k, v, decay, xi, memory)
+        weight = inside[:, :, :, :, None, :, None]
+        if causal:  # An agent sees the agents before it in its own step, else all of them.
+            same_step = jnp.eye(chunk, dtype=bool)[:, None, :, None]
+            weight = weight * ~(same_step & jnp.triu(jnp.ones((agents, agents), bool), 1)[None, :, None, :])
+        weight = jnp.broadcast_to(weight, (batch, heads, chunks, chunk, agents, chunk, agents))
+        weight = weight.reshape(batch, heads, chunks, tokens, tokens)
+        out = jnp.einsum("bhcij,bhcjf->bhcif", jnp.einsum("bhcif,bhcjf->bhcij", q, k) * weight, v)
 
+        written = jnp.einsum("bhcif,bhcig->bhcfg", k * to_tokens(inside[:, :, :, -1]), v)
+        written = jnp.concatenate([memory[:, :, None], written], axis=2)
+        states = jnp.einsum("bhde,bhefg->bhdfg", decay[:, :, ends][..., ends], written)
+        out += to_tokens(since_start) * jnp.einsum("bhcif,bhcfg->bhcig", q, states[:, :, :-1])
+        return out.reshape(batch, heads, steps, agents, features), states[:, :, -1]
 
-def factored(
-    q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], memory: Memory, kappa: Array, causal: bool
-) -> tuple[Heads, Memory]:
-    """One F x F state per timestep, then attention inside the step only. Linear in N for fixed T."""
-    decay, xi = decay_matrices(kappa, first)
-    written = jnp.einsum("bhtnf,bhtng->bhtfg", k, v)
-    seen = decay * ~jnp.eye(q.shape[2], dtype=bool) if causal else decay
-    state = jnp.einsum("bhts,bhsfg->bhtfg", seen, written) + xi[..., None, None] * memory[:, :, None]
-    out = jnp.einsum("bhtnf,bhtfg->bhtng", q, state)
-    if causal:
-        inside = jnp.tril(jnp.einsum("bhtnf,bhtjf->bhtnj", q, k))
-        out += jnp.einsum("bhtnj,bhtjg->bhtng", inside, v)
-    return out, _remember(k, v, decay, xi, memory)
+    return run
 
 
 def recurrent(
@@ -116,33 +110,12 @@ def retain_token(
     return memory, jnp.einsum("bhf,bhfg->bhg", q, memory)
 
 
-def chunkwise(form: Callable, chunk: int) -> Callable:
-    """`form` over chunks of `chunk` timesteps, the memory handed on: cost per token does not grow with T.
-
-    T must be a multiple of the chunk.
-    """
-
-    def run(q, k, v, first, memory, kappa, causal):
-        batch, heads, steps, agents, features = q.shape
-        chunks = steps // chunk
-
-        def body(memory, x):
-            out, memory = form(*x, memory, kappa, causal)
-            return memory, out
-
-        split = lambda y: jnp.moveaxis(y.reshape(batch, heads, chunks, chunk, agents, features), 2, 0)
-        resets = jnp.moveaxis(first.reshape(batch, chunks, chunk), 1, 0)
-        memory, out = jax.lax.scan(body, memory, (split(q), split(k), split(v), resets))
-        return jnp.moveaxis(out, 0, 2).reshape(q.shape), memory
-
-    return run
-
-
 def choose(form: Form, steps: int, agents: int) -> Callable:
     """The form to run for a window of this shape; a choice of speed alone."""
-    if form == "auto":
-        form = "parallel" if steps * agents <= PARALLEL_TOKENS else "factored"
-    return {"parallel": parallel, "factored": factored}[form]
+    if form == "parallel":
+        return chunked(steps)
+    longest = 1 if form == "factored" else max(1, CHUNK_TOKENS // agents)
+    return chunked(max(c for c in range(1, longest + 1) if steps % c == 0))
 
 
 class Retention(nn.Module):

@@ -21,10 +21,11 @@ def inputs(dtype, seed=0):
 
 
 FORMS = {
-    "parallel": r.parallel,
-    "factored": r.factored,
-    "chunkwise parallel": r.chunkwise(r.parallel, 4),
-    "chunkwise factored": r.chunkwise(r.factored, 3),
+    "parallel": r.chunked(T),
+    "chunks of 4 steps": r.chunked(4),
+    "chunks of 3 steps": r.chunked(3),
+    "timestep-factored": r.chunked(1),
+    "chosen": r.choose("auto", T, N),
 }
 
 
@@ -59,20 +60,34 @@ def test_definition_by_hand():
 def test_nothing_crosses_an_episode_start():
     q, k, v, _, memory = inputs(jnp.float32)
     first = jnp.zeros((B, T), bool).at[:, 5].set(True)
-    whole, after = r.parallel(q, k, v, first, memory, KAPPA, True)
+    whole, after = r.chunked(6)(q, k, v, first, memory, KAPPA, True)
     late = [x[:, :, 5:] for x in (q, k, v)]
-    alone, alone_after = r.parallel(*late, first[:, 5:], jnp.zeros_like(memory), KAPPA, True)
+    alone, alone_after = r.chunked(7)(*late, first[:, 5:], jnp.zeros_like(memory), KAPPA, True)
     np.testing.assert_allclose(whole[:, :, 5:], alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after, alone_after, rtol=1e-4, atol=1e-4)
 
 
 def test_long_windows_stay_finite():
     kappa = r.head_decays(1, 0.3)
-    decay, xi = r.decay_matrices(kappa, jnp.zeros((1, 400), bool))
-    assert bool(jnp.isfinite(decay).all()) and bool(jnp.isfinite(xi).all())
+    decay = r.decay_matrix(kappa, jnp.zeros((1, 400), bool))
+    assert bool(jnp.isfinite(decay).all())
 
 
 def test_no_memory_at_all_keeps_the_present():
-    decay, xi = r.decay_matrices(jnp.zeros(1), jnp.zeros((1, 3), bool))
-    np.testing.assert_array_equal(decay[0, 0], np.eye(3))
-    np.testing.assert_array_equal(xi, 0)
+    decay = r.decay_matrix(jnp.zeros(1), jnp.zeros((1, 3), bool))
+    np.testing.assert_array_equal(decay[0, 0], np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("steps", "agents", "chunk"), [(20, 4, 10), (32, 4, 8), (20, 32, 1), (19, 2, 19), (23, 4, 1)]
+)
+def test_chunks_divide_the_window(steps, agents, chunk):
+    """What is chosen runs, and pairs stay few: a prime number of steps falls back to single steps."""
+    shape = (1, 1, steps, agents, 2)
+    out, _ = r.choose("auto", steps, agents)(
+        *[jnp.ones(shape)] * 3, jnp.zeros((1, steps), bool), jnp.zeros((1, 1, 2, 2)), jnp.ones(1), True
+    )
+    want, _ = r.chunked(chunk)(
+        *[jnp.ones(shape)] * 3, jnp.zeros((1, steps), bool), jnp.zeros((1, 1, 2, 2)), jnp.ones(1), True
+    )
+    np.testing.assert_allclose(out, want)

@@ -74,10 +74,10 @@ def test_equals_the_team_without_padding():
     small = jax.tree.map(lambda x: x[:, :, keep], obs)
     out, after = net.window(params, obs, action, first, memory)
     alone, alone_after = net.window(params, small, action[:, :, keep], first, memory)
-    for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(a[:, :, keep], b, rtol=1e-4, atol=1e-5)
-    for a, b in zip(after, alone_after, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    pairs = [(a[:, :, keep], b) for a, b in zip(jax.tree.leaves(out), jax.tree.leaves(alone), strict=True)]
+    for a, b in pairs + list(zip(after, alone_after, strict=True)):
+        # Another number of agents, another chunk: sums in another order, so what cancels keeps the sum's error.
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
 
 
 @pytest.mark.parametrize("form", ["parallel", "factored"])

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Figure 6: HL-Gauss, masking and shuffling of agents, task-balanced batches; and agent numbers, on RWARE.
+#   experiment_scripts/ablations.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
+# Time: smoke 1 run, cpu 24 runs, paper 48 runs; not yet measured.
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=ablations "$@"

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# One policy for LBF, Connector and RWARE together against one policy each. Nothing is published on it.
+#   experiment_scripts/cross_environment.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
+# Time: smoke 1 run, cpu 12 runs, paper 36 runs; not yet measured.
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=cross_environment "$@"

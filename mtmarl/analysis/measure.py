@@ -1,0 +1,399 @@
+"""The numbers of a report, as plain values: the tables, the figures and results.json all show these.
+
+Scores are normalised returns; `which` is the checkpoint they are of, best or last.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mtmarl.analysis import stats, sweeps
+from mtmarl.analysis.runs import Run, scored_tasks, scores, shown
+from mtmarl.analysis.stats import Interval
+from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
+
+SPLITS = ("train", "test")
+TRAIN_CURVE, TEST_CURVE = "eval/mean_normalised_return", "eval/test/mean_normalised_return"
+
+Pairs = Sequence[tuple[Cell, Cell]]
+
+
+def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[str, Any] | None:
+    """Mean, IQM and optimality gap with intervals over groups of runs, one per cell; None without scores."""
+    blocks = stats.blocks([scores(runs, scored_tasks(runs, split), which) for runs in groups])
+    if not blocks:
+        return None
+    out: dict[str, Any] = {"tasks": sum(b.shape[1] for b in blocks)}
+    for name, statistic in (
+        ("mean", stats.mean),
+        ("iqm", stats.iqm),
+        ("optimality_gap", stats.optimality_gap),
+    ):
+        out[name] = stats.value(blocks, statistic)
+        out[f"{name}_interval"] = stats.interval(blocks, statistic)
+    out["mean_interval_whole_runs"] = stats.interval(blocks, whole_runs=True)
+    out["standard_error"] = stats.standard_error(blocks)
+    return out
+
+
+def group(runs: Sequence[Run], which: str) -> dict[str, Any]:
+    """What a cell or an experiment scored, and how its training went."""
+    changes = [stats.late_change(*run.curve(TRAIN_CURVE)) for run in runs]
+    known = [c for c in changes if not math.isnan(c)]
+    minutes = [float(run.record.get("minutes") or 0.0) for run in runs]
+    return {
+        "seeds": [run.seed for run in runs],
+        **{split: aggregate([runs], split, which) for split in SPLITS},
+        "late_change": float(np.mean(known)) if known else None,
+        "late_change_per_seed": changes,
+        "updates": _one(runs, "updates"),
+        "parameters": _one(runs, "parameters"),
+        "minutes": sum(minutes),
+    }
+
+
+def _one(runs: Sequence[Run], key: str) -> Any:
+    """The value of a key where all runs agree."""
+    values = {run.record.get(key) for run in runs}
+    return values.pop() if len(values) == 1 else None
+
+
+# ------------------------------------------------------------------------------------------------ a sweep
+
+
+def cells(sweep: Sweep, which: str) -> list[dict[str, Any]]:
+    """Every planned cell, in order."""
+    return [
+        {
+            "cell": dict(zip(sweep.axes, cell, strict=True)),
+            "planned": len(sweep.planned(cell)),
+            **group(sweep.runs(cell), which),
+        }
+        for cell in sweep.cells()
+    ]
+
+
+def combined(sweep: Sweep, which: str) -> list[dict[str, Any]]:
+    """The variants of a sweep pooled over its panels, every task weighing the same; only those that all panels have."""
+    found = sweeps.finals(sweep)
+    if len(found) < 2:
+        return []
+    out = []
+    for variant in sweeps.variants(sweep):
+        groups = [sweep.runs(of[variant]) for of in found.values() if variant in of]
+        whole = len(groups) == len(found) and all(groups)
+        entry: dict[str, Any] = {"variant": variant, "panels": list(found)}
+        for split in SPLITS:
+            entry[split] = aggregate(groups, split, which) if whole else None
+        out.append(entry)
+    return out
+
+
+def compare(sweep: Sweep, pairs: Pairs, split: str, which: str) -> dict[str, Any]:
+    """One side of pairs of cells against the other, with how many of their runs there are."""
+    entries = [e for cell in sorted({c for pair in pairs for c in pair}) for e in sweep.planned(cell)]
+    return {
+        "runs_finished": sum(e.finished for e in entries),
+        "runs_planned": len(entries),
+        **compare_runs([(sweep.runs(a), sweep.runs(b)) for a, b in pairs], split, which),
+    }
+
+
+def compare_runs(
+    pairs: Sequence[tuple[Sequence[Run], Sequence[Run]]], split: str, which: str
+) -> dict[str, Any]:
+    """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on."""
+    left, right = [], []
+    for ours, theirs in pairs:
+        if not ours or not theirs:
+            continue
+        known = set(scored_tasks(theirs, split))
+        tasks = [t for t in scored_tasks(ours, split) if t in known]
+        left.append(scores(ours, tasks, which))
+        right.append(scores(theirs, tasks, which))
+    left, right = stats.blocks(left), stats.blocks(right)
+    gain, interval = stats.gain(left, right)
+    return {
+        "tasks": sum(b.shape[1] for b in left),
+        "mean_of": stats.value(left),
+        "mean_over": stats.value(right),
+        "gain": gain,
+        "interval": interval,
+        "interval_whole_runs": stats.gain(left, right, whole_runs=True)[1],
+        "improvement": stats.probability_of_improvement(left, right),
+        "improvement_interval": stats.improvement_interval(left, right),
+    }
+
+
+def claims(sweep: Sweep, which: str) -> list[dict[str, Any]]:
+    """The published statements beside what these runs say."""
+    return [_claim(sweep, claim, which) for claim in sweep.claims]
+
+
+def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
+    pairs = sweeps.sides(sweep, claim.of, claim.over)
+    out = {
+        "claim": claim.text,
+        "of": dict(claim.of),
+        "over": dict(claim.over),
+        "split": claim.split,
+        "published": claim.gain,
+    }
+    out |= compare(sweep, pairs, claim.split, which)
+    if any(a == b for a, b in pairs):
+        out["verdict"], out["why"] = "not comparable", "both sides are the same cells"
+    elif not pairs:
+        out["verdict"], out["why"] = "not yet run", "this profile plans no such cells"
+    elif out["runs_finished"] < out["runs_planned"]:
+        out["verdict"] = "not yet run"
+        out["why"] = f"{out['runs_finished']} of {out['runs_planned']} runs"
+    elif not out["tasks"]:
+        out["verdict"], out["why"] = "not comparable", "no task with a reference is common to both sides"
+    elif math.isnan(out["gain"]):
+        out["verdict"], out["why"] = "not comparable", "the baseline's mean is not above 0"
+    elif math.isnan(out["interval"][0]):
+        out["verdict"], out["why"] = "undecided", "one seed has no interval"
+    else:
+        out["verdict"] = verdict(out["gain"], out["interval"], claim.gain)
+        out["why"] = {"undecided": "the interval holds both no gain and the claimed one"}.get(out["verdict"])
+        # Where the runs of a seed rise and fall together the usual interval is too narrow to decide alone.
+        other = verdict(out["gain"], out["interval_whole_runs"], claim.gain)
+        if other != out["verdict"]:
+            out["why"] = "; ".join(filter(None, [out["why"], f"with whole runs resampled: {other}"]))
+    return out
+
+
+def verdict(gain: float, interval: Interval, published: float | None) -> str:
+    """What an interval of a gain says about a published gain; None: about a gain above 0 of any size.
+
+    A published gain below 0 claims a loss. A published 0 claims no difference.
+    """
+    low, high = interval
+    if published == 0:
+        return "reproduced" if low <= 0 <= high else "not reproduced"
+    if published is not None and published < 0:
+        gain, low, high, published = -gain, -high, -low, -published
+    inside = published is None or low <= published <= high
+    if low > 0:
+        return "reproduced" if inside or gain >= (published or 0) else "same direction, smaller"
+    return "undecided" if high > 0 and inside else "not reproduced"
+
+
+def comparisons(sweep: Sweep, which: str) -> list[dict[str, Any]]:
+    """All comparisons of `sweeps.pairs` that can be made, on test tasks; without those on training tasks."""
+    split = "test" if any(run.tasks("test") for e in sweep.entries if (run := e.run)) else "train"
+    found = [
+        {"one": one, "other": other, "split": split, **compare(sweep, pairs, split, which)}
+        for one, other, pairs in sweeps.pairs(sweep)
+    ]
+    return [c for c in found if c["tasks"]]
+
+
+def profile_groups(sweep: Sweep, which: str) -> dict[str, dict[str, list[np.ndarray]]]:
+    """{panel: {label: blocks of test scores}} of the variants; a single series is split along x instead."""
+    found = sweeps.finals(sweep)
+    if len(sweeps.variants(sweep)) == 1 and sweep.x is not None:
+        found = {p: {(sweep.level(c, sweep.x),): c for c in sweep.in_panel(p)} for p in found}
+    out: dict[str, dict[str, list[np.ndarray]]] = {}
+    for panel, of in found.items():
+        for variant, cell in of.items():
+            runs = sweep.runs(cell)
+            blocks = stats.blocks([scores(runs, scored_tasks(runs, "test"), which)]) if runs else []
+            if blocks:
+                out.setdefault(panel, {})[sweeps.name(variant)] = blocks
+    if len(out) > 1 and len(out) == len(found):
+        whole = [label for label in next(iter(out.values())) if all(label in of for of in out.values())]
+        if whole:
+            out["combined"] = {label: [b for of in out.values() for b in of[label]] for label in whole}
+            out["combined"] = {k: v for k, v in out["combined"].items() if v}
+    return out
+
+
+def per_task(sweep: Sweep, which: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """{task: {variant: numbers}} of the test tasks, variants as in `sweeps.finals`; panels that score a task alike
+    would collide, so their name is put before the task's where a task is in several panels."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for panel, of in sweeps.finals(sweep).items():
+        for variant, cell in of.items():
+            runs = sweep.runs(cell)
+            for task in scored_tasks(runs, "test"):
+                block = [scores(runs, [task], which)]
+                numbers = {"mean": stats.value(block), "standard_error": stats.standard_error(block)}
+                found.setdefault((panel, task), {})[sweeps.name(variant)] = numbers
+    tasks = [task for _, task in found]
+    several = len(set(tasks)) < len(tasks)
+    return {f"{panel}: {task}" if several else task: of for (panel, task), of in found.items()}
+
+
+def tasks_differ(sweep: Sweep) -> bool:
+    """Whether cells that a figure sets side by side were scored on different test tasks."""
+    return any(
+        len({tuple(scored_tasks(r, "test")) for c in sweep.in_panel(p) if (r := sweep.runs(c))}) > 1
+        for p in sweep.panels()
+    )
+
+
+def to_do(sweep: Sweep) -> list[dict[str, Any]]:
+    """The runs that are still to be made."""
+    return [
+        {
+            "cell": dict(zip(sweep.axes, e.cell, strict=True)),
+            "seed": e.seed,
+            "state": e.problem,
+            "command": e.command,
+        }
+        for e in _in_order(sweep)
+        if not e.finished
+    ]
+
+
+def _in_order(sweep: Sweep) -> list[Entry]:
+    return [e for cell in sweep.cells() for e in sweep.planned(cell)]
+
+
+# ----------------------------------------------------------------------------------------------- records
+
+
+def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
+    """Where a run comes from and what it scored on each task at both checkpoints."""
+    record = run.record
+    out: dict[str, Any] = {
+        "dir": shown(run.path, roots),
+        "kind": run.kind,
+        "algo": record["algo"],
+        "tasks": record["tasks"],
+        "seed": run.seed,
+        **{
+            key: record.get(key)
+            for key in ("started", "minutes", "hardware", "commit", "versions", "parameters", "updates")
+        },
+        "select_on": record.get("select_on"),
+    }
+    if run.kind == "train" and run.final:
+        out["scores"] = {
+            task: {
+                "split": split,
+                **{w: _task_score(run, task, w) for w in ("best", "last")},
+            }
+            for split in SPLITS
+            for task in run.tasks(split)
+        }
+    return out
+
+
+def _task_score(run: Run, task: str, which: str) -> dict[str, Any]:
+    returns = run.returns(task, which)
+    return {
+        "return": float(returns.mean()),
+        "episodes": int(returns.size),
+        "normalised": run.normalised(task, which),
+    }
+
+
+def references(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """What the scores are divided by, and the random policy's return, per task."""
+    known = {t: run.reference(t) for run in runs for split in SPLITS for t in run.tasks(split)}
+    return {t: {k: known[t].get(k) for k in ("reference", "random")} for t in sorted(known)}
+
+
+def sweep_runs(sweep: Sweep, roots: Sequence[Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "cell": dict(zip(sweep.axes, e.cell, strict=True)),
+            "command": e.recipe,
+            **run_record(e.run, roots),
+        }
+        for e in _in_order(sweep)
+        if e.finished and e.run is not None
+    ]
+
+
+def provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Runs by hardware, commit and versions, with the minutes they took in all."""
+    out: dict[tuple[str, ...], dict[str, Any]] = {}
+    for run in runs:
+        record = run.record
+        versions = record.get("versions") or {}
+        key = (
+            str(record.get("hardware") or "unknown"),
+            str(record.get("commit") or "unknown"),
+            ", ".join(f"{k} {v}" for k, v in sorted(versions.items())) or "unknown",
+        )
+        entry = out.setdefault(
+            key, dict(zip(("hardware", "commit", "versions"), key, strict=True), runs=0, minutes=0.0)
+        )
+        entry["runs"] += 1
+        entry["minutes"] += float(record.get("minutes") or 0.0)
+    return [out[key] for key in sorted(out)]
+
+
+# --------------------------------------------------------------------------------------------- collection
+
+
+def collection(run: Run) -> dict[str, Any] | None:
+    """What an online run learned and how fast; None before its first evaluation."""
+    task = run.tasks("train")[0]
+    steps, sampled = run.curve(f"eval/{task}/return")
+    _, greedy = run.curve(f"eval/{task}/greedy_return")
+    if not steps.size:
+        return None
+    clock = [(m["step"], float(m["minutes"])) for m in run.metrics if m.get("minutes") is not None]
+    at, minutes = clock[-1] if clock else (None, None)
+    config = run.record.get("config") or {}
+    planned = (config.get("collect") or {}).get("evaluations")
+    return {
+        "task": task,
+        "seed": run.seed,
+        "env_steps": int(steps[-1]),
+        "minutes": minutes,
+        "steps_per_second": at / (60 * minutes) if at and minutes else None,
+        "final": float(sampled[-1]),
+        "best": float(sampled.max()),
+        "best_at": int(steps[sampled.argmax()]),
+        "greedy": float(greedy[-1]) if greedy.size else None,
+        # A run that goes on from another one does not start at random play.
+        "untrained": float(sampled[0]) if steps[0] == 0 and not config.get("init_from") else None,
+        "evaluations": int(steps.size),
+        "evaluations_planned": None if planned is None else int(planned) + 1,
+    }
+
+
+def to_json(value: Any) -> str:
+    """JSON with what fits on a line on one line: a change of a number is a change of a line."""
+    return _lines(finite(value), "")
+
+
+LINE = 110
+
+
+def _lines(value: Any, indent: str) -> str:
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if not isinstance(value, dict | list) or len(indent) + len(flat) <= LINE:
+        return flat
+    more = indent + " "
+    if isinstance(value, dict):
+        parts = [f"{json.dumps(k, ensure_ascii=False)}: {_lines(v, more)}" for k, v in value.items()]
+    else:
+        parts = [_lines(v, more) for v in value]
+    left, right = "{}" if isinstance(value, dict) else "[]"
+    return f"{left}\n{more}" + f",\n{more}".join(parts) + f"\n{indent}{right}"
+
+
+def finite(value: Any) -> Any:
+    """The same values for JSON: floats to 6 significant digits, None for what is not finite, names as text."""
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return finite(value.tolist())
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return float(f"{float(value):.6g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,486 @@
+"""`python -m mtmarl.sweep +sweep=model_size`: a grid of training runs and the report over it.
+
+A sweep is one YAML file in configs/sweep: axes whose product is the grid, profiles that fit it to a machine, and the
+published claims that the report sets beside the results. Each run is one process of `mtmarl.train`. The same
+command again goes on where it stopped.
+"""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from mtmarl import config
+from mtmarl.errors import UserError
+
+USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value …]
+
+  +sweep=    one of those below, or a YAML file of your own
+  profile=   smoke (does it run?), cpu (a thinned grid) or paper (the published settings)
+  jobs=      runs at a time
+  seeds=     instead of those of the sweep
+  out=       default: runs/sweeps/NAME-PROFILE
+  --dry-run  print the commands, check them, run nothing
+  key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
+"""
+TRAIN = (sys.executable, "-m", "mtmarl.train")
+POLL_SECONDS = 0.2
+# What a run that is asked to stop gets before it is killed.
+GRACE_SECONDS = 10.0
+# They say where and how loudly a run runs, not what it computes.
+_FREE_TO_CHANGE = ("run_dir", "quiet", "sinks")
+_OWN = {"run_dir": "give out=", "seed": "give seeds="}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """`overrides` follow the base of the sweep; `levels` names, per axis, those that are run (default: all)."""
+
+    overrides: tuple[str, ...] = ()
+    levels: Mapping[str, tuple[str | int | float, ...]] = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published gain in return of one cell over another; axes that are not named are averaged over.
+
+    `gain` is relative: 0.29 for 29%, below 0 for a loss, 0 for no difference, None for a gain without a number.
+    """
+
+    claim: str
+    of: Mapping[str, str | int | float]
+    over: Mapping[str, str | int | float]
+    split: Literal["train", "test"]
+    gain: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`axes`: name -> level -> overrides; in the file also `key=a,b,c` for one level per value, named by it.
+
+    In figures, `x` names the axis along the abscissa (null: bars), `panel` and `line` those with one panel and one
+    line per level.
+    """
+
+    title: str
+    axes: Mapping[str, Mapping[str, tuple[str, ...]]]
+    seeds: tuple[int, ...]
+    profiles: Mapping[str, Profile]
+    base: tuple[str, ...] = ()
+    x: str | None = None
+    panel: str | None = None
+    line: str | None = None
+    paper: tuple[Claim, ...] = ()
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line; `overrides` are those of every run."""
+
+    sweep: str
+    profile: str = "cpu"
+    jobs: int = 1
+    seeds: tuple[int, ...] | None = None
+    out: str | None = None
+    dry_run: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------- reading
+
+
+def read_options(argv: Sequence[str]) -> Options:
+    """Raises UserError."""
+    values: dict[str, Any] = {}
+    overrides = []
+    for arg in argv:
+        if arg == "--dry-run":
+            values["dry_run"] = True
+            continue
+        key, equals, value = arg.partition("=")
+        key = key.lstrip("+")
+        if key in ("sweep", "profile", "out"):
+            values[key] = value
+        elif key == "jobs":
+            if not value.isdecimal() or int(value) < 1:
+                raise UserError(f"jobs must be an int of at least 1, not {value!r}")
+            values[key] = int(value)
+        elif key == "seeds":
+            seeds = [v.strip() for v in value.strip("[]").split(",")]
+            if not all(v.isdecimal() for v in seeds) or len(set(seeds)) < len(seeds):
+                raise UserError(f"seeds must be different ints, as in 0,1,2, not {value!r}")
+            values[key] = tuple(map(int, seeds))
+        elif arg.startswith("-") or not equals:
+            raise UserError(f"{arg}: options are written key=value, see --help")
+        elif key in _OWN:
+            raise UserError(f"{key}= belongs to the single run; {_OWN[key]}")
+        else:
+            overrides.append(arg)
+    if not values.get("sweep"):
+        raise UserError(f"choose one: +sweep={{{', '.join(config.options('sweep'))}}}")
+    return Options(**values, overrides=tuple(overrides))
+
+
+def read_sweep(name: str) -> tuple[Sweep, str]:
+    """The sweep of that name, or of that YAML file, and the file for messages. Raises UserError."""
+    if name.endswith((".yaml", ".yml")):
+        path, where = Path(name).expanduser(), name
+    else:
+        known = config.options("sweep")
+        if name not in known:
+            raise UserError(f"unknown +sweep={name}{config.suggest(name, known)}; or give a .yaml file")
+        path, where = config.config_dir() / "sweep" / f"{name}.yaml", f"configs/sweep/{name}.yaml"
+    values = config.read_yaml(path)
+    if isinstance(values, Mapping) and isinstance(values.get("axes"), Mapping):
+        values = {
+            **values,
+            "axes": {str(k): _levels(v, f"{where}: axes.{k}") for k, v in values["axes"].items()},
+        }
+    sweep = config.parse(Sweep, values, where)
+    _check(sweep, where)
+    return sweep, where
+
+
+def _levels(axis: Any, where: str) -> Any:
+    """The short form of an axis, `key=a,b,c`, spelt out: one level per value, named by it."""
+    if isinstance(axis, Mapping):
+        return {str(level): [o] if isinstance(o, str) else o for level, o in axis.items()}
+    if not isinstance(axis, str):
+        return axis
+    key, equals, values = axis.partition("=")
+    names = [v.strip() for v in values.split(",")]
+    if not equals or not all(names) or any(c in values for c in "[]{}'\""):
+        raise UserError(f"{where}: {axis!r} is not key=a,b,c; write levels with their overrides instead")
+    return {name: [f"{key}={name}"] for name in names}
+
+
+def _check(sweep: Sweep, where: str) -> None:
+    """Every name that refers to another must exist, and no two axes may set one key."""
+    for axis, levels in sweep.axes.items():
+        if not levels:
+            raise UserError(f"{where}: axes.{axis} has no levels")
+        for name in (axis, *levels):
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(name)):
+                raise UserError(
+                    f"{where}: axes.{axis}: {name!r} names a folder; use letters, digits and _ . + -"
+                )
+    owner: dict[str, str] = {}
+    for axis, levels in sweep.axes.items():
+        for key in {_key(o) for overrides in levels.values() for o in overrides}:
+            if key in _OWN:
+                raise UserError(f"{where}: axes.{axis} sets {key}, which a sweep sets itself")
+            if owner.setdefault(key, axis) != axis:
+                raise UserError(f"{where}: the axes {owner[key]} and {axis} both set {key}")
+    for key, axis in (("x", sweep.x), ("panel", sweep.panel), ("line", sweep.line)):
+        if axis is not None:
+            _known(axis, sweep.axes, f"{where}: {key}")
+    drawn = [a for a in (sweep.x, sweep.panel, sweep.line) if a is not None]
+    if len(set(drawn)) < len(drawn):
+        raise UserError(f"{where}: x, panel and line must be different axes")
+    if not sweep.profiles:
+        raise UserError(f"{where}: profiles is empty; write one, such as cpu: {{}}")
+    for seeds in (sweep.seeds, *(p.seeds for p in sweep.profiles.values() if p.seeds is not None)):
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise UserError(f"{where}: seeds must be different numbers, at least one")
+    choices = [(f"profiles.{n}.levels", p.levels) for n, p in sweep.profiles.items()]
+    cells = [
+        (f"paper[{i}].{part}", getattr(c, part)) for i, c in enumerate(sweep.paper) for part in ("of", "over")
+    ]
+    for key, named in (*choices, *((key, {a: (v,) for a, v in cell.items()}) for key, cell in cells)):
+        for axis, names in named.items():
+            _known(axis, sweep.axes, f"{where}: {key}")
+            if not names:
+                raise UserError(f"{where}: {key}.{axis} names no level")
+            for name in names:
+                _known(str(name), sweep.axes[axis], f"{where}: {key}.{axis}")
+
+
+def _known(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise UserError(f"{where}: unknown {name}{config.suggest(name, known)}")
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+")
+
+
+# ------------------------------------------------------------------------------------------------- planning
+
+
+def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
+    """The content of sweep.json: what is run and how it is drawn. Raises UserError.
+
+    Of two overrides of one key the later wins: base < profile < level < command line. Runs are ordered by seed
+    first, so that partial results cover the whole grid.
+    """
+    _known(options.profile, sweep.profiles, f"{where}: profile=")
+    profile = sweep.profiles[options.profile]
+    chosen = {axis: [str(n) for n in names] for axis, names in profile.levels.items()}
+    axes = {a: [n for n in levels if n in chosen.get(a, levels)] for a, levels in sweep.axes.items()}
+    for override in options.overrides:
+        for axis, levels in sweep.axes.items():
+            if _key(override) in {_key(o) for overrides in levels.values() for o in overrides}:
+                raise UserError(f"{override}: the axis {axis} of this sweep sets {_key(override)}")
+
+    out = out_directory(options)
+    seeds = next(s for s in (options.seeds, profile.seeds, sweep.seeds) if s is not None)
+    runs = []
+    for seed, names in itertools.product(seeds, itertools.product(*axes.values())):
+        cell = dict(zip(axes, names, strict=True))
+        directory = "/".join([*(f"{a}={n}" for a, n in cell.items()), f"seed_{seed}"])
+        levels = [o for axis, name in cell.items() for o in sweep.axes[axis][name]]
+        merged: dict[str, str] = {}
+        for override in (*sweep.base, *profile.overrides, *levels, *options.overrides):
+            merged.pop(_key(override), None)
+            merged[_key(override)] = override
+        argv = [*merged.values(), f"seed={seed}", f"run_dir={out / directory}"]
+        runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
+    paper = [{**asdict(c), "of": _texts(c.of), "over": _texts(c.over)} for c in sweep.paper]
+    return {
+        "kind": "sweep", "name": Path(options.sweep).stem, "profile": options.profile, "title": sweep.title,
+        "x": sweep.x, "panel": sweep.panel, "line": sweep.line, "axes": axes, "runs": runs, "paper": paper,
+    }  # fmt: skip
+
+
+def _texts(cell: Mapping[str, Any]) -> dict[str, str]:
+    return {axis: str(level) for axis, level in cell.items()}
+
+
+def out_directory(options: Options) -> Path:
+    default = Path("runs/sweeps") / f"{Path(options.sweep).stem}-{options.profile}"
+    return Path(options.out).expanduser() if options.out else default
+
+
+def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None:
+    """All that can be wrong with a run before it starts: its options, its vaults, other results in its place.
+
+    Raises UserError naming the run. It loads jax; the process that waits for the runs does without, and calls it
+    in a child.
+    """
+    from mtmarl import build, trainer
+    from mtmarl.algos import OFFLINE
+    from mtmarl.data.vault import find_vault
+
+    for run in runs:
+        # A second seed composes to the same but for what may lie in its directory.
+        if run["seed"] != runs[0]["seed"] and not (out / run["dir"] / "run.json").exists():
+            continue
+        try:
+            cfg = config.compose(run["argv"], "train")
+            build.parse_algorithm(cfg, OFFLINE)
+            t = cfg.trainer
+            spans = trainer.Plan(cfg.seed, t.updates, t.chunk, t.checkpoint_every)
+            trainer.check_plan(spans, [trainer.Event(cfg.evaluator.every, lambda s: {})])
+            for task in build.train_tasks(cfg):
+                find_vault(task, cfg.data.quality, build.vault_roots(cfg))
+            build.earlier_run(build.run_directory(cfg, ""), cfg)
+        except UserError as error:
+            raise UserError(f"{where}, run {run['dir']}: {error}") from None
+
+
+def check_continues(record: Mapping[str, Any], out: Path) -> None:
+    """An earlier sweep.json may only gain runs, or be drawn otherwise; a UserError where its settings differ."""
+    path = out / "sweep.json"
+    if not path.exists():
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        old = {r["dir"]: _settings(r) for r in earlier["runs"]}
+        names = [earlier["name"], earlier["profile"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable record of a sweep ({error!r}); remove it") from error
+    remedy = "give another out=, or remove this one"
+    if names != [record["name"], record["profile"]]:
+        raise UserError(f"{out}: holds the sweep {names[0]} with profile {names[1]}; {remedy}")
+    new = {r["dir"]: _settings(r) for r in record["runs"]}
+    for directory, settings in old.items():
+        if directory not in new:
+            raise UserError(f"{out}: holds the run {directory}, which this sweep lacks; {remedy}")
+        if settings != new[directory]:
+            differing = ", ".join(sorted(settings ^ new[directory]))
+            raise UserError(
+                f"{out}: holds this sweep with other settings ({directory}: {differing}); {remedy}"
+            )
+
+
+def _settings(run: Mapping[str, Any]) -> frozenset[str]:
+    return frozenset(o for o in run["argv"] if _key(o) not in _FREE_TO_CHANGE)
+
+
+def write_plan(record: Mapping[str, Any], out: Path) -> None:
+    """Writes sweep.json, whole or not at all."""
+    path = out / "sweep.json"
+    out.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    os.replace(part, path)
+
+
+# ------------------------------------------------------------------------------------------------- running
+
+
+def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str]:
+    """Runs those without final.json, `jobs` at a time; returns a line on each that failed.
+
+    However it is left, no child stays behind.
+    """
+    waiting = deque(r for r in runs if not (out / r["dir"] / "final.json").exists())
+    total, ended = len(runs), len(runs) - len(waiting)
+    running: dict[subprocess.Popen, tuple[Mapping[str, Any], float]] = {}
+    minutes: list[float] = []
+    failures: list[str] = []
+    environment = dict(os.environ)
+    if jobs > 1:
+        # Each process would claim most of an accelerator's memory for itself.
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    say = lambda number, text: print(f"[{number:{len(str(total))}}/{total}] {text}", flush=True)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                run = waiting.popleft()
+                running[_start(run, out, environment)] = (run, time.monotonic())
+                say(total - len(waiting), f"started   {run['dir']}")
+            time.sleep(POLL_SECONDS)
+            for process in [p for p in running if p.poll() is not None]:
+                run, began = running.pop(process)
+                took, directory = (time.monotonic() - began) / 60, out / run["dir"]
+                ended += 1
+                if process.returncode == 0 and (directory / "final.json").exists():
+                    minutes.append(took)
+                    parts = [f"finished  {run['dir']}", f"{took:.1f} min", *_score(directory / "final.json")]
+                else:
+                    failures.append(f"{run['dir']}: {_last_line(directory / 'log.txt')}")
+                    parts = [f"FAILED    {run['dir']}", f"{took:.1f} min"]
+                if ended < total and minutes:
+                    left = sum(minutes) / len(minutes) * (total - ended) / min(jobs, total - ended)
+                    parts.append(f"about {_span(left)} left")
+                say(ended, ", ".join(parts))
+    finally:
+        _stop(list(running))
+    return failures
+
+
+def _start(run: Mapping[str, Any], out: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+    directory = out / run["dir"]
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "log.txt").open("a", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [*TRAIN, *run["argv"]],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen]) -> None:
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return f"{lines[-1].strip() if lines else 'no output'} ({log})"
+
+
+def _score(final: Path) -> list[str]:
+    """The held-out score of a finished run: mean over held-out tasks of the best checkpoint's normalised return."""
+    tasks = json.loads(final.read_text(encoding="utf-8"))["best"]["tasks"].values()
+    held_out = [t for t in tasks if t["split"] == "test"]
+    scores = [
+        sum(t["return"]) / len(t["return"]) if t["normalised"] is None else t["normalised"] for t in held_out
+    ]
+    return [f"held-out {sum(scores) / len(scores):.3f}"] if scores else []
+
+
+def _span(minutes: float) -> str:
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+# ------------------------------------------------------------------------------------------------- command line
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if any(a in ("-h", "--help") for a in argv):
+            print(help_text())
+            return 0
+        return run_sweep(read_options(argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def help_text() -> str:
+    lines = [USAGE]
+    for name in config.options("sweep"):
+        sweep, _ = read_sweep(name)
+        lines.append(f"  {name:<26}{sweep.title}")
+    return "\n".join(lines)
+
+
+def run_sweep(options: Options) -> int:
+    """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
+    sweep, where = read_sweep(options.sweep)
+    record, out = plan(sweep, where, options), out_directory(options)
+    runs = record["runs"]
+    done = sum((out / r["dir"] / "final.json").exists() for r in runs)
+    left = f"{len(runs)} runs, {done} of them finished, {options.jobs} at a time"
+    print(f"{sweep.title} ({options.profile}): {left}; {out}", flush=True)
+    if options.dry_run:
+        for r in runs:
+            print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
+    check_continues(record, out)
+    # Ctrl-C reaches the child as well, which would answer with a traceback.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
+        child.submit(check_runs, runs, out, where).result()
+    if options.dry_run:
+        return 0
+    write_plan(record, out)
+    failures = execute(runs, out, options.jobs)
+
+    from mtmarl.report import write_report
+
+    try:
+        print(f"report: {write_report([out], out / 'report')}", flush=True)
+    except UserError as error:
+        print(f"no report: {error}", file=sys.stderr)
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Plans of runs: what belongs together, what is missing, and what a published claim is worth."""
+
+import json
+import math
+
+import pytest
+
+from mtmarl.analysis import measure, runs, sweeps, tables
+from tests.unit.analysis.run_directories import write_run, write_sweep
+
+AXES = {"algo": ["mt_oryx", "mt_bc_sable"], "n": ["1", "4", "16"]}
+
+
+def load(*paths):
+    return sweeps.load(list(paths), runs.load(list(paths)))
+
+
+def only(*paths):
+    (sweep,) = load(*paths).sweeps
+    return sweep
+
+
+def flat(cell, seed):
+    """Scores that name their cell: 0.1 n, a little more for one algorithm, seeds 0.001 apart."""
+    score = 0.02 * int(cell["n"]) + (0.1 if cell["algo"] == "mt_oryx" else 0.0) + 0.001 * seed
+    return {"a/train": 0.9}, {"a/one": score, "a/two": score + 0.2}
+
+
+@pytest.mark.parametrize(
+    ("gain", "interval", "published", "expected"),
+    [
+        (0.40, (0.30, 0.50), 0.29, "reproduced"),  # above the published gain
+        (0.25, (0.10, 0.35), 0.29, "reproduced"),  # which lies inside the interval
+        (0.20, (0.10, 0.28), 0.29, "same direction, smaller"),
+        (0.02, (-0.10, 0.15), 0.29, "not reproduced"),
+        (-0.20, (-0.30, -0.10), 0.29, "not reproduced"),
+        (0.10, (-0.20, 0.40), 0.29, "undecided"),
+        (-0.40, (-0.50, -0.30), -0.37, "reproduced"),
+        (-0.50, (-0.60, -0.40), -0.37, "reproduced"),
+        (-0.20, (-0.30, -0.10), -0.37, "same direction, smaller"),
+        (0.20, (0.10, 0.30), -0.37, "not reproduced"),
+        (0.05, (0.01, 0.09), None, "reproduced"),
+        (0.01, (-0.05, 0.09), None, "undecided"),
+        (-0.05, (-0.09, -0.01), None, "not reproduced"),
+        (0.01, (-0.05, 0.09), 0.0, "reproduced"),  # no difference was claimed
+        (0.05, (0.01, 0.09), 0.0, "not reproduced"),
+        (4.0, (0.7, math.inf), 4.42, "reproduced"),
+    ],
+)
+def test_verdict(gain, interval, published, expected):
+    assert measure.verdict(gain, interval, published) == expected
+
+
+def test_a_comparison_pools_the_axes_that_it_leaves_out(tmp_path):
+    sweep = only(write_sweep(tmp_path, AXES, flat))
+    pairs = sweeps.sides(sweep, {"n": "16"}, {"n": "1"})
+    assert pairs == [(("mt_oryx", "16"), ("mt_oryx", "1")), (("mt_bc_sable", "16"), ("mt_bc_sable", "1"))]
+    inherited = sweeps.sides(sweep, {"n": "16", "algo": "mt_oryx"}, {"n": "1"})
+    assert inherited == [(("mt_oryx", "16"), ("mt_oryx", "1"))]
+    assert sweeps.sides(sweep, {"n": "64"}, {"n": "1"}) == []
+
+
+def test_a_pooled_gain_is_the_ratio_of_means_over_all_tasks(tmp_path):
+    sweep = only(write_sweep(tmp_path, AXES, flat, seeds=(0, 1)))
+    found = measure.compare(sweep, sweeps.sides(sweep, {"n": "16"}, {"n": "1"}), "test", "best")
+    # Means over algorithms, tasks and seeds: 0.02 n + 0.05 + 0.1 + 0.0005.
+    assert found["gain"] == pytest.approx(0.4705 / 0.1705 - 1)
+    assert found["tasks"] == 4 and found["runs_finished"] == found["runs_planned"] == 8
+
+
+def test_a_comparison_takes_the_tasks_that_both_sides_share(tmp_path):
+    def score(cell, seed):
+        own = {"a/one": 0.5, "a/two": 0.9} if cell["n"] == "1" else {"a/two": 0.6, "a/one": 1.0}
+        return own if cell["n"] == "1" else {**own, "a/three": 99.0}, {"b": 0.5}
+
+    sweep = only(write_sweep(tmp_path, {"n": ["1", "2"]}, score))
+    found = measure.compare(sweep, [(("2",), ("1",))], "train", "best")
+    assert found["tasks"] == 2 and found["mean_of"] == pytest.approx(0.8)
+    assert found["improvement"] == 0.5  # better on the one, worse on the other
+
+
+def test_claims_say_what_is_missing(tmp_path):
+    paper = [
+        {"claim": "more is more", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.5},
+        {"claim": "same", "of": {"n": "1"}, "over": {}, "split": "test", "gain": 0.5},
+        {"claim": "not planned", "of": {"n": "64"}, "over": {"n": "1"}, "split": "test", "gain": 0.5},
+        {"claim": "cut short", "of": {"n": "4"}, "over": {"n": "1"}, "split": "test", "gain": None},
+    ]
+    cut = [({"algo": "mt_oryx", "n": "4"}, 2)]
+    sweep = only(write_sweep(tmp_path, AXES, flat, paper=paper, unfinished=cut))
+    first, same, other, short = measure.claims(sweep, "best")
+    assert first["verdict"] == "reproduced" and first["interval"][0] > 0.5
+    assert same["verdict"] == "not comparable"
+    assert other["verdict"] == short["verdict"] == "not yet run"
+    assert short["why"] == "11 of 12 runs" and short["gain"] > 0
+
+
+def test_one_seed_decides_nothing(tmp_path):
+    paper = [{"claim": "x", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.1}]
+    (claim,) = measure.claims(only(write_sweep(tmp_path, AXES, flat, seeds=(0,), paper=paper)), "best")
+    assert claim["verdict"] == "undecided" and claim["gain"] > 0.1
+
+
+def test_a_verdict_that_whole_runs_would_not_give_says_so(tmp_path):
+    def score(cell, seed):
+        """One seed of three fails on all tasks at once."""
+        level = 0.58 if cell["n"] == "4" else 0.5
+        return {"a/x": 0.9}, {f"a/{k}": (0.1 if seed == 2 and cell["n"] == "4" else level) for k in range(20)}
+
+    paper = [{"claim": "x", "of": {"n": "1"}, "over": {"n": "4"}, "split": "test", "gain": None}]
+    sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, score, paper=paper))
+    (claim,) = measure.claims(sweep, "best")
+    assert claim["verdict"] == "reproduced" and "with whole runs resampled: undecided" in claim["why"]
+
+
+def test_parts_of_one_sweep_are_put_together(tmp_path):
+    halves = [
+        write_sweep(tmp_path / m, AXES, lambda c, s, mine=mine: flat(c, s) if s in mine else None)
+        for m, mine in (("left", (0, 2)), ("right", (1,)))
+    ]
+    sweep = only(*halves)
+    assert all([r.seed for r in sweep.runs(c)] == [0, 1, 2] for c in sweep.cells())
+    assert len(sweep.entries) == 18 and len(sweep.claims) == 0
+
+
+def test_of_two_runs_of_one_seed_the_finished_counts_then_the_newer(tmp_path):
+    axes, cell = {"n": ["1"]}, {"n": "1"}
+    score = lambda value: lambda c, s: ({"a/x": 1.0}, {"a/y": value})
+    whole = write_sweep(tmp_path / "whole", axes, score(0.3), seeds=(0,))
+    cut = write_sweep(tmp_path / "cut", axes, score(0.9), seeds=(0,), unfinished=[(cell, 0)])
+    again = write_sweep(tmp_path / "again", axes, score(0.5), seeds=(0,))
+    write_run(again / "n=1/seed_0", {"a/x": 1.0}, {"a/y": 0.5}, started="2026-02-01T00:00:00")
+    mean = lambda *paths: measure.cells(only(*paths), "best")[0]["test"]["mean"]
+    for paths in ((cut, whole), (whole, cut)):
+        assert mean(*paths) == pytest.approx(0.3)
+    for paths in ((cut, whole, again), (again, cut, whole)):
+        assert mean(*paths) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"kind": "something"}, "kind"),
+        ({"axes": {"n": ["1"]}}, "no axis 'algo'"),
+        ({"runs": []}, "no run"),
+        ({"x": "m"}, "no axis 'm'"),
+        ({"runs": [{"dir": "x", "cell": {"n": "1"}, "seed": 0}]}, "no level of axis 'algo'"),
+        ({"runs": "?"}, "TypeError"),
+        (None, "JSONDecodeError"),
+    ],
+)
+def test_a_broken_sweep_file_is_named_and_its_runs_remain(tmp_path, change, words):
+    write_sweep(tmp_path / "s", AXES, flat)
+    file = tmp_path / "s/sweep.json"
+    text = file.read_text()
+    file.write_text(text[:-40] if change is None else json.dumps({**json.loads(text), **change}))
+    plans = load(tmp_path)
+    ((place, reason),) = plans.refused
+    assert not plans.sweeps and not plans.directories
+    assert place.endswith("s/sweep.json") and str(tmp_path) not in place and words in reason
+
+
+def test_runs_that_are_not_what_was_planned_are_left_out(tmp_path):
+    root = write_sweep(tmp_path, {"n": ["1"]}, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}), seeds=(0, 1, 2, 3))
+    write_run(root / "n=1/seed_1", {"a/x": 1.0}, {"a/y": 0.5}, seed=7)
+    (root / "n=1/seed_2/final.json").write_text("{}")
+    (root / "n=1/seed_3/final.json").write_text('{"best": {"tasks": {}}, "last"')
+    sweep = only(root)
+    assert [r.seed for r in sweep.runs(("1",))] == [0]
+    assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "unfinished", "unreadable"]
+
+
+def test_commands_are_those_of_the_plan(tmp_path):
+    sweep = only(write_sweep(tmp_path, {"n": ["1"]}, lambda c, s: None, seeds=(3,)))
+    (entry,) = sweep.entries
+    assert entry.command.startswith("python -m mtmarl.train +algo=mt_oryx +tasks=lbf_5 seed=3 run_dir=")
+    assert "run_dir" not in entry.recipe
+
+
+def test_combined_scores_weigh_every_task_alike(tmp_path):
+    def score(cell, seed):
+        tasks = 1 if cell["env"] == "lbf" else 3
+        return {"a/x": 1.0}, {f"{cell['env']}/{i}": 0.1 if tasks == 1 else 0.5 for i in range(tasks)}
+
+    axes = {"env": ["lbf", "rware"], "algo": ["mt_oryx", "mt_bc_sable"]}
+    sweep = only(write_sweep(tmp_path, axes, score, panel="env", line="algo"))
+    pooled = measure.combined(sweep, "best")
+    assert [c["test"]["mean"] for c in pooled] == pytest.approx([0.4, 0.4])
+    table = tables.sweep_overview(sweep, measure.cells(sweep, "best"), pooled)
+    assert table is not None and table.header == ("algo", "LBF", "RWARE", "combined")
+    assert table.rows[0][3] == "**0.400 ± 0.000**"
+
+
+def test_panels_may_end_at_different_levels(tmp_path):
+    """The last level of x is each panel's own."""
+    most = {"lbf": 2, "rware": 4}
+    axes = {"env": list(most), "n": ["1", "2", "4"]}
+    root = write_sweep(
+        tmp_path, axes, lambda c, s: ({"a": 1.0}, {"b": 0.1 * int(c["n"])}), x="n", panel="env"
+    )
+    record = json.loads((root / "sweep.json").read_text())
+    record["runs"] = [r for r in record["runs"] if int(r["cell"]["n"]) <= most[r["cell"]["env"]]]
+    (root / "sweep.json").write_text(json.dumps(record))
+    sweep = only(root)
+    assert sweeps.finals(sweep) == {"lbf": {(): ("lbf", "2")}, "rware": {(): ("rware", "4")}}
+    assert measure.combined(sweep, "best")[0]["test"]["mean"] == pytest.approx(0.3)
+    assert [(one, other) for one, other, _ in sweeps.pairs(sweep)] == [
+        ("LBF · n 2", "n 1"),
+        ("RWARE · n 4", "n 1"),
+    ]
+
+
+def test_pairs_differ_in_one_axis_and_are_pooled_over_panels(tmp_path):
+    axes = {"env": ["lbf", "rware"], "variant": ["full", "bare"], "algo": ["mt_oryx", "mt_bc_sable"]}
+    sweep = only(write_sweep(tmp_path, axes, lambda c, s: None, panel="env", line="variant"))
+    found = list(sweeps.pairs(sweep))
+    assert len(found) == 4 * 3  # four pairs of variants, in two panels and pooled
+    for _, _, pairs in found:
+        assert all(sum(x != y for x, y in zip(a, b, strict=True)) == 1 for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("level", "value"),
+    [
+        ("64", 64.0),
+        ("0.0625", 0.0625),
+        ("50k", 5e4),
+        ("6.2M", 6.2e6),
+        ("25%", 0.25),
+        ("full", None),
+        ("v2", None),
+    ],
+)
+def test_numbers_of_levels(level, value):
+    assert sweeps.number(level) == (None if value is None else pytest.approx(value))
+
+
+def test_titles():
+    assert sweeps.title("mt_cql_sable") == "MT CQL-Sable"
+    assert sweeps.title("no_masks_no_shuffling") == "no masks no shuffling"

@@ -1,0 +1,330 @@
+"""The report on directories as they are written: what it shows, what it leaves out, and that it never changes."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib
+import numpy as np
+import pytest
+
+from mtmarl import report
+from mtmarl.analysis import document, measure, plots, runs, sweeps, tables
+from tests.unit.analysis.run_directories import write_collection, write_run, write_sweep
+
+AXES = {"env": ["lbf", "rware"], "n": ["1", "4", "16"], "algo": ["mt_oryx", "mt_bc_sable"]}
+PAPER = [
+    {"claim": "more | is_more & 100%", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.3},
+    {"claim": "a decline", "of": {"n": "1"}, "over": {"n": "16"}, "split": "train", "gain": None},
+]
+
+
+def score(cell, seed):
+    rng = np.random.default_rng([len(cell["env"]), int(cell["n"]), len(cell["algo"]), seed])
+    level = 0.3 + 0.1 * np.log2(int(cell["n"]))
+    noisy = lambda base: float(base + rng.normal(0, 0.02))
+    train = {f"{cell['env']}/train-{i}": noisy(0.9 - 0.01 * int(cell["n"])) for i in range(2)}
+    return train, {f"{cell['env']}/test-{i}": noisy(level) for i in range(3)}
+
+
+def plan(root, **more):
+    given = {"paper": PAPER, "x": "n", "panel": "env", "line": "algo", "title": "Number of tasks", **more}
+    return write_sweep(root, AXES, given.pop("score", score), **given)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A whole sweep, reported from outside its directory."""
+    root = tmp_path_factory.mktemp("report")
+    plan(root / "sweep")
+    assert report.main([str(root / "sweep"), "--out", str(root / "out")]) == 0
+    return root / "out"
+
+
+def test_a_sweep_leaves_all_forms(written):
+    for name in (
+        "report.md",
+        "report.html",
+        "table.tex",
+        "results.json",
+        "example-cpu.png",
+        "example-cpu.svg",
+    ):
+        assert (written / name).stat().st_size > 0, name
+    text = (written / "report.md").read_text()
+    for line in text.splitlines():
+        if found := re.match(r"!\[.*\]\((.*)\)$", line):
+            assert (written / found[1]).exists()
+    for heading in (
+        "Published claims",
+        "Scores",
+        "Combined over panels",
+        "Comparisons between cells",
+        "Training",
+    ):
+        assert f"### {heading}" in text
+    assert "36 of 36 runs finished" in text and "Runs to do" not in text
+
+
+def test_results_hold_what_the_tables_show(written):
+    results = json.loads((written / "results.json").read_text())
+    (sweep,) = results["sweeps"]
+    text = (written / "report.md").read_text()
+    for cell in sweep["cells"]:
+        low, high = cell["test"]["mean_interval"]
+        assert f"{cell['test']['mean']:.3f} [{low:.3f}, {high:.3f}]" in text
+    claim, decline = sweep["claims"]
+    assert claim["verdict"] == "reproduced" and decline["verdict"] == "reproduced"
+    assert f"{claim['gain']:+.1%}" in text
+    assert claim["tasks"] == 12 and claim["runs_planned"] == 24
+    for run in sweep["runs"]:
+        assert run["hardware"] and run["commit"] and run["minutes"] == 12.5
+        assert run["command"].startswith("python -m mtmarl.train ") and not run["dir"].startswith("/")
+        assert run["scores"].keys() <= results["references"].keys()
+    assert len(sweep["runs"]) == 36
+
+
+def test_results_follow_from_the_scores(written):
+    """The mean of a cell from the returns of its runs, worked out anew."""
+    results = json.loads((written / "results.json").read_text())
+    (sweep,) = results["sweeps"]
+    cell = {"env": "rware", "n": "4", "algo": "mt_bc_sable"}
+    normalised = [
+        s["best"]["return"] / results["references"][t]["reference"]
+        for run in sweep["runs"]
+        for t, s in run["scores"].items()
+        if run["cell"] == cell and s["split"] == "test"
+    ]
+    (numbers,) = [c for c in sweep["cells"] if c["cell"] == cell]
+    assert len(normalised) == 9 and numbers["test"]["mean"] == pytest.approx(np.mean(normalised), abs=1e-5)
+
+
+def test_no_path_of_the_machine_is_told(written):
+    for name in ("report.md", "report.html", "table.tex", "results.json"):
+        assert str(written.parent) not in (written / name).read_text()
+
+
+def test_the_same_runs_give_the_same_bytes(written, tmp_path):
+    assert report.main([str(written.parent / "sweep"), "--out", str(tmp_path)]) == 0
+    for file in written.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+class _Page(HTMLParser):
+    """Notes tags that stay open, links, anchors and images."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.anchors, self.images = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        of = dict(attrs)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(of["src"])
+        self.links += [of["href"]] if tag == "a" else []
+        self.anchors += [of["id"]] if "id" in of else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_stands_alone(written):
+    text = (written / "report.html").read_text()
+    page = _Page(text)
+    assert not page.open and page.images
+    assert all(src.startswith("data:image/svg+xml;base64,") for src in page.images)
+    assert "more | is_more &amp; 100%" in text and "<nav>" not in text
+
+
+def test_several_sections_get_a_table_of_contents(written, tmp_path):
+    write_run(tmp_path / "single", {"a/x": 1.0}, {"a/y": 0.5})
+    write_collection(tmp_path / "online", "lbf/one")
+    paths = [str(written.parent / "sweep"), str(tmp_path)]
+    assert report.main([*paths, "--out", str(tmp_path / "out")]) == 0
+    page = _Page((tmp_path / "out/report.html").read_text())
+    assert len(page.links) == 3
+    assert page.links == [f"#{a}" for a in page.anchors]
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert [len(results[k]) for k in ("sweeps", "experiments", "collection")] == [1, 1, 1]
+
+
+def test_latex_is_escaped_and_balanced(written):
+    text = (written / "table.tex").read_text()
+    assert r"more \textbar{} is\_more \& 100\%" in text
+    for name in ("table", "tabular"):
+        assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") > 3
+    for block in re.findall(r"\\toprule\n(.*?)\\bottomrule", text, re.S):
+        rows = [r for r in block.splitlines() if r.endswith(r"\\")]
+        assert len({len(re.findall(r"(?<!\\)&", r)) for r in rows}) == 1
+    assert text.isascii()
+
+
+def test_missing_runs_are_counted_and_their_commands_given(tmp_path, capsys):
+    cut = {"env": "lbf", "n": "4", "algo": "mt_oryx"}
+    partly = lambda cell, seed: None if cell["n"] == "16" and seed == 2 else score(cell, seed)
+    plan(tmp_path / "sweep", score=partly, unfinished=[(cut, 1)])
+    assert report.main([str(tmp_path / "sweep")]) == 0
+    line, where = capsys.readouterr().out.splitlines()
+    assert line.startswith("example (cpu): 31 of 36 runs finished, 5 missing or unfinished")
+    assert where == str(tmp_path / "sweep/report/report.md")
+    text = (tmp_path / "sweep/report/report.md").read_text()
+    assert "# unfinished: env=lbf, n=4, algo=mt_oryx, seed 1" in text
+    command = "python -m mtmarl.train +algo=mt_bc_sable +tasks=lbf_5 seed=2 "
+    assert command + "run_dir=runs/s/env=rware/n=16/algo=mt_bc_sable/seed_2" in text
+    results = json.loads((tmp_path / "sweep/report/results.json").read_text())["sweeps"][0]
+    assert len(results["to_do"]) == 5 and results["claims"][0]["verdict"] == "not yet run"
+    assert "not yet run" in text and "2 of 3" in text
+
+
+def test_a_sweep_that_has_not_begun_gives_its_commands(tmp_path):
+    plan(tmp_path, score=lambda cell, seed: None)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert text.count("python -m mtmarl.train") == 36 and "0 of 36" in text
+
+
+@pytest.mark.parametrize(
+    ("roles", "panels"),
+    [
+        ({"x": None, "panel": None, "line": "algo"}, 2),
+        ({"x": None, "panel": "env", "line": "algo"}, 2),  # panels are groups of bars
+        ({"x": "algo", "panel": "env", "line": "n"}, 4),
+        ({"x": "n", "panel": "env", "line": "algo"}, 4),
+        ({"x": "n", "panel": None, "line": None}, 2),
+    ],
+)
+def test_every_role_of_the_axes_is_drawn(tmp_path, roles, panels):
+    (sweep,) = sweeps.load([tmp_path], runs.load([plan(tmp_path, seeds=(0, 1), **roles)])).sweeps
+    before = dict(matplotlib.rcParams)
+    cells, combined = measure.cells(sweep, "best"), measure.combined(sweep, "best")
+    figure = plots.sweep_figure(sweep, cells, combined)
+    assert figure is not None and len(figure.axes) == panels
+    drawn = [len(axis.lines) + len(axis.patches) for axis in figure.axes]
+    assert min(drawn) > 0
+    assert len(document.Picture("x", figure, "").svg) > 1000
+    assert dict(matplotlib.rcParams) == before and not matplotlib._pylab_helpers.Gcf.figs
+
+
+def test_lines_stand_at_their_levels_on_a_log_scale(tmp_path):
+    axes = {"n": ["1", "2", "16"]}
+    root = write_sweep(tmp_path, axes, lambda c, s: ({"a": 0.9}, {"b": 0.01 * int(c["n"]) + 0.1 * s}), x="n")
+    (sweep,) = sweeps.load([root], runs.load([root])).sweeps
+    figure = plots.sweep_figure(sweep, measure.cells(sweep, "best"), [])
+    assert figure is not None
+    axis = figure.axes[1]
+    assert axis.get_xscale() == "log" and list(axis.get_xticks()) == [1, 2, 16]
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), [0.11, 0.12, 0.26])
+    assert len(axis.collections) == 1  # the band
+
+
+def test_what_cannot_be_read_is_named(tmp_path, capsys):
+    write_run(tmp_path / "whole", {"a/x": 1.0}, {"a/y": 0.5})
+    write_run(tmp_path / "half", {"a/x": 1.0}, {"a/y": 0.5}, finished=False)
+    write_run(tmp_path / "older", {"a/x": 1.0}, {"a/y": 0.5})
+    (tmp_path / "older/final.json").write_text('{"best": {}, "last": {}}')
+    write_run(tmp_path / "nan", {"a/x": float("nan")}, {"a/y": 0.5})
+    for name, text in (("torn", '{"kind": "tr'), ("list", "[]"), ("foreign", '{"a": 1}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    with (tmp_path / "whole/metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "ev')
+    missing = tmp_path / "nowhere"
+    assert report.main([str(tmp_path), str(missing), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    for name in ("half", "older", "nan", "torn", "list", "foreign", "nowhere"):
+        assert re.search(rf"^- `.*{name}`: \w+", text, re.M), name
+    assert "mt_oryx · lbf_5" in text and str(tmp_path) not in text
+
+
+def test_nothing_to_report_is_one_line(tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{")
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ") and len(error.splitlines()) == 1 and "run.json" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_experiments_are_compared_once_each(tmp_path):
+    for algo, level in (("mt_oryx", 0.6), ("mt_bc_sable", 0.4)):
+        for seed in range(3):
+            scores = {"a/y": level + 0.01 * seed, "a/z": level}
+            write_run(tmp_path / f"{algo}/{seed}", {"a/x": 0.9}, scores, seed=seed, algo=algo, last=0.5)
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    pairs = [c for e in results["experiments"] for c in e["comparisons"]]
+    assert len(pairs) == 1 and pairs[0]["improvement"] == 0.0
+    assert pairs[0]["gain"] == pytest.approx(0.405 / 0.605 - 1, abs=1e-5)
+    last = results["experiments"][0]["scores"]["last"]["test"]["mean"]
+    assert last == pytest.approx(0.5 * results["experiments"][0]["scores"]["best"]["test"]["mean"], abs=1e-5)
+
+
+def test_runs_are_divided_by_one_reference(tmp_path):
+    """Two machines, two references of one task: equal returns must give equal scores."""
+    old = {"a/x": {"reference": 0.8}, "a/y": {"reference": 0.8}}
+    new = {**old, "a/y": {"reference": 0.4}}
+    write_run(tmp_path / "old", {"a/x": 1.0}, {"a/y": 0.5}, references=old)
+    write_run(
+        tmp_path / "new", {"a/x": 1.0}, {"a/y": 0.5}, seed=1, references=new, started="2026-02-01T00:00:00"
+    )
+    found = runs.load([tmp_path])
+    assert [r.normalised("a/y", "best") for r in found.runs] == pytest.approx([1.0, 1.0])
+    assert len(found.remarks) == 1 and "a/y (0.4, 0.8)" in found.remarks[0]
+
+
+def test_tasks_without_a_reference_are_left_out_of_scores(tmp_path):
+    write_run(tmp_path, {"a/x": 1.0}, {"a/y": 0.5, "a/z": 9.0}, references={"a/x": {"reference": 0.8},
+              "a/y": {"reference": 0.8}})  # fmt: skip
+    (run,) = runs.load([tmp_path]).runs
+    assert measure.group([run], "best")["test"]["mean"] == pytest.approx(0.5)
+    assert runs.without_reference([run]) == ["a/z"]
+
+
+def test_selection_on_test_tasks_is_said(tmp_path):
+    write_run(tmp_path, {"a/x": 1.0}, {"a/y": 0.5}, select_on="test")
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert "chose their best checkpoint on the test tasks" in (tmp_path / "out/report.md").read_text()
+
+
+def test_collection_figures(tmp_path):
+    write_collection(tmp_path / "a", "lbf/one")
+    write_collection(tmp_path / "b", "lbf/two", evaluations=3)
+    whole, going = (measure.collection(r) for r in runs.load([tmp_path]).runs)
+    assert whole is not None and going is not None
+    assert whole["env_steps"] == 24000 and whole["minutes"] == pytest.approx(0.4)
+    assert whole["steps_per_second"] == pytest.approx(1000)
+    assert (whole["final"], whole["best"], whole["best_at"]) == (0.85, 0.9, 12000)
+    assert whole["greedy"] == pytest.approx(0.425) and whole["untrained"] == 0.05
+    table = tables.collection([whole, going])
+    assert table.rows[0][3] == "5" and table.rows[1][3] == "3 (of 5)"
+
+
+def test_a_collection_that_goes_on_from_another_run_shows_no_untrained_play(tmp_path):
+    write_collection(tmp_path, "lbf/one")
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["config"]["init_from"] = "runs/other"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    (run,) = runs.load([tmp_path]).runs
+    numbers = measure.collection(run)
+    assert numbers is not None and numbers["untrained"] is None
+
+
+def test_json_has_no_numbers_that_json_lacks():
+    values = {"a": float("nan"), "b": [np.float64(1 / 3), np.inf], "c": (np.int64(3), True, None)}
+    assert json.loads(measure.to_json(values)) == {"a": None, "b": [0.333333, None], "c": [3, True, None]}
+
+
+def test_json_of_long_values_is_the_same_json():
+    values = {
+        "cells": [{"mean": 0.5, "interval": [0.1, 0.2], "name": "x" * 60} for _ in range(5)],
+        "none": {},
+    }
+    text = measure.to_json(values)
+    assert json.loads(text) == values and max(map(len, text.splitlines())) <= 115
+
+
+def test_markdown_tables_keep_their_columns():
+    table = document.Table("t", ("a|b", "c"), (("x | y", "1"),), note="n")
+    assert table.markdown().splitlines()[2:5] == [r"| a\|b | c |", "|---|---:|", r"| x \| y | 1 |"]
