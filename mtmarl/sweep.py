@@ -31,6 +31,7 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   profile=   smoke (does it run?), cpu (a thinned grid) or paper (the published settings)
   jobs=      runs at a time
   seeds=     instead of those of the sweep
+  only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
   out=       default: runs/sweeps/NAME-PROFILE
   --dry-run  print the commands, check them, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
@@ -88,7 +89,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Options:
-    """The command line; `overrides` are those of every run."""
+    """The command line; `overrides` are those of every run, `only` the levels per axis that are run now."""
 
     sweep: str
     profile: str = "cpu"
@@ -96,6 +97,7 @@ class Options:
     seeds: tuple[int, ...] | None = None
     out: str | None = None
     dry_run: bool = False
+    only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
 
 
@@ -105,7 +107,7 @@ class Options:
 def read_options(argv: Sequence[str]) -> Options:
     """Raises UserError."""
     values: dict[str, Any] = {}
-    overrides = []
+    only, overrides = {}, []
     for arg in argv:
         if arg == "--dry-run":
             values["dry_run"] = True
@@ -123,6 +125,8 @@ def read_options(argv: Sequence[str]) -> Options:
             if not all(v.isdecimal() for v in seeds) or len(set(seeds)) < len(seeds):
                 raise UserError(f"seeds must be different ints, as in 0,1,2, not {value!r}")
             values[key] = tuple(map(int, seeds))
+        elif key.startswith("only."):
+            only[key.removeprefix("only.")] = tuple(v.strip() for v in value.split(","))
         elif arg.startswith("-") or not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         elif key in _OWN:
@@ -131,7 +135,7 @@ def read_options(argv: Sequence[str]) -> Options:
             overrides.append(arg)
     if not values.get("sweep"):
         raise UserError(f"choose one: +sweep={{{', '.join(config.options('sweep'))}}}")
-    return Options(**values, overrides=tuple(overrides))
+    return Options(**values, only=only, overrides=tuple(overrides))
 
 
 def read_sweep(name: str) -> tuple[Sweep, str]:
@@ -228,8 +232,8 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
     """
     _known(options.profile, sweep.profiles, f"{where}: profile=")
     profile = sweep.profiles[options.profile]
-    chosen = {axis: [str(n) for n in names] for axis, names in profile.levels.items()}
-    axes = {a: [n for n in levels if n in chosen.get(a, levels)] for a, levels in sweep.axes.items()}
+    kept = {axis: [str(n) for n in names] for axis, names in profile.levels.items()}
+    axes = {a: [n for n in levels if n in kept.get(a, levels)] for a, levels in sweep.axes.items()}
     for override in options.overrides:
         for axis, levels in sweep.axes.items():
             if _key(override) in {_key(o) for overrides in levels.values() for o in overrides}:
@@ -253,6 +257,15 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
         "kind": "sweep", "name": Path(options.sweep).stem, "profile": options.profile, "title": sweep.title,
         "x": sweep.x, "panel": sweep.panel, "line": sweep.line, "axes": axes, "runs": runs, "paper": paper,
     }  # fmt: skip
+
+
+def chosen(record: Mapping[str, Any], only: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:
+    """The planned runs whose levels `only` names. Raises UserError."""
+    for axis, levels in only.items():
+        _known(axis, record["axes"], f"only.{axis}")
+        for level in levels:
+            _known(level, dict.fromkeys(record["axes"][axis]), f"only.{axis}")
+    return [r for r in record["runs"] if all(r["cell"][axis] in levels for axis, levels in only.items())]
 
 
 def _texts(cell: Mapping[str, Any]) -> dict[str, str]:
@@ -454,7 +467,7 @@ def run_sweep(options: Options) -> int:
     """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
     sweep, where = read_sweep(options.sweep)
     record, out = plan(sweep, where, options), out_directory(options)
-    runs = record["runs"]
+    runs = chosen(record, options.only)
     done = sum((out / r["dir"] / "final.json").exists() for r in runs)
     left = f"{len(runs)} runs, {done} of them finished, {options.jobs} at a time"
     print(f"{sweep.title} ({options.profile}): {left}; {out}", flush=True)

@@ -70,6 +70,18 @@ def test_the_record_of_a_sweep(file):
     assert "trainer.updates=6" in runs[0]["argv"], "a profile wins over the base, a level over both"
 
 
+def test_a_part_of_the_grid(file):
+    only = sweep.read_options([f"+sweep={file}", "only.algo=mt_oryx", "only.width=16,32", "seeds=3"]).only
+    record = planned(file, "seeds=3")
+    assert [r["dir"] for r in sweep.chosen(record, only)] == [
+        f"width={w}/algo=mt_oryx/seed_3" for w in (16, 32)
+    ]
+    assert sweep.chosen(record, {}) == record["runs"]
+    for wrong in ({"algos": ("mt_oryx",)}, {"algo": ("mt_orix",)}):
+        with pytest.raises(UserError, match="did you mean"):
+            sweep.chosen(record, wrong)
+
+
 def test_a_profile_thins_the_grid_and_the_command_line_has_the_last_word(file):
     record = planned(file, "profile=smoke", "evaluator.every=99")
     assert "evaluator.every=99" in record["runs"][0]["argv"]
