@@ -72,6 +72,14 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             build.write_json(best_file, {"score": score, "update": update})
         return {}
 
+    def keep_minutes() -> None:
+        minutes = record["minutes"] + (time.time() - began) / 60
+        build.write_json(run_dir / "run.json", {**record, "minutes": round(minutes, 2)})
+
+    def save(state: trainer.TrainState) -> None:
+        checkpoints.save(int(state.update), state)
+        keep_minutes()
+
     state = trainer.train(
         job.algo,
         {"default": job.source},
@@ -79,7 +87,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         state,
         [trainer.Event(cfg.evaluator.every, evaluate)],
         sinks.log,
-        lambda s: checkpoints.save(int(s.update), s),
+        save,
         list(job.train_envs),
     )
     save_params(run_dir / "policy_last", state.learner.params)
@@ -102,8 +110,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         final[name] = {"step": update, "tasks": summary}
     sinks.log_evaluation(job.plan.updates, final["last"]["tasks"], final=True)
     sinks.close()
-    minutes = record["minutes"] + (time.time() - began) / 60
-    build.write_json(run_dir / "run.json", {**record, "minutes": round(minutes, 2)})
+    keep_minutes()
     build.write_json(run_dir / "final.json", final)
     report = write_report([run_dir], run_dir / "report")
     if not cfg.quiet:
