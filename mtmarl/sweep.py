@@ -351,8 +351,9 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
     However it is left, no child stays behind.
     """
     waiting = deque(r for r in runs if not (out / r["dir"] / "final.json").exists())
+    places = deque(shares_of_cores(jobs))
     total, ended = len(runs), len(runs) - len(waiting)
-    running: dict[subprocess.Popen, tuple[Mapping[str, Any], float]] = {}
+    running: dict[subprocess.Popen, tuple[Mapping[str, Any], float, frozenset[int]]] = {}
     minutes: list[float] = []
     failures: list[str] = []
     environment = dict(os.environ)
@@ -363,12 +364,13 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                run = waiting.popleft()
-                running[_start(run, out, environment)] = (run, time.monotonic())
+                run, cores = waiting.popleft(), places.popleft()
+                running[_start(run, out, environment, cores)] = (run, time.monotonic(), cores)
                 say(total - len(waiting), f"started   {run['dir']}")
             time.sleep(POLL_SECONDS)
             for process in [p for p in running if p.poll() is not None]:
-                run, began = running.pop(process)
+                run, began, cores = running.pop(process)
+                places.append(cores)
                 took, directory = (time.monotonic() - began) / 60, out / run["dir"]
                 ended += 1
                 if process.returncode == 0 and (directory / "final.json").exists():
@@ -386,17 +388,31 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
     return failures
 
 
-def _start(run: Mapping[str, Any], out: Path, environment: Mapping[str, str]) -> subprocess.Popen:
+def shares_of_cores(jobs: int) -> list[frozenset[int]]:
+    """The cores of each of `jobs` processes; empty (any) where there are too few, or where none can be chosen.
+
+    Processes that share cores spend much of them waiting for each other's threads.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [frozenset(cores[i::jobs] if len(cores) >= jobs else ()) for i in range(jobs)]
+
+
+def _start(
+    run: Mapping[str, Any], out: Path, environment: Mapping[str, str], cores: frozenset[int]
+) -> subprocess.Popen:
     directory = out / run["dir"]
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("a", encoding="utf-8") as log:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*TRAIN, *run["argv"]],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
         )
+    if cores:
+        os.sched_setaffinity(process.pid, cores)
+    return process
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:

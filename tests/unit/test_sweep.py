@@ -291,3 +291,9 @@ def _children(pid):
         ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
     )
     return [int(p) for p in listed.stdout.split()]
+
+
+def test_processes_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 7, 9}, raising=False)
+    assert sweep.shares_of_cores(2) == [{4, 6, 9}, {5, 7}]
+    assert sweep.shares_of_cores(6) == [frozenset()] * 6
