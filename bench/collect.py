@@ -1,0 +1,77 @@
+"""Env steps per second of online Sable: `python bench/collect.py [--quick]`.
+
+One row per family and number of environments: the whole compiled update (rollout and PPO epochs), the rollout alone,
+and the share of wall time that is spent inside the compiled program when the trainer runs it chunk after chunk.
+"""
+
+import argparse
+import time
+
+import jax
+from update import best_seconds
+
+from mtmarl import build, config, sharding, trainer
+
+TASKS = ("lbf/10x10-3p-3f", "connector/con-7x7x5a", "rware/tiny-4ag")
+
+
+def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float]:
+    """Env steps/s of training, env steps/s of the rollout alone, share of time inside compiled programs."""
+    steps = 32 * num_envs
+    cfg = config.compose(
+        [
+            "+algo=sable",
+            f"+tasks={task}",
+            f"collect.num_envs={num_envs}",
+            f"collect.env_steps={4 * steps * 20}",
+            "collect.evaluations=1",
+            "collect.record_points=1",
+        ],
+        "collect",
+    )
+    job = build.online(cfg, task)
+    plan = job.plan._replace(chunk=4, updates=4 * repeats, checkpoint_every=4 * repeats)
+    # As the trainer calls it: state donated, metrics fetched while the next chunk runs.
+    inside = []
+    chunk = trainer.make_chunk(job.algo.phases[0], job.source, plan)
+    state = job.initial_state(None)
+    state, metrics = jax.block_until_ready(chunk(state, job.source.data, None))
+    for _ in range(repeats):
+        began = time.perf_counter()
+        state, metrics = jax.block_until_ready(chunk(state, job.source.data, None))
+        inside.append(time.perf_counter() - began)
+    draw = jax.jit(lambda s, key: job.source.next(s.source, None, None, s.learner.params, key))
+    rollout = best_seconds(lambda: draw(state, jax.random.key(0)), repeats)
+
+    stamps = []
+    plan = plan._replace(updates=int(state.update) + plan.chunk * (repeats + 1), checkpoint_every=plan.chunk)
+    trainer.train(
+        job.algo,
+        {"default": job.source},
+        plan,
+        state,
+        log=lambda update, metrics: stamps.append(time.perf_counter()),
+    )
+    # From the end of the first chunk, so that compiling it does not count.
+    share = min(inside) * repeats / (stamps[-1] - stamps[0])
+    return plan.chunk * steps / min(inside), steps / rollout, share
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes")
+    quick = parser.parse_args().quick
+    print(f"{sharding.describe()}\n", flush=True)
+    print("Online Sable, E=64, rollouts of 32 steps, 4 epochs of 2 minibatches\n")
+    print("| task | environments | env steps/s | rollout alone | inside compiled | goal |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for task in TASKS[:1] if quick else TASKS:
+        for num_envs in (64,) if quick else (16, 64, 256):
+            train, rollout, share = measure(task, num_envs, 2 if quick else 4)
+            print(f"| {task} | {num_envs} | {train:,.0f} | {rollout:,.0f} | {share:.0%} | 80% |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
