@@ -51,11 +51,17 @@ def main(argv: list[str] | None = None) -> int:
         default="best",
         help="which checkpoint the scores are of; best (the default) is chosen on training tasks",
     )
+    parser.add_argument(
+        "--references",
+        type=Path,
+        metavar="VAULTS",
+        help="normalise by the reference returns in this vault directory, not by those that the runs recorded",
+    )
     args = parser.parse_args(argv)
     alone = len(args.runs) == 1 and any((args.runs[0] / n).exists() for n in ("run.json", "sweep.json"))
     out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
-        report, notices = _write(args.runs, out, args.checkpoint)
+        report, notices = _write(args.runs, out, args.checkpoint, args.references)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -70,10 +76,12 @@ def write_report(paths: Sequence[Path], out: Path, which: str = "best") -> Path:
     return _write(paths, out, which)[0]
 
 
-def _write(paths: Sequence[Path], out: Path, which: str) -> tuple[Path, list[str]]:
+def _write(
+    paths: Sequence[Path], out: Path, which: str, references: Path | None = None
+) -> tuple[Path, list[str]]:
     from mtmarl.analysis import document, measure, runs, sweeps
 
-    found = runs.load(paths)
+    found = runs.load(paths, references)
     plans = sweeps.load(paths, found)
     planned, refused = plans.sweeps, [*found.refused, *plans.refused]
     rest = [r for r in found.runs if r.path not in plans.directories]

@@ -16,7 +16,6 @@ from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
 SPLITS = ("train", "test")
-TRAIN_CURVE, TEST_CURVE = "eval/mean_normalised_return", "eval/test/mean_normalised_return"
 
 Pairs = Sequence[tuple[Cell, Cell]]
 
@@ -41,7 +40,7 @@ def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[s
 
 def group(runs: Sequence[Run], which: str) -> dict[str, Any]:
     """What a cell or an experiment scored, and how its training went."""
-    changes = [stats.late_change(*run.curve(TRAIN_CURVE)) for run in runs]
+    changes = [stats.late_change(*run.score_curve("train")) for run in runs]
     known = [c for c in changes if not math.isnan(c)]
     minutes = [float(run.record.get("minutes") or 0.0) for run in runs]
     return {

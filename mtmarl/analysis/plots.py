@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from mtmarl.analysis import measure, stats, sweeps
-from mtmarl.analysis.measure import TEST_CURVE, TRAIN_CURVE
 from mtmarl.analysis.runs import Run
 from mtmarl.analysis.sweeps import Cell, Sweep, plain, title
 from mtmarl.analysis.tables import percent
@@ -310,7 +309,7 @@ def sweep_curves(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[Figur
     found = []
     for cell in sweep.cells():
         runs = [e.run for e in sweep.planned(cell) if e.run is not None]
-        if any(run.curve(TRAIN_CURVE)[0].size > 1 for run in runs):
+        if any(run.score_curve("train")[0].size > 1 for run in runs):
             found.append((sweep.label(cell), runs, late[cell]))
     return [_small_multiples(found[i : i + PER_PAGE]) for i in range(0, len(found), PER_PAGE)]
 
@@ -320,9 +319,8 @@ def _small_multiples(found: Sequence[tuple[str, Sequence[Run], float | None]]) -
     figure, axes = _panels(len(found), 5 if len(found) > 8 else 4, 2.05, 1.75, sharey=True)
     for axis, (name, runs, late) in zip(axes, found, strict=True):
         end = 0.0
-        for split, metric in (("train", TRAIN_CURVE), ("test", TEST_CURVE)):
-            colour = SPLIT_COLOURS[split]
-            curves = [c for c in (run.curve(metric) for run in runs) if c[0].size]
+        for split, colour in SPLIT_COLOURS.items():
+            curves = [c for c in (run.score_curve(split) for run in runs) if c[0].size]
             for steps, values in curves:
                 axis.plot(steps, values, color=colour, linewidth=0.6, alpha=0.55)
                 end = max(end, steps[-1])
@@ -384,13 +382,12 @@ def profiles(groups: Mapping[str, Mapping[str, Sequence[np.ndarray]]]) -> Figure
 @styled
 def learning_curves(groups: Mapping[str, Sequence[Run]]) -> Figure:
     """Normalised return on train and test tasks over training, one colour per experiment."""
-    metrics = {"train": TRAIN_CURVE, "test": TEST_CURVE}
     runs = [r for g in groups.values() for r in g]
-    splits = [s for s, m in metrics.items() if s == "train" or any(r.curve(m)[0].size for r in runs)]
+    splits = [s for s in SPLIT_COLOURS if s == "train" or any(r.score_curve(s)[0].size for r in runs)]
     figure, (row,) = _grid(1, len(splits), 4.6, 3.1)
     for axis, split in zip(row, splits, strict=True):
         for i, (label, runs) in enumerate(groups.items()):
-            _band(axis, runs, metrics[split], i, label)
+            _band(axis, [r.score_curve(split) for r in runs], i, label)
         axis.set(title=SPLIT_TITLES[split], xlabel="updates")
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
     _score_axes(row)
@@ -399,9 +396,9 @@ def learning_curves(groups: Mapping[str, Sequence[Run]]) -> Figure:
     return figure
 
 
-def _band(axis: Axes, runs: Sequence[Run], metric: str, i: int, label: str) -> None:
+def _band(axis: Axes, curves: Iterable[tuple[np.ndarray, np.ndarray]], i: int, label: str) -> None:
     """Mean over seeds, with the range of the seeds as a band."""
-    curves = [c for c in (run.curve(metric) for run in runs) if c[0].size]
+    curves = [c for c in curves if c[0].size]
     if not curves:
         return
     steps, means = _mean_curve(curves)
@@ -420,7 +417,7 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
         return None
     figure, axes = _panels(len(names), 4, 2.6, 2.0)
     for axis, name in zip(axes, names, strict=True):
-        _band(axis, runs, name, 0, name)
+        _band(axis, [r.curve(name) for r in runs], 0, name)
         axis.set_title(name)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mtmarl.errors import UserError
+
 # Everything that a file of another make or version, or one that is being written, can throw at its reader.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
@@ -59,6 +61,14 @@ class Run:
         steps, values = np.asarray(points, float).reshape(-1, 2).T
         return steps, values
 
+    def score_curve(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """(updates, mean normalised return over the tasks of a split) of the evaluations during training."""
+        known = {t: float(self.reference(t).get("reference") or 0.0) for t in self.tasks(split)}
+        known = {f"eval/{t}/return": reference for t, reference in known.items() if reference > 0}
+        rows = [m for m in self.metrics if known and all(m.get(k) is not None for k in known)]
+        means = [np.mean([m[k] / reference for k, reference in known.items()]) for m in rows]
+        return np.asarray([m["step"] for m in rows], float), np.asarray(means, float)
+
 
 def scores(runs: Sequence[Run], tasks: Sequence[str], which: str) -> np.ndarray:
     """Normalised returns [seeds, tasks]."""
@@ -106,15 +116,19 @@ def files(paths: Iterable[Path], name: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def load(paths: Sequence[Path]) -> Found:
-    """All runs at or below the paths."""
+def load(paths: Sequence[Path], references: Path | None = None) -> Found:
+    """All runs at or below the paths; `references`: a vault directory whose reference returns go before theirs.
+
+    Raises UserError where that directory holds none.
+    """
     runs, refused = [], [(shown(p, paths), "no such directory") for p in paths if not p.is_dir()]
     for file in files(paths, "run.json"):
         try:
             runs.append(read(file.parent))
         except BROKEN as error:
             refused.append((shown(file.parent, paths), reason(error)))
-    runs, remarks = _one_reference_per_task(runs)
+    known = {} if references is None else _references(references)
+    runs, remarks = _one_reference_per_task(runs, known)
     return Found(tuple(runs), tuple(refused), tuple(remarks))
 
 
@@ -170,15 +184,30 @@ def _read_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _one_reference_per_task(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """All runs divided by the same numbers, those of the newest: else a comparison would compare references."""
+def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
+    """{task: reference figures} of a directory of vaults."""
+    root = vaults / "references"
+    found = {f.relative_to(root).with_suffix("").as_posix(): f for f in sorted(root.rglob("*.json"))}
+    if not found:
+        raise UserError(f"--references {vaults}: no files at references/<family>/<scenario>.json in there")
+    try:
+        return {task: _read_object(file) for task, file in found.items()}
+    except BROKEN as error:
+        raise UserError(f"--references {vaults}: {reason(error)}") from error
+
+
+def _one_reference_per_task(
+    runs: Sequence[Run], given: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[Run], list[str]]:
+    """All runs divided by the same numbers, those given or of the newest: else references would be compared."""
     chosen: dict[str, Mapping[str, float]] = {}
     seen: dict[str, set[float]] = {}
     for run in sorted(runs, key=lambda r: (r.started, r.path.name)):
         for task, known in (run.record.get("references") or {}).items():
             chosen[task] = known
             seen.setdefault(task, set()).add(float(known.get("reference") or 0.0))
-    differing = sorted(task for task, values in seen.items() if len(values) > 1)
+    chosen |= given
+    differing = sorted(task for task, values in seen.items() if len(values) > 1 and task not in given)
     remarks = [
         f"The runs were recorded with different references of {task} "
         f"({', '.join(f'{v:.4g}' for v in sorted(seen[task]))}); all are divided by that of the newest run, "

@@ -10,7 +10,13 @@ import pytest
 
 from mtmarl import report
 from mtmarl.analysis import document, measure, plots, runs, sweeps, tables
-from tests.unit.analysis.run_directories import write_collection, write_run, write_sweep
+from tests.unit.analysis.run_directories import (
+    REFERENCE,
+    write_collection,
+    write_json,
+    write_run,
+    write_sweep,
+)
 
 AXES = {"env": ["lbf", "rware"], "n": ["1", "4", "16"], "algo": ["mt_oryx", "mt_bc_sable"]}
 PAPER = [
@@ -328,3 +334,20 @@ def test_json_of_long_values_is_the_same_json():
 def test_markdown_tables_keep_their_columns():
     table = document.Table("t", ("a|b", "c"), (("x | y", "1"),), note="n")
     assert table.markdown().splitlines()[2:5] == [r"| a\|b | c |", "|---|---:|", r"| x \| y | 1 |"]
+
+
+def test_references_of_a_vault_directory_go_first(tmp_path, capsys):
+    run = write_run(tmp_path / "run", {"lbf/a": 0.8}, {"lbf/b": 0.5})
+    vaults = tmp_path / "vaults"
+    assert report.main([str(run), "--references", str(vaults)]) == 2
+    assert "references/<family>/<scenario>.json" in capsys.readouterr().err
+
+    write_json(vaults / "references/lbf/b.json", {"reference": REFERENCE / 2, "random": 0.0})
+    assert report.main([str(run), "--references", str(vaults)]) == 0
+    results = json.loads((run / "report" / "results.json").read_text())
+    scores = results["experiments"][0]["scores"]["best"]
+    assert scores["test"]["mean"] == pytest.approx(1.0), "half the reference, twice the score"
+    assert scores["train"]["mean"] == pytest.approx(0.8), "a task that is not listed keeps its own"
+    loaded = runs.load([run], vaults).runs[0]
+    assert loaded.score_curve("test")[1][-1] == pytest.approx(1.0, rel=1e-3), "and so do learning curves"
+    assert loaded.score_curve("train")[1][-1] == pytest.approx(0.8, rel=1e-3)

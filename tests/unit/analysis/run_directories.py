@@ -57,9 +57,7 @@ def write_run(
     for step in np.linspace(0, updates, 11)[: None if finished else 6]:
         share = 1 - 0.9 * np.exp(-8 * step / updates)
         row: dict[str, Any] = {"step": int(step)}
-        for name, split in (("", train), ("test/", test)):
-            if split:
-                row[f"eval/{name}mean_normalised_return"] = share * float(np.mean(list(split.values())))
+        row |= {f"eval/{task}/return": share * value * REFERENCE for task, value in tasks.items()}
         rows += [row, {"step": int(step), "oryx/critic_loss": 2 * float(np.exp(-step / updates))}]
     (directory / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     if finished:
