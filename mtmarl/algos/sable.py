@@ -8,6 +8,7 @@ import optax
 from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches
 from mtmarl.networks import sable
 from mtmarl.ops import masked
+from mtmarl.ops.agents import random_orders, reorder_agents
 from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
 from mtmarl.ops.returns import gae
 from mtmarl.types import Batch, Dims
@@ -15,7 +16,10 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """Learning rate and entropy weight go linearly from their first to their last value over `decay_updates`."""
+    """Learning rate and entropy weight go linearly from their first to their last value over all updates.
+
+    `reshuffle_agents`: the released behaviour, agents in a new order at every gradient step; see `on_policy_source`.
+    """
 
     learning_rate: float
     final_learning_rate: float
@@ -30,6 +34,7 @@ class Config:
     minibatches: int
     advantage_floor: float
     network: sable.Config
+    reshuffle_agents: bool = False
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
@@ -55,6 +60,9 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         return memory, action, {"log_prob": log_prob, "value": out.value}
 
     def loss(params, target, batch: Batch, key):
+        if config.reshuffle_agents:
+            order = random_orders(key, batch.action.shape[0], batch.action.shape[2])
+            batch = reorder_agents(batch, order, ("log_prob", "value", "advantage", "returns"))
         out, _ = net.window(params, batch.observation, batch.action, batch.first, batch.extras["memory"])
         log_probs = masked.log_softmax(out.logits, batch.mask)
         log_prob = masked.take(log_probs, batch.action)

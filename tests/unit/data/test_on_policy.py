@@ -1,5 +1,7 @@
 """Batches of the current policy's own experience."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,3 +59,9 @@ def test_training_starts_from_the_probabilities_that_were_acted_with():
         np.testing.assert_allclose(batch.extras["log_prob"], log_prob, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(batch.extras["value"], value, rtol=1e-3, atol=1e-4)
     assert bool(batch.truncated.any())
+
+    # In the order acted in, the first gradient step starts from a ratio of 1; as released, from anything.
+    shuffling = ppo.make(replace(CONFIG, reshuffle_agents=True), env.spec.dims, 4)
+    start = algo.init(jax.random.key(0), example_batch(env.spec.dims))._replace(params=params)
+    step = lambda a: jax.jit(a.phases[0].update)(start, batch, jax.random.key(0))[1]["ppo/approximate_kl"]
+    assert abs(float(step(algo))) < 1e-4 < 1e-3 < abs(float(step(shuffling)))
