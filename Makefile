@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format sweep vaults collect-lbf wheel lock
+.PHONY: help setup quickstart test test-slow lint format bench sweep vaults collect-lbf wheel lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ lint: setup ## Check style, formatting, types and the direction of imports
 format: setup ## Apply the formatting and the safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: setup ## Measure speed against the goals, about a quarter of an hour on two cores (ARGS=--quick)
+	@for name in update loop host seeds collect skills; do \
+	  echo; echo "== bench/$$name.py"; \
+	  JAX_COMPILATION_CACHE_DIR= $(BIN)/python bench/$$name.py $(ARGS) || exit 1; \
+	done
 
 sweep: setup ## Model size, embed_dim 64 … 768 (SWEEP=model_size PROFILE=cpu|smoke|paper JOBS=1 ARGS=key=value)
 	$(BIN)/python -m mtmarl.sweep +sweep=$(or $(SWEEP),model_size) profile=$(or $(PROFILE),cpu) jobs=$(or $(JOBS),1) $(ARGS)

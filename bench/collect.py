@@ -47,7 +47,7 @@ def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float
     plan = plan._replace(updates=int(state.update) + plan.chunk * (repeats + 1), checkpoint_every=plan.chunk)
     trainer.train(
         job.algo,
-        {"default": job.source},
+        job.sources,
         plan,
         state,
         log=lambda update, metrics: stamps.append(time.perf_counter()),

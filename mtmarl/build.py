@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,12 @@ from mtmarl.algos import OFFLINE, ONLINE
 from mtmarl.checkpoint import load_params
 from mtmarl.config import Config
 from mtmarl.data import vault
+from mtmarl.data.host_source import host_source, map_vault, stored_bytes
 from mtmarl.data.on_policy import on_policy_source
+from mtmarl.data.replay import replay_source
 from mtmarl.data.sampling import make_task_data, thin
 from mtmarl.data.source import Source, vault_source
+from mtmarl.envs import entities
 from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
@@ -72,6 +76,21 @@ def vault_roots(cfg: Config) -> list[Path] | None:
     return None if cfg.data.vault_dir is None else [Path(cfg.data.vault_dir).expanduser().resolve()]
 
 
+def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
+    """Where the vaults of these tasks lie; those missing are pulled first if `data.download` says so."""
+    roots, address, quality = vault_roots(cfg), cfg.hub.url or cfg.tasks.hub, cfg.data.quality
+    places = roots or vault.default_roots()
+    here = lambda task: any(vault.has_vault(vault.vault_path(root, task, quality)) for root in places)
+    missing = [f"{task}/{quality}" for task in tasks if not here(task)]
+    if missing and cfg.data.download:
+        from mtmarl.data import hub
+
+        if address is None:
+            raise UserError(f"data.download: no hub to fetch {', '.join(missing)} from; give hub.url=ADDRESS")
+        hub.pull(address, places[0], missing, say=lambda line: None if cfg.quiet else print(line, flush=True))
+    return [vault.find_vault(task, quality, roots, address) for task in tasks]
+
+
 # ------------------------------------------------------------------------------------------------ online
 
 
@@ -91,6 +110,10 @@ class OnlineJob:
     @property
     def parameters(self) -> int:
         return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), self.example).params)
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        return {phase.source: self.source for phase in self.algo.phases}
 
     @property
     def example(self):
@@ -116,8 +139,15 @@ def online(cfg: Config, task: str) -> OnlineJob:
     chunk = min(range(min(20, *spans), 0, -1), key=lambda n: max(sum(s % n for s in spans), n < 8))
     evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
-    algo = module.make(settings, env.spec.dims, updates)
-    source = on_policy_source(env, algo.act, algo.init_carry, c.num_envs, c.rollout_length, pool=c.num_envs)
+    dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))
+    algo = module.make(settings, dims, updates)
+    played = (env, algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
+    if algo.phases[0].source == "replay":
+        rows = settings.batch_size * settings.gradient_steps
+        explore = partial(settings.explore, updates=updates)
+        source = replay_source(*played, settings.capacity, rows, settings.context, explore)
+    else:
+        source = on_policy_source(*played)
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
     plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
     return OnlineJob(env, algo, source, evaluator, plan, evaluate_every, record_every, cfg.seed)
@@ -149,8 +179,9 @@ class OfflineJob:
             jax.eval_shape(self.algo.init, jax.random.key(0), example_batch(self.dims)).params
         )
 
-    def initial_state(self) -> trainer.TrainState:
-        return trainer.initial_state(self.algo, self.source, example_batch(self.dims), self.seed)
+    @property
+    def example(self):
+        return example_batch(self.dims)
 
     def split(self, task: str) -> str:
         return "train" if task in self.train_envs else "test"
@@ -167,6 +198,7 @@ class OfflineJob:
                 "return": r.episode_return.tolist(),
                 "length": r.length.tolist(),
                 "normalised": self.normalised(task, r.mean),
+                "win_rate": r.win_rate((self.train_envs | self.test_envs)[task].spec),
                 "split": self.split(task),
             }
             for task, r in results.items()
@@ -198,6 +230,21 @@ def equal_returns(vaults: Sequence[vault.Vault], families: Sequence[str], gamma:
     return out
 
 
+def exceeds_memory(cfg: Config, paths: Sequence[Path]) -> bool:
+    """Whether these vaults are more than `data.memory_mb` allows to hold at once."""
+    if cfg.data.memory_mb is None:
+        return False
+    size = sum(stored_bytes(vault.read_metadata(p)) for p in paths)
+    if cfg.data.fraction * size <= cfg.data.memory_mb * 2**20:
+        return False
+    if cfg.data.fraction < 1:
+        raise UserError(
+            f"data.fraction={cfg.data.fraction:g} of {size / 2**20:,.0f} MB is more than data.memory_mb="
+            f"{cfg.data.memory_mb}, and vaults that stay on disk are used whole; write the share as a vault of its own"
+        )
+    return True
+
+
 def offline(cfg: Config) -> OfflineJob:
     """Everything to train on vaults. All checks are made here, before anything compiles."""
     module, settings = parse_algorithm(cfg, OFFLINE)
@@ -210,11 +257,13 @@ def offline(cfg: Config) -> OfflineJob:
         {name: layout.wrap(env) for name, env in envs.items()} for envs in (raw_train, raw_test)
     )
     agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
-    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs))
+    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), entities.of_layout(layout))
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda s: {})])
-    paths = [vault.find_vault(t, cfg.data.quality, vault_roots(cfg)) for t in tasks]
-    vaults = [thin(vault.read_vault(p), cfg.data.fraction) for p in paths]
+    paths = find_vaults(cfg, tasks)
+    mapped = exceeds_memory(cfg, paths)
+    read = map_vault if mapped else vault.read_vault
+    vaults = [thin(read(p), cfg.data.fraction) for p in paths]
     for task, v in zip(tasks, vaults, strict=True):
         spec = raw_train[task].spec
         shape = (v.recording.mask.shape[1], v.recording.obs.shape[2], v.recording.mask.shape[2])
@@ -228,13 +277,20 @@ def offline(cfg: Config) -> OfflineJob:
         vaults = equal_returns(vaults, [family_of(t) for t in tasks], settings.gamma)
         support = value_support(vaults, settings.gamma)
     algo = module.make(settings, dims, support)
-    data = make_task_data(
-        vaults, replace(dims, obs=layout.known), [layout.constant(family_of(t)) for t in tasks]
-    )
-    source = vault_source(
-        data, cfg.trainer.batch_size, cfg.trainer.context, shuffle=cfg.data.shuffle_agents,
-        balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids, random_ids=layout.random_ids,
+    stored = replace(dims, obs=layout.known)
+    constants = [layout.constant(family_of(t)) for t in tasks]
+    window = (cfg.trainer.batch_size, cfg.trainer.context)
+    options = dict(
+        shuffle=cfg.data.shuffle_agents, balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids,
+        random_ids=layout.random_ids,
     )  # fmt: skip
+    if mapped:
+        memory, chunk = (cfg.data.memory_mb or 0) * 2**20, cfg.trainer.chunk * len(cfg.seeds or (0,))
+        source = host_source(
+            vaults, stored, *window, chunk=chunk, memory=memory, constants=constants, **options
+        )
+    else:
+        source = vault_source(make_task_data(vaults, stored, constants), *window, **options)
     evaluator = Evaluator(
         {**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed
     )
@@ -308,8 +364,31 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-# What may differ between a run and its continuation.
-_FREE_TO_CHANGE = ("sinks", "quiet", "run_dir")
+# What may differ between a run and its continuation: what is seen of it, and where its data come from.
+_FREE_TO_CHANGE = ("sinks", "quiet", "run_dir", "hub", "distributed")
+_FREE_WITHIN = {"data": ("download", "memory_mb"), "tasks": ("hub",)}
+
+
+def single_seeds(cfg: Config) -> list[Config]:
+    """The configurations of runs with one seed each that this one stands for."""
+    if cfg.seeds is None:
+        return [cfg]
+    under = lambda seed: None if cfg.run_dir is None else os.path.join(cfg.run_dir, f"seed_{seed}")
+    return [replace(cfg, seed=s, seeds=None, run_dir=under(s)) for s in cfg.seeds]
+
+
+def common_update(latest: Mapping[Path, Sequence[int]]) -> int | None:
+    """The update from which runs can go on together, by the checkpoints that each of them has; None: from the start.
+
+    Runs that were stopped while they saved differ by one checkpoint; the newest that all have is taken.
+    """
+    shared = set.intersection(*map(set, latest.values()))
+    if shared:
+        return max(shared)
+    if all(max(updates, default=0) == 0 for updates in latest.values()):
+        return None
+    stand = ", ".join(f"{run_dir.name} at update {max(u, default=0):,}" for run_dir, u in latest.items())
+    raise UserError(f"seeds= cannot go on with runs that share no checkpoint ({stand}); run each with seed=")
 
 
 def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
@@ -317,8 +396,16 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
     earlier = read_json(run_dir / "run.json")
     if earlier is None:
         return None
-    strip = lambda d: {k: v for k, v in d.items() if k not in _FREE_TO_CHANGE}
-    old, new = strip(earlier["config"]), strip(config.to_dict(cfg))
+    strip = lambda d, free: {k: v for k, v in d.items() if k not in free}
+    # Parsed anew: what was not yet an option when the run began has its default.
+    before = config.parse(Config, earlier["config"], str(run_dir / "run.json"))
+    old, new = (
+        {
+            k: strip(v, _FREE_WITHIN[k]) if k in _FREE_WITHIN else v
+            for k, v in strip(config.to_dict(c), _FREE_TO_CHANGE).items()
+        }
+        for c in (before, cfg)
+    )
     differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     if differing:
         raise UserError(
@@ -336,7 +423,8 @@ def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
     return write_run(
         run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
-        dims=vars(job.dims), layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
+        dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
+        layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
     )  # fmt: skip
 
 
@@ -369,8 +457,8 @@ def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> flo
 class Policy:
     """A saved policy. Acts on any task of its families, at any team size; `layout` says what it sees of one.
 
-    `act(params, carry, observation, key, explore)` as in `types.Act`; `init_carry(batch_size)` is the memory of a
-    fresh episode, to be given again at every episode start.
+    `act(params, carry, observation, key, explore)` as in `types.Act`; `init_carry(batch_size, agents)` is the
+    memory of a fresh episode, to be given again at every episode start.
     """
 
     params: Any
@@ -392,11 +480,11 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
     cfg = config.load(run_dir / "run.json")
     module, settings = parse_algorithm(cfg, OFFLINE)
-    dims = Dims(**record["dims"])
+    layout = Layout(**{**record["layout"], "families": tuple(record["layout"]["families"])})
+    dims = Dims(**record["dims"], entities=entities.of_layout(layout))
     algo = module.make(settings, dims, record["value_range"] and tuple(record["value_range"]))
     like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
-    layout = Layout(**{**record["layout"], "families": tuple(record["layout"]["families"])})
     return Policy(params, algo.act, algo.init_carry, dims, layout, cfg, record["references"])
 
 

@@ -34,9 +34,18 @@ class Checkpoints:
     def save(self, update: int, state: Any) -> None:
         self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
 
+    def updates(self) -> list[int]:
+        """The updates of the complete states, oldest first."""
+        return sorted(self._manager.all_steps())
+
     def latest(self) -> int | None:
         """The update of the newest complete state."""
         return self._manager.latest_step()
+
+    def rewind(self, update: int) -> None:
+        """Removes the states after this update."""
+        for later in (u for u in self.updates() if u > update):
+            self._manager.delete(later)
 
     def restore(self, like: Any) -> Any:
         """The newest state, in the shapes and placement of `like`."""
@@ -57,13 +66,25 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
 
 
+def _alone() -> ocp.StandardCheckpointer:
+    """A writer and reader that waits for no other process of the run."""
+    if jax.process_count() == 1:
+        return ocp.StandardCheckpointer()
+    own = jax.process_index()
+    return ocp.StandardCheckpointer(
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"params-{own}"
+        )
+    )
+
+
 def save_params(path: Path, params: Any) -> None:
     """Parameters alone, replacing what was there only once the new ones are complete."""
     path = Path(path).resolve()
     fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _alone() as checkpointer:
         checkpointer.save(fresh, params)
     if path.exists():
         path.rename(old)
@@ -76,7 +97,7 @@ def load_params(path: Path, like: Any) -> Any:
     path = Path(path).resolve()
     if not path.is_dir():
         raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _alone() as checkpointer:
         saved = checkpointer.metadata(path).item_metadata.tree
         want = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(like)}
         have = {

@@ -9,7 +9,7 @@ an interrupted one goes on from its last checkpoint.
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ def _collect_task(
     import jax
 
     from mtmarl import build, sharding, trainer
-    from mtmarl.checkpoint import Checkpoints, save_params
+    from mtmarl.checkpoint import Checkpoints, load_params, save_params
     from mtmarl.data import recording, vault
 
     c = cfg.collect
@@ -111,11 +111,15 @@ def _collect_task(
         best = max((e["return"] for e in progress["evaluations"]), default=-np.inf)
         if sampled.mean >= best:  # Of equals the later one, which has seen more.
             save_params(run_dir / "policy_best", params)
+        if c.single_policies:
+            (run_dir / "policies").mkdir(exist_ok=True)
+            save_params(run_dir / "policies" / f"{update:08d}", params)
         entry = {
             "update": update,
             "return": sampled.mean,
             "greedy": greedy.mean,
             "length": float(sampled.length.mean()),
+            "win_rate": sampled.win_rate(env.spec),
         }
         progress["evaluations"] = [e for e in progress["evaluations"] if e["update"] < update] + [entry]
         progress_file.write_text(json.dumps(progress))
@@ -123,6 +127,7 @@ def _collect_task(
             f"eval/{task}/return": sampled.mean,
             f"eval/{task}/greedy_return": greedy.mean,
             f"eval/{task}/length": entry["length"],
+            **({} if entry["win_rate"] is None else {f"eval/{task}/win_rate": entry["win_rate"]}),
             "minutes": progress["minutes"],
         }
 
@@ -145,27 +150,26 @@ def _collect_task(
     if done is not None:
         state = checkpoints.restore(state)
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
-    trainer.train(
-        algo, {"default": job.source}, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s)
+    state = trainer.train(
+        algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s)
     )
     sinks.close()
 
     figures = _figures(cfg, job, run_dir, task, progress)
-    if record:
-        points = sorted(parts.glob("[0-9]*.npz"))
-        whole = vault.concatenate([vault.Recording(**np.load(p)) for p in points])
-        returns = {k: figures[k] for k in ("reference", "random", "final", "max_evaluation")}
+
+    def write(quality: str, recorded: list[vault.Recording], updates: list[int]) -> None:
+        package = "jaxmarl" if env.spec.family == "smax" else "jumanji"
         vault.write_vault(
-            vault.vault_path(root, task, cfg.data.quality),
-            whole,
+            vault.vault_path(root, task, quality),
+            vault.concatenate(recorded),
             {
                 "task": task,
                 "horizon": env.spec.horizon,
                 "obs_scale": [float(x) for x in env.obs_scale],
-                "jumanji": version("jumanji"),
-                "returns": returns,
-                "record_points": [int(p.stem) * steps_per_update for p in points],
-                "episodes_per_point": c.record_episodes,
+                package: version(package),
+                "returns": {k: figures[k] for k in ("reference", "random", "final", "max_evaluation")},
+                "record_points": [update * steps_per_update for update in updates],
+                "episodes_per_point": len(recorded) // len(updates) * c.record_episodes,
                 "provenance": {
                     "algorithm": cfg.algo_name,
                     "settings": dict(cfg.algo),
@@ -175,8 +179,32 @@ def _collect_task(
                 },
             },
         )
+
+    if record:
+        points = sorted(parts.glob("[0-9]*.npz"))
+        write(
+            cfg.data.quality, [vault.Recording(**np.load(p)) for p in points], [int(p.stem) for p in points]
+        )
+    if record and c.single_policies:
+        for i, (quality, update) in enumerate(single_policies(progress["evaluations"]).items()):
+            params = load_params(run_dir / "policies" / f"{update:08d}", state.learner.params)
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(cfg.seed + 2), i), c.record_points)
+            played = [recording.cut(recorder(params, key), update * steps_per_update) for key in keys]
+            write(quality, played, [update])
     vault.write_reference(root, task, figures)
     return figures
+
+
+def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The updates after which the policy was best (expert), and nearest half as good as that (medium).
+
+    By win rate or, where nothing is won, by how far the return rose above that of the first evaluation.
+    """
+    start = evaluations[0]["return"]
+    score = lambda e: e["return"] - start if e.get("win_rate") is None else e["win_rate"]
+    expert = max(evaluations, key=lambda e: (score(e), e["update"]))
+    medium = min(evaluations, key=lambda e: abs(score(e) - score(expert) / 2))
+    return {"expert": expert["update"], "medium": medium["update"]}
 
 
 def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:

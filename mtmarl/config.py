@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
 # Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
-_PATHS = ("run_dir", "run", "init_from", "data.vault_dir")
+_PATHS = ("run_dir", "run", "init_from", "data.vault_dir", "hub.url", "tasks.hub")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
 
@@ -49,7 +49,7 @@ class EvaluatorConfig:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Online training and recording, per task."""
+    """Online training and recording, per task. `single_policies`: also vaults of one policy each, expert and medium."""
 
     env_steps: int
     num_envs: int
@@ -59,6 +59,7 @@ class CollectConfig:
     record_points: int
     record_episodes: int
     record: bool
+    single_policies: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class DataConfig:
     quality: str
     download: bool
     fraction: float = 1.0
+    memory_mb: int | None = None
     shuffle_agents: bool = True
     mask_agents: bool = True
     balanced: bool = True
@@ -80,13 +82,24 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class HubConfig:
+    """Where vaults that are not on this machine come from; an address of `mtmarl.data.hub`."""
+
+    url: str | None = None
+
+
+@dataclass(frozen=True)
 class TasksConfig:
-    """A set of tasks: those trained on and those only evaluated on. `first` keeps the first k to train on."""
+    """A set of tasks: those trained on and those only evaluated on. `first` keeps the first k to train on.
+
+    `hub` is the address of its vaults, where `hub.url` gives none.
+    """
 
     name: str = ""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     first: int | None = None
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
@@ -98,10 +111,13 @@ class Config:
     evaluator: EvaluatorConfig
     collect: CollectConfig
     data: DataConfig
+    hub: HubConfig = field(default_factory=HubConfig)
     algo_name: str = ""
     algo: Mapping[str, Any] = field(default_factory=dict)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
+    seeds: tuple[int, ...] | None = None
+    distributed: bool = False
     run_dir: str | None = None
     run: str | None = None
     which: Literal["best", "last"] = "best"
@@ -226,10 +242,33 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
 
 
+def read_value(text: str) -> Any:
+    """One value in YAML's spelling, as command lines give them. Raises UserError."""
+    from yaml import YAMLError, safe_load
+
+    try:
+        return safe_load(text)
+    except YAMLError as error:
+        raise UserError(f"{text!r} is not a value ({' '.join(str(error).split())})") from error
+
+
 def options(group: str) -> list[str]:
     """The names that `+group=` takes."""
     root = config_dir() / group
     return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
+
+
+def task_set(name: str) -> TasksConfig:
+    """One of the task sets that `+tasks=` takes, as its file has it."""
+    _known("tasks", name)
+    path = config_dir() / "tasks" / f"{name}.yaml"
+    return parse(TasksConfig, {"name": name, **read_yaml(path)}, str(path))
+
+
+def hub_address() -> str | None:
+    """`hub.url` of config.yaml."""
+    path = config_dir() / "config.yaml"
+    return parse(HubConfig, read_yaml(path).get("hub") or {}, str(path)).url
 
 
 def compose(argv: list[str], command: str) -> Config:
@@ -279,8 +318,15 @@ def _check(cfg: Config, command: str) -> None:
         raise UserError(f"{where}: evaluator.explore must lie in 0 … 1, not {cfg.evaluator.explore}")
     if not 0.0 < cfg.data.fraction <= 1.0:
         raise UserError(f"{where}: data.fraction must lie above 0 and at most at 1, not {cfg.data.fraction}")
+    if cfg.data.memory_mb is not None and cfg.data.memory_mb < 1:
+        raise UserError(f"{where}: data.memory_mb must be at least 1, not {cfg.data.memory_mb}")
     if cfg.seed < 0:
         raise UserError(f"{where}: seed must be at least 0, not {cfg.seed}")
+    if cfg.seeds is not None:
+        if command != "train":
+            raise UserError(f"seeds= belongs to train; {command} takes one seed=")
+        if not cfg.seeds or min(cfg.seeds) < 0 or len(set(cfg.seeds)) < len(cfg.seeds):
+            raise UserError(f"{where}: seeds must be different ints of at least 0, not {list(cfg.seeds)}")
     tasks = cfg.tasks
     if command in ("train", "collect") and not tasks.train:
         raise UserError(f"tasks {tasks.name or '(command line)'}: train lists no task")

@@ -44,10 +44,13 @@ def run(cfg: config.Config) -> None:
             "standard_error": sampled[task].standard_error,
             "greedy_return": greedy[task].mean,
             "normalised": normalised,
+            "win_rate": sampled[task].win_rate(build.make_env(task).spec),
         }
         line = f"{task:<{width}}  return {sampled[task].mean:.3f} ± {sampled[task].standard_error:.3f}"
         line += f"  greedy {greedy[task].mean:.3f}"
-        print(line + ("" if normalised is None else f"  normalised {normalised:.3f}"))
+        line += "" if normalised is None else f"  normalised {normalised:.3f}"
+        won = record[task]["win_rate"]
+        print(line + ("" if won is None else f"  won {won:.1%}"))
     print(json.dumps({"run": cfg.run, "which": cfg.which, "episodes": episodes, "tasks": record}))
 
 

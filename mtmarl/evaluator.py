@@ -3,6 +3,8 @@
 Start states depend on (seed, task name, index of the evaluation) alone, so all methods meet the same ones.
 """
 
+import copy
+import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtmarl.rollout import rollout, start
-from mtmarl.types import Act, Env, Params
+from mtmarl.types import Act, Env, Params, TaskSpec
 
 
 class EvalResult(NamedTuple):
@@ -25,6 +27,11 @@ class EvalResult(NamedTuple):
     @property
     def mean(self) -> float:
         return float(self.episode_return.mean())
+
+    def win_rate(self, spec: TaskSpec) -> float | None:
+        """The share of won episodes, 0 … 1; None in tasks that cannot be won."""
+        won = None if spec.win_return is None else self.episode_return > spec.win_return
+        return None if won is None else float(won.mean())
 
     @property
     def standard_error(self) -> float:
@@ -75,6 +82,12 @@ class Evaluator:
         }
         self._compiled: dict[str, Callable] = {}
 
+    def with_seed(self, seed: int) -> "Evaluator":
+        """The same programs, compiled once for all, on the start states of another seed."""
+        other = copy.copy(self)
+        other.seed = seed
+        return other
+
     def key(self, task: str, index: int) -> jax.Array:
         key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(task.encode()) & 0x7FFFFFFF)
         return jax.random.fold_in(key, index)
@@ -85,10 +98,10 @@ class Evaluator:
         if not missing:
             return
         args = (params, jax.random.key(0), jnp.float32(1.0))
-        lowered = [self._runs[name].lower(*args) for name in missing]
-        with ThreadPoolExecutor(max_workers=4) as threads:
-            compiled = list(threads.map(lambda x: x.compile(), lowered))
-        self._compiled |= dict(zip(missing, compiled, strict=True))
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
+            # The first compile while the next is traced.
+            pending = {name: threads.submit(self._runs[name].lower(*args).compile) for name in missing}
+        self._compiled |= {name: program.result() for name, program in pending.items()}
 
     def evaluate(
         self,

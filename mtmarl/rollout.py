@@ -42,15 +42,14 @@ class Trajectory(NamedTuple):
 def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState:
     """B fresh episodes."""
     state, step = jax.vmap(env.reset)(jax.random.split(key, batch_size))
-    zero = jnp.zeros(batch_size)
-    return RolloutState(
-        state, step, jnp.ones(batch_size, bool), init_carry(batch_size), zero, zero.astype(jnp.int32)
-    )
+    first, zero = jnp.ones(batch_size, bool), jnp.zeros(batch_size)
+    carry = init_carry(batch_size, env.spec.agents)
+    return RolloutState(state, step, first, carry, zero, zero.astype(jnp.int32))
 
 
 def observe(step: TimeStep) -> Observation:
     """An unpadded team's observation: every slot is an agent."""
-    return Observation(step.obs, step.mask, jnp.ones(step.mask.shape[:-1], bool))
+    return Observation(step.obs, step.mask, jnp.ones(step.mask.shape[:-1], bool), step.reward)
 
 
 def where_rows(condition: Bool[Array, "B"], a, b):
@@ -78,7 +77,7 @@ def rollout(
     """
     batch_size = state.first.shape[0]
     key_pool, key_steps = jax.random.split(key)
-    fresh_carry = init_carry(batch_size)
+    fresh_carry = init_carry(batch_size, env.spec.agents)
     if pool:
         fresh = jax.vmap(env.reset)(jax.random.split(key_pool, pool))
 

@@ -22,7 +22,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from mtmarl import config
+from mtmarl import config, launcher
 from mtmarl.errors import UserError
 
 USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€¦]
@@ -30,19 +30,20 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   +sweep=    one of those below, or a YAML file of your own
   profile=   smoke (does it run?), cpu (a thinned grid) or paper (the published settings)
   jobs=      runs at a time
+  launcher=  local (processes of this machine) or slurm; launcher.KEY= changes what configs/launcher says
   seeds=     instead of those of the sweep
   only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
   out=       default: runs/sweeps/NAME-PROFILE
   --dry-run  print the commands, check them, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
 """
-TRAIN = (sys.executable, "-m", "mtmarl.train")
+TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
 # They say where and how loudly a run runs, not what it computes.
 _FREE_TO_CHANGE = ("run_dir", "quiet", "sinks")
-_OWN = {"run_dir": "give out=", "seed": "give seeds="}
+_OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Options:
     sweep: str
     profile: str = "cpu"
     jobs: int = 1
+    launcher: str = "local"
+    launcher_options: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     out: str | None = None
     dry_run: bool = False
@@ -107,14 +110,14 @@ class Options:
 def read_options(argv: Sequence[str]) -> Options:
     """Raises UserError."""
     values: dict[str, Any] = {}
-    only, overrides = {}, []
+    only, places, overrides = {}, {}, []
     for arg in argv:
         if arg == "--dry-run":
             values["dry_run"] = True
             continue
         key, equals, value = arg.partition("=")
         key = key.lstrip("+")
-        if key in ("sweep", "profile", "out"):
+        if key in ("sweep", "profile", "out", "launcher"):
             values[key] = value
         elif key == "jobs":
             if not value.isdecimal() or int(value) < 1:
@@ -125,6 +128,8 @@ def read_options(argv: Sequence[str]) -> Options:
             if not all(v.isdecimal() for v in seeds) or len(set(seeds)) < len(seeds):
                 raise UserError(f"seeds must be different ints, as in 0,1,2, not {value!r}")
             values[key] = tuple(map(int, seeds))
+        elif key.startswith("launcher."):
+            places[key.removeprefix("launcher.")] = value
         elif key.startswith("only."):
             only[key.removeprefix("only.")] = tuple(v.strip() for v in value.split(","))
         elif arg.startswith("-") or not equals:
@@ -135,7 +140,7 @@ def read_options(argv: Sequence[str]) -> Options:
             overrides.append(arg)
     if not values.get("sweep"):
         raise UserError(f"choose one: +sweep={{{', '.join(config.options('sweep'))}}}")
-    return Options(**values, only=only, overrides=tuple(overrides))
+    return Options(**values, only=only, launcher_options=places, overrides=tuple(overrides))
 
 
 def read_sweep(name: str) -> tuple[Sweep, str]:
@@ -388,6 +393,27 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
     return failures
 
 
+def _queue(
+    runs: Sequence[Mapping[str, Any]], out: Path, options: Options, place: launcher.Config
+) -> list[str]:
+    """As `execute`, on a cluster."""
+
+    def tell(run: Mapping[str, Any]) -> None:
+        final = out / run["dir"] / "final.json"
+        print(
+            ", ".join(
+                [f"finished  {run['dir']}", *_score(final)] if final.exists() else [f"FAILED    {run['dir']}"]
+            )
+        )
+
+    print(
+        f"jobs in {out / 'slurm'}; if this is stopped they go on, and the same command waits again",
+        flush=True,
+    )
+    failed = launcher.execute(runs, out, options.jobs, place, tell)
+    return [f"{run['dir']}: {_last_line(out / run['dir'] / 'log.txt')}" for run in failed]
+
+
 def shares_of_cores(jobs: int) -> list[frozenset[int]]:
     """The cores of each of `jobs` processes; empty (any) where there are too few, or where none can be chosen.
 
@@ -482,6 +508,7 @@ def help_text() -> str:
 def run_sweep(options: Options) -> int:
     """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
     sweep, where = read_sweep(options.sweep)
+    place = launcher.read(options.launcher, options.launcher_options)
     record, out = plan(sweep, where, options), out_directory(options)
     runs = chosen(record, options.only)
     done = sum((out / r["dir"] / "final.json").exists() for r in runs)
@@ -498,7 +525,9 @@ def run_sweep(options: Options) -> int:
     if options.dry_run:
         return 0
     write_plan(record, out)
-    failures = execute(runs, out, options.jobs)
+    failures = (
+        execute(runs, out, options.jobs) if place.kind == "local" else _queue(runs, out, options, place)
+    )
 
     from mtmarl.report import write_report
 

@@ -1,16 +1,23 @@
 """`python -m mtmarl.train +algo=mt_oryx +tasks=lbf_5`: trains on vaults, scores train and held-out tasks.
 
-Running the same command with the same `run_dir` goes on where the run stopped.
+Running the same command with the same `run_dir` goes on where the run stopped. `seeds=[0,1,2]` trains several seeds
+in one program; each leaves what a run of that seed alone would leave.
 """
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
 from mtmarl.errors import UserError
+
+if TYPE_CHECKING:
+    from mtmarl import build, trainer
 
 # Index of the final evaluation: its start states are met in no other.
 FINAL = 2**31 - 1
@@ -20,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = config.compose(sys.argv[1:] if argv is None else argv, "train")
         if not cfg.quiet:
-            print(f"mtmarl: {cfg.algo_name} on {cfg.tasks.name}, seed {cfg.seed}; loading jax …", flush=True)
+            seeds = f"seed {cfg.seed}" if cfg.seeds is None else f"seeds {', '.join(map(str, cfg.seeds))}"
+            print(f"mtmarl: {cfg.algo_name} on {cfg.tasks.name}, {seeds}; loading jax …", flush=True)
         run(cfg)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -29,93 +37,169 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(cfg: config.Config) -> Path:
-    """Trains, scores and reports; returns the run's directory."""
+    """Trains, scores and reports; returns the directory of the run, or the one that holds those of all seeds."""
     with ExitStack() as stack:
         return _run(cfg, stack)
 
 
 def _run(cfg: config.Config, stack: ExitStack) -> Path:
-    from mtmarl import build, sharding, trainer
-    from mtmarl.checkpoint import Checkpoints, load_params, save_params
+    from mtmarl import sharding
+
+    # Several processes must find each other before anything computes, which some libraries do when imported.
+    sharding.start(cfg.distributed)
+    from mtmarl import build, trainer
     from mtmarl.report import write_report
 
-    sharding.start()
-    began = time.time()
     job = build.offline(cfg)
-    run_dir = build.run_directory(cfg, f"{cfg.algo_name}/{build.task_set_label(cfg)}/seed_{cfg.seed}")
-    record = build.start_run(run_dir, cfg, job)
-    if (run_dir / "final.json").exists():
-        print(f"{run_dir}: already finished; give another run_dir to train again", flush=True)
-        return run_dir
-    checkpoints = stack.enter_context(closing(Checkpoints(run_dir)))
-    state, done = job.initial_state(), checkpoints.latest()
-    if done is not None:
-        state = checkpoints.restore(state)
-    sinks = stack.enter_context(closing(build.make_sinks(cfg, run_dir, done)))
-    if not cfg.quiet:
-        print(build.describe(job, run_dir, done), flush=True)
-    sinks.start(job.plan.updates, done or 0)
-    best_file = run_dir / "best.json"
-    tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
+    runs = [Run(one, job) for one in build.single_seeds(cfg)]
+    left = [r for r in runs if not (r.directory / "final.json").exists()]
+    for r in runs:
+        if r not in left and sharding.is_primary():
+            print(f"{r.directory}: already finished; give another run_dir to train again", flush=True)
+    if left:
+        for i, r in enumerate(left):
+            r.open(stack, quiet=i > 0 or not sharding.is_primary())
+        plan, done = job.plan, build.common_update({r.directory: r.checkpoints.updates() for r in left})
+        if cfg.seeds is not None:
+            plan = plan._replace(seed=tuple(r.cfg.seed for r in left))
+        state = trainer.initial_state(job.algo, job.source, job.example, plan.seed)
+        split = trainer.unstack if cfg.seeds is not None else lambda state: [state]
+        if done is not None:
+            parts = [r.restore(like, done) for r, like in zip(left, split(state), strict=True)]
+            state = trainer.stack(parts, plan.seed) if isinstance(plan.seed, tuple) else parts[0]
+        for r in left:
+            r.start(done)
 
-    def evaluate(state: trainer.TrainState) -> Mapping[str, float]:
-        update = int(state.update)
-        results = job.evaluator.evaluate(
-            state.learner.params, update, cfg.evaluator.episodes, cfg.evaluator.explore
+        def each(
+            do: Callable[[Run, trainer.TrainState], None], state: trainer.TrainState
+        ) -> Mapping[str, float]:
+            for r, own in zip(left, split(state), strict=True):
+                do(r, own)
+            return {}
+
+        state = trainer.train(
+            job.algo,
+            {"default": job.source},
+            plan,
+            state,
+            [trainer.Event(cfg.evaluator.every, partial(each, Run.evaluate))],
+            [r.sinks.log for r in left],
+            partial(each, Run.save),
+            list(job.train_envs),
         )
-        summary = job.summary(results)
-        sinks.log_evaluation(update, summary)
-        score = build.score(summary, tasks)
-        best = build.read_json(best_file) or {"score": float("-inf"), "update": -1}
+        each(Run.finish, state)
+    root = runs[0].directory if cfg.seeds is None else runs[0].directory.parent
+    sharding.wait_for_all("scores")
+    if left and sharding.is_primary():
+        report = write_report([r.directory for r in runs], root / "report")
+        if not cfg.quiet:
+            print(f"report: {report}", flush=True)
+    return root
+
+
+class Run:
+    """What belongs to one seed: its directory, records, checkpoints, sinks and scores."""
+
+    checkpoints: Any
+    sinks: Any
+
+    def __init__(self, cfg: config.Config, job: "build.OfflineJob"):
+        from mtmarl import build, sharding
+
+        self.cfg, self.job, self.began = cfg, job, time.time()
+        self.primary, self.local = sharding.is_primary(), sharding.on_this_process
+        label = f"{cfg.algo_name}/{build.task_set_label(cfg)}/seed_{cfg.seed}"
+        self.directory = build.run_directory(cfg, label)
+        if self.primary:
+            self.record = build.start_run(self.directory, cfg, job)
+        sharding.wait_for_all(f"record of {self.directory}")
+        if not self.primary:  # It is there now.
+            self.record = build.start_run(self.directory, cfg, job)
+        self.evaluator = job.evaluator.with_seed(cfg.seed)
+        self.best_file = self.directory / "best.json"
+        self.tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
+
+    def open(self, stack: ExitStack, quiet: bool) -> None:
+        """`quiet`: without the terminal, which one of several seeds has."""
+        from mtmarl.checkpoint import Checkpoints
+
+        self.stack, self.quiet = stack, quiet
+        self.checkpoints = stack.enter_context(closing(Checkpoints(self.directory)))
+
+    def restore(self, like: "trainer.TrainState", update: int) -> "trainer.TrainState":
+        self.checkpoints.rewind(update)
+        return self.checkpoints.restore(like)
+
+    def start(self, done: int | None) -> None:
+        """Opens the sinks, which go on from update `done`."""
+        from mtmarl import build
+
+        if done is None:
+            self.checkpoints.rewind(-1)
+        names = tuple(n for n in self.cfg.sinks if self.primary and not (self.quiet and n == "console"))
+        sinks = build.make_sinks(replace(self.cfg, sinks=names), self.directory, done)
+        self.sinks = self.stack.enter_context(closing(sinks))
+        if not self.cfg.quiet and not self.quiet:
+            print(build.describe(self.job, self.directory, done), flush=True)
+        self.sinks.start(self.job.plan.updates, done or 0)
+
+    def evaluate(self, state: "trainer.TrainState") -> None:
+        from mtmarl import build
+        from mtmarl.checkpoint import save_params
+
+        update, settings = int(state.update), self.cfg.evaluator
+        params = self.local(state.learner.params)
+        results = self.evaluator.evaluate(params, update, settings.episodes, settings.explore)
+        if not self.primary:
+            return
+        summary = self.job.summary(results)
+        self.sinks.log_evaluation(update, summary)
+        score = build.score(summary, self.tasks)
+        best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
         if best["update"] >= update or score > best["score"]:
-            save_params(run_dir / "policy_best", state.learner.params)
-            build.write_json(best_file, {"score": score, "update": update})
-        return {}
+            save_params(self.directory / "policy_best", params)
+            build.write_json(self.best_file, {"score": score, "update": update})
 
-    def keep_minutes() -> None:
-        minutes = record["minutes"] + (time.time() - began) / 60
-        build.write_json(run_dir / "run.json", {**record, "minutes": round(minutes, 2)})
+    def keep_minutes(self) -> None:
+        from mtmarl import build
 
-    def save(state: trainer.TrainState) -> None:
-        checkpoints.save(int(state.update), state)
-        keep_minutes()
+        minutes = self.record["minutes"] + (time.time() - self.began) / 60
+        build.write_json(self.directory / "run.json", {**self.record, "minutes": round(minutes, 2)})
 
-    state = trainer.train(
-        job.algo,
-        {"default": job.source},
-        job.plan,
-        state,
-        [trainer.Event(cfg.evaluator.every, evaluate)],
-        sinks.log,
-        save,
-        list(job.train_envs),
-    )
-    save_params(run_dir / "policy_last", state.learner.params)
+    def save(self, state: "trainer.TrainState") -> None:
+        self.checkpoints.save(int(state.update), state)
+        if self.primary:
+            self.keep_minutes()
 
-    best = build.read_json(best_file)
-    final = {}
-    for name, params, update in (
-        ("best", load_params(run_dir / "policy_best", state.learner.params), best["update"]),
-        ("last", state.learner.params, job.plan.updates),
-    ):
-        results = job.evaluator.evaluate(params, FINAL, cfg.evaluator.final_episodes, cfg.evaluator.explore)
-        summary = job.summary(results)
-        greedy = (
-            job.evaluator.evaluate(params, FINAL, cfg.evaluator.episodes, 0.0)
-            if cfg.evaluator.greedy_too
-            else {}
-        )
-        for task, entry in summary.items():
-            entry["greedy_return"] = greedy[task].mean if task in greedy else None
-        final[name] = {"step": update, "tasks": summary}
-    sinks.log_evaluation(job.plan.updates, final["last"]["tasks"], final=True)
-    sinks.close()
-    keep_minutes()
-    build.write_json(run_dir / "final.json", final)
-    report = write_report([run_dir], run_dir / "report")
-    if not cfg.quiet:
-        print(f"report: {report}", flush=True)
-    return run_dir
+    def finish(self, state: "trainer.TrainState") -> None:
+        """The final scores, of the best and of the last policy."""
+        from mtmarl import build, sharding
+        from mtmarl.checkpoint import load_params, save_params
+
+        settings, updates, last = self.cfg.evaluator, self.job.plan.updates, self.local(state.learner.params)
+        if self.primary:
+            save_params(self.directory / "policy_last", last)
+        sharding.wait_for_all(f"policies of {self.directory}")
+        best = build.read_json(self.best_file)
+        final = {}
+        for name, params, update in (
+            ("best", load_params(self.directory / "policy_best", last), best["update"]),
+            ("last", last, updates),
+        ):
+            results = self.evaluator.evaluate(params, FINAL, settings.final_episodes, settings.explore)
+            summary = self.job.summary(results)
+            greedy = (
+                self.evaluator.evaluate(params, FINAL, settings.episodes, 0.0) if settings.greedy_too else {}
+            )
+            for task, entry in summary.items():
+                entry["greedy_return"] = greedy[task].mean if task in greedy else None
+            final[name] = {"step": update, "tasks": summary}
+        self.sinks.log_evaluation(updates, final["last"]["tasks"], final=True)
+        self.sinks.close()
+        if not self.primary:
+            return
+        self.keep_minutes()
+        build.write_json(self.directory / "final.json", final)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,19 @@
 Chunks of updates are one compiled program each (a `lax.scan`). The order at every chunk boundary is fixed:
 events on the state as it is (evaluation, recording) → checkpoint → next chunk → metrics of the chunk before,
 fetched while the next one runs. Keys are functions of (seed, update index), so a resumed run replays.
+
+Several seeds are one program as well: the whole update is mapped over a leading axis of the state, one learner per
+seed, which meets nothing of the others. They are split over the devices where they divide evenly.
 """
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mtmarl import sharding
 from mtmarl.algos.base import Algorithm, Phase
@@ -34,10 +39,16 @@ class Event(NamedTuple):
     run: Callable[[TrainState], Mapping[str, float]]
 
 
-class Plan(NamedTuple):
-    """updates: of the whole run; chunk: per compiled call; checkpoint_every: in updates, a multiple of chunk."""
+Log = Callable[[int, Mapping[str, float]], None]
 
-    seed: int
+
+class Plan(NamedTuple):
+    """updates: of the whole run; chunk: per compiled call; checkpoint_every: in updates, a multiple of chunk.
+
+    `seed`: of every random number; several (a tuple) train side by side, each as if it were alone.
+    """
+
+    seed: int | tuple[int, ...]
     updates: int
     chunk: int
     checkpoint_every: int
@@ -52,36 +63,70 @@ def check_plan(plan: Plan, events: Sequence[Event]) -> None:
             raise UserError(f"{name} ({span}) must be a positive multiple of trainer.chunk ({plan.chunk})")
 
 
-def initial_state(algo: Algorithm, source: Source, example: Batch, seed: int, mesh=None) -> TrainState:
-    """Fresh parameters and source state, replicated over the mesh. Only the shapes of the example matter."""
-    mesh = mesh or sharding.make_mesh()
-    key = jax.random.fold_in(jax.random.key(seed), 2**31 - 1)
+def _placement(seed: int | tuple[int, ...], mesh):
+    """Where the training state lies: on all devices, or every device its share of the seeds."""
+    return sharding.split_rows(mesh, len(seed)) if isinstance(seed, tuple) else sharding.replicated(mesh)
 
-    def init(key):
-        key_algo, key_source = jax.random.split(key)
+
+def initial_state(
+    algo: Algorithm, source: Source, example: Batch, seed: int | tuple[int, ...], mesh=None
+) -> TrainState:
+    """Fresh parameters and source state; of several seeds stacked. Only the shapes of the example matter."""
+    mesh = mesh or sharding.make_mesh()
+
+    def init(seed):
+        key_algo, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
         return TrainState(algo.init(key_algo, example), source.init(key_source), jnp.zeros((), jnp.int32))
 
-    return jax.jit(init, out_shardings=sharding.replicated(mesh))(key)
+    init = jax.vmap(init) if isinstance(seed, tuple) else init
+    return jax.jit(init, out_shardings=_placement(seed, mesh))(jnp.asarray(seed, jnp.int32))
+
+
+def stack(states: Sequence[TrainState], seed: tuple[int, ...], mesh=None) -> TrainState:
+    """The states of single seeds as the state of all of them."""
+    join = jax.jit(
+        lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states),
+        out_shardings=_placement(seed, mesh or sharding.make_mesh()),
+    )
+    return join(tuple(states))
+
+
+def unstack(state: TrainState, mesh=None) -> list[TrainState]:
+    """The inverse of `stack`, replicated over the mesh as the state of a single seed is."""
+    pick = jax.jit(
+        lambda state, i: jax.tree.map(lambda x: x[i], state),
+        out_shardings=sharding.replicated(mesh or sharding.make_mesh()),
+    )
+    return [pick(state, i) for i in range(state.update.shape[0])]
 
 
 def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
     """One compiled function: (state, data, prefetched) -> (state, metrics averaged over the chunk)."""
     mesh = mesh or sharding.make_mesh()
+    several, place = isinstance(plan.seed, tuple), _placement(plan.seed, mesh)
 
-    def one(data, state: TrainState, x):
-        key = jax.random.fold_in(jax.random.key(plan.seed), state.update)
-        key_data, key_update = jax.random.split(key)
+    def one(data, seed, state: TrainState, x):
+        key_data, key_update = jax.random.split(key_of(seed, state.update))
         source_state, batch = source.next(state.source, data, x, state.learner.params, key_data)
-        rows = sharding.split_rows(mesh, batch.task_id.shape[0])
-        batch = jax.lax.with_sharding_constraint(batch, rows)
+        if place.is_fully_replicated:
+            rows = sharding.split_rows(mesh, batch.task_id.shape[0])
+            batch = jax.lax.with_sharding_constraint(batch, rows)
         learner, metrics = phase.update(state.learner, batch, key_update)
         return TrainState(learner, source_state, state.update + 1), metrics
 
+    update = jax.vmap(one, (None, 0, 0, 0)) if several else one
+
     def chunk(state, data, xs):
-        state, metrics = jax.lax.scan(lambda s, x: one(data, s, x), state, xs, length=plan.chunk)
+        seeds = jnp.asarray(plan.seed, jnp.int32)
+        state, metrics = jax.lax.scan(lambda s, x: update(data, seeds, s, x), state, xs, length=plan.chunk)
         return state, jax.tree.map(lambda m: m.mean(0), metrics)
 
-    return jax.jit(chunk, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    return jax.jit(chunk, donate_argnums=0, out_shardings=(place, sharding.replicated(mesh)))
+
+
+def key_of(seed: int | jax.Array, update: int | jax.Array) -> jax.Array:
+    """The key of one update."""
+    return jax.random.fold_in(jax.random.key(seed), update)
 
 
 def phase_of(algo: Algorithm, update: int, plan: Plan) -> int:
@@ -100,26 +145,32 @@ def train(
     plan: Plan,
     state: TrainState,
     events: Sequence[Event] = (),
-    log: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None,
-    save: Callable[[TrainState], None] = lambda state: None,
+    log: Log | Sequence[Log] = lambda step, metrics: None,
+    save: Callable[[TrainState], object] = lambda state: None,
     task_names: Sequence[str] = (),
     mesh=None,
 ) -> TrainState:
     """Runs from `state` (fresh or restored) to the last update.
 
-    `log(update, metrics)` gets plain floats; a metric of one number per task is logged as `metric/task`.
+    `log(update, metrics)` gets plain floats; a metric of one number per task is logged as `metric/task`. Several
+    seeds have one `log` each.
     """
     check_plan(plan, events)
     mesh = mesh or sharding.make_mesh()
+    logs = [log] if callable(log) else list(log)
     chunks: dict[int, Callable] = {}
-    update, restored, pending = int(state.update), int(state.update) > 0, None
+    data: dict[str, Any] = {}
+    update = int(jnp.max(state.update))
+    restored, pending = update > 0, None
 
     def flush():
         nonlocal pending
         if pending is not None:
             done, metrics, began = pending
-            metrics = _flatten(jax.device_get(metrics), task_names)
-            log(done, {**metrics, "updates_per_second": plan.chunk / (time.perf_counter() - began)})
+            metrics, speed = jax.device_get(metrics), plan.chunk / (time.perf_counter() - began)
+            for i, one in enumerate(logs):
+                own = jax.tree.map(lambda x, i=i: x[i], metrics) if isinstance(plan.seed, tuple) else metrics
+                one(done, {**_flatten(own, task_names), "updates_per_second": speed})
         pending = None
 
     while True:
@@ -129,24 +180,45 @@ def train(
             if due:
                 flush()
             for event in due:
-                log(update, event.run(state))
+                seen = event.run(state)
+                for one in logs:
+                    one(update, seen)
             if update % plan.checkpoint_every == 0 or update == plan.updates:
                 save(state)
         restored = False
         if update >= plan.updates:
             break
         index = phase_of(algo, update, plan)
-        source = sources[algo.phases[index].source]
+        name = algo.phases[index].source
+        source = sources[name]
         if index not in chunks:
             chunks[index] = make_chunk(algo.phases[index], source, plan, mesh)
+        if name not in data:
+            data[name] = sharding.place_data(source.data, mesh)
         began = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(plan.seed), update)
-        state, metrics = chunks[index](state, source.data, source.prefetch(key, plan.chunk))
+        state, metrics = chunks[index](state, data[name], _prefetch(source, plan, update))
         flush()
         update += plan.chunk
         pending = (update, metrics, began)
     flush()
     return state
+
+
+def _prefetch(source: Source, plan: Plan, update: int) -> Any:
+    """What the host brings for the next chunk: [chunk, …], of several seeds [chunk, seeds, …]."""
+    if source.prefetch is None:
+        return None
+    seeds = plan.seed if isinstance(plan.seed, tuple) else (plan.seed,)
+    with sharding.on_host():
+        keys = [_data_keys(jnp.int32(s), jnp.int32(update), plan.chunk) for s in seeds]
+        parts = [source.prefetch(update, k) for k in keys]
+    return parts[0] if parts[1:] == [] else jax.tree.map(lambda *x: np.stack(x, axis=1), *parts)
+
+
+@partial(jax.jit, static_argnums=2)
+def _data_keys(seed: jax.Array, update: jax.Array, count: int) -> jax.Array:
+    """The keys that `Source.next` gets in `count` updates from this one on."""
+    return jax.vmap(lambda u: jax.random.split(key_of(seed, u))[0])(update + jnp.arange(count))
 
 
 def _flatten(metrics: Mapping[str, Any], task_names: Sequence[str]) -> dict[str, float]:

@@ -22,7 +22,8 @@ class Dims:
     """The common sizes of a set of tasks. Tasks are padded to them at the border.
 
     agents: most agents of any task; obs: width of one agent's observation; actions: legal and
-    illegal actions together; horizon: longest episode in env steps; tasks: number of tasks.
+    illegal actions together; horizon: longest episode in env steps; tasks: number of tasks; entities: how an
+    observation splits into entities, None where that is not known.
     """
 
     agents: int
@@ -30,11 +31,15 @@ class Dims:
     actions: int
     horizon: int
     tasks: int = 1
+    entities: "Entities | None" = None
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What is known of a task before it is stepped. `name` is `family/scenario`."""
+    """What is known of a task before it is stepped. `name` is `family/scenario`.
+
+    win_return: an episode that returns more is won; None where nothing is won or lost.
+    """
 
     name: str
     family: str
@@ -42,6 +47,7 @@ class TaskSpec:
     obs: int
     actions: int
     horizon: int
+    win_return: float | None = None
 
     @property
     def dims(self) -> Dims:
@@ -51,12 +57,49 @@ class TaskSpec:
 class Observation(NamedTuple):
     """What the agents of one team see at one timestep, any leading batch axes.
 
-    `agent_mask` is False on padded slots, whose only legal action is NOOP (0).
+    `agent_mask` is False on padded slots, whose only legal action is NOOP (0). `reward` is the team reward of the
+    step before, 0 at the start of an episode; None where nobody needs it.
     """
 
     view: Float[Array, "*b N O"]
     action_mask: Bool[Array, "*b N A"]
     agent_mask: Bool[Array, "*b N"]
+    reward: Float[Array, "*b"] | None = None
+
+
+class Tokens(NamedTuple):
+    """An observation as entities: the agent itself, M other agents and E targets (foods, enemies, …) that it sees.
+
+    What there is in the same number in every task belongs to `own`. A slot whose mask is False holds nothing.
+    A family without other agents or without targets has them in no number and of no width.
+    """
+
+    own: Float[Array, "*b N F"]
+    allies: Float[Array, "*b N M G"]
+    targets: Float[Array, "*b N E H"]
+    ally_mask: Bool[Array, "*b N M"]
+    target_mask: Bool[Array, "*b N E"]
+
+
+class TeamTokens(NamedTuple):
+    """What a team sees together: the agents, slot by slot, and the targets in common coordinates."""
+
+    agents: Float[Array, "*b N F"]
+    targets: Float[Array, "*b E H"]
+    target_mask: Bool[Array, "*b E"]
+
+
+@dataclass(frozen=True)
+class Entities:
+    """How the observations of a set of tasks split into entities. Both functions take any leading batch axes.
+
+    `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at target k.
+    """
+
+    base_actions: int
+    aimed: bool
+    observe: Callable[[Observation], Tokens]
+    team: Callable[[Observation], TeamTokens]
 
 
 class TimeStep(NamedTuple):
@@ -95,7 +138,8 @@ class Batch(NamedTuple):
 
     `first[t]`: reset memory before t. `terminal[t]` / `truncated[t]`: the transition at t ended the
     episode by termination / by time limit or by the end of the recording. `time_mask[t]`: step t is
-    real. `extras` holds what the acting policy wrote (log-probabilities, values, memory).
+    real. `return_to_go[t]`: the undiscounted reward from t to the end of the episode, beyond the window too; None
+    where the future is not recorded. `extras` holds what the acting policy wrote (log-probabilities, values, memory).
     """
 
     obs: Float[Array, "B T N O"]
@@ -108,6 +152,7 @@ class Batch(NamedTuple):
     truncated: Bool[Array, "B T"]
     time_mask: Bool[Array, "B T"]
     task_id: Int[Array, "B"]
+    return_to_go: Float[Array, "B T"] | None = None
     extras: Mapping[str, Any] = {}
 
     @property
@@ -130,6 +175,7 @@ def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
         truncated=no,
         time_mask=~no,
         task_id=jnp.zeros(rows, jnp.int32),
+        return_to_go=jnp.zeros((rows, steps)),
     )
 
 

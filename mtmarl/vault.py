@@ -1,87 +1,298 @@
-"""The dataset side: `python -m mtmarl.vault ls|describe|verify`."""
+"""The dataset side: `python -m mtmarl.vault ls|describe|pull|push|verify|subset|convert|export`."""
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
+from mtmarl import config
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError
 
+ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
+ROOT = "folder to write to; default: $MTMARL_VAULTS, else ./vault_data"
+HUB = "hf://datasets/ORG/NAME[@REVISION], s3://…, gs://…, https://…, or a folder; with #sha256=… only that very content"
 
-def _found(root: str | None) -> dict[str, Path]:
-    roots = [root] if root else reversed(vaults.default_roots())  # earlier roots win, as in find_vault
+
+def _roots(args: argparse.Namespace) -> list[Path]:
+    return [Path(args.root)] if args.root else vaults.default_roots()
+
+
+def _found(args: argparse.Namespace) -> dict[str, Path]:
+    roots = reversed(_roots(args))  # earlier roots win, as in find_vault
     return {name: path for each in roots for name, path in vaults.list_vaults(each).items()}
 
 
-def list_all(root: str | None) -> None:
-    for name, path in sorted(_found(root).items()):
-        about = vaults.read_metadata(path)
-        mean = about["episode_return"].get("mean", float("nan"))
-        print(
-            f"{name:40s} {about['steps']:>9d} steps {about['episodes']:>7d} episodes  "
-            f"return {mean:8.3f}  {path}"
-        )
-
-
-def describe(root: str | None, name: str) -> None:
-    found = {n: p for n, p in _found(root).items() if name in (n, n.rpartition("/")[0])}
+def _named(args: argparse.Namespace) -> dict[str, Path]:
+    found = {n: p for n, p in sorted(_found(args).items()) if args.name in (n, n.rpartition("/")[0])}
     if not found:
-        raise UserError(f"no vault {name!r}; `python -m mtmarl.vault ls` lists those there are")
-    for each, path in sorted(found.items()):
+        raise UserError(f"no vault {args.name!r}; `python -m mtmarl.vault ls` lists those there are")
+    return found
+
+
+def _one(args: argparse.Namespace) -> tuple[str, Path]:
+    found = _named(args)
+    if len(found) > 1:
+        raise UserError(f"{args.name}: choose one of {', '.join(found)}")
+    return next(iter(found.items()))
+
+
+def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
+    path = vaults.vault_path(_roots(args)[0], task, quality)
+    if path.exists() and not args.replace:
+        raise UserError(f"{path}: is there already; choose another quality, or --replace")
+    return path
+
+
+def _keep(path: Path, recording: vaults.Recording, metadata: Mapping[str, Any]) -> None:
+    from mtmarl.data import hub
+
+    vaults.write_vault(path, recording, metadata)
+    root = path.parents[2]
+    entry = vaults.manifest_entry(root, path)
+    hub.record(root, {f"{entry['task']}/{path.name}": entry}, print)
+    print(f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes")
+
+
+def _progress() -> Callable[[int, int], None] | None:
+    """A line that is written over, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    began = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.2 or done == total:
+            last = now
+            rate = done / max(now - began, 1e-3)
+            end = "\n" if done == total else ""
+            line = f"\r{done / 1e6:,.1f} of {total / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s "
+            print(line, end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def list_all(args: argparse.Namespace) -> None:
+    if args.hub:
+        from mtmarl.data import hub
+
+        manifest, store = hub.read_manifest(hub.connect(args.hub))
+        rows = {n: (e["steps"], e["episodes"], e["returns"], "") for n, e in manifest["vaults"].items()}
+        print(store.pinned)
+    else:
+        rows = {}
+        for name, path in _found(args).items():
+            about = vaults.read_metadata(path)
+            rows[name] = (about["steps"], about["episodes"], about["episode_return"], path)
+    for name, (steps, episodes, returns, path) in sorted(rows.items()):
+        mean = returns.get("mean", float("nan"))
+        print(f"{name:40s} {steps:>9d} steps {episodes:>7d} episodes  return {mean:8.3f}  {path}".rstrip())
+
+
+def describe(args: argparse.Namespace) -> None:
+    from mtmarl.data import describe
+
+    for name, path in _named(args).items():
         vault = vaults.read_vault(path)
-        r, about = vault.recording, vault.metadata
-        legal = r.mask.sum((0, 1))
-        taken = np.bincount(r.action.ravel(), minlength=len(legal))
-        print(f"{each}\n  path           {path}")
-        for key, value in about.items():
-            if key == "obs_scale":
-                value = sorted(set(value))
-            print(f"  {key:14s} {json.dumps(value)}")
-        print(f"  policy_step    {r.policy_step.min()} … {r.policy_step.max()}")
-        print(f"  size           {sum(x.nbytes for x in r) / 2**20:.1f} MiB in memory")
-        rates = (f"{a}: {t / max(n, 1):.3f}" for a, (t, n) in enumerate(zip(taken, legal, strict=True)))
-        print(f"  taken if legal {', '.join(rates)}")
+        figures = describe.describe(
+            vault, vaults.read_references(path.parents[2]).get(vault.metadata["task"])
+        )
+        if args.json:
+            print(json.dumps({"name": name, "path": str(path), **figures}))
+            continue
+        print("\n".join([*describe.text(name, figures), f"  path             {path}"]))
+        if "subset" in vault.metadata:
+            print(f"  subset           {json.dumps(vault.metadata['subset'])}")
+        picture = Path(args.out) / f"{name}.png"
+        vaults.write_whole(picture, _draw(name, figures))
+        print(f"  figure           {picture}")
 
 
-def verify(root: str | None, name: str | None) -> None:
-    roots = [root] if root else [r for r in vaults.default_roots() if (r / vaults.MANIFEST).exists()]
+def _draw(name: str, figures: Mapping[str, Any]) -> bytes:
+    from mtmarl.analysis.document import Picture
+    from mtmarl.analysis.vaults import vault_figure
+
+    return Picture(name, vault_figure(name, figures), "").png
+
+
+def pull(args: argparse.Namespace) -> None:
+    from mtmarl.data import hub
+
+    names, address = [], args.hub or config.hub_address()
+    for name in args.name:
+        if "/" not in name and name in config.options("tasks"):
+            tasks = config.task_set(name)
+            names += [f"{task}/{args.quality}" for task in tasks.train]
+            address = address or tasks.hub
+        else:
+            names.append(name)
+    if address is None:
+        raise UserError(
+            "pull from where? give --hub ADDRESS, or set hub.url in configs/config.yaml or hub in a task set"
+        )
+    hub.pull(
+        address,
+        _roots(args)[0],
+        names,
+        replace=args.replace,
+        workers=args.workers,
+        say=print,
+        show=_progress(),
+    )
+
+
+def push(args: argparse.Namespace) -> None:
+    from mtmarl.data import publish
+
+    root = next((r for r in _roots(args) if vaults.list_vaults(r)), _roots(args)[0])
+    pinned = publish.push(
+        args.hub, root, args.name, title=args.title, license=args.license, create=args.create,
+        replace=args.replace, draw=_draw, say=print,
+    )  # fmt: skip
+    print(f"pull it with: python -m mtmarl.vault pull --hub '{pinned}'")
+
+
+def verify(args: argparse.Namespace) -> None:
+    roots = (
+        [args.root] if args.root else [r for r in vaults.default_roots() if (r / vaults.MANIFEST).exists()]
+    )
     if not roots:
         raise UserError("no manifest.json in any root; give one with --root")
     for each in roots:
-        for sound in vaults.verify(each, name):
+        for sound in vaults.verify(each, args.name):
             print(f"ok  {sound}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def subset(args: argparse.Namespace) -> None:
+    from mtmarl.data.subset import subset
+
+    name, source = _one(args)
+    if args.steps is None and args.policy_steps is None and args.returns is None:
+        raise UserError("a subset of what? give --steps, --policy-steps or --returns")
+    path = _new_place(args, name.rpartition("/")[0], args.quality)
+    part = subset(
+        vaults.read_vault(source), steps=args.steps, policy_steps=args.policy_steps, returns=args.returns
+    )
+    _keep(path, part.recording, part.metadata)
+
+
+def convert(args: argparse.Namespace) -> None:
+    from mtmarl.data import convert
+
+    options = convert.Options(args.task, args.horizon, args.team_reward, args.rollout_length)
+    with convert.found_vaults(Path(args.source), int(args.max_gigabytes * 1e9)) as found:
+        if args.quality and len(found) > 1:
+            raise UserError(f"{args.source}: holds {len(found)} vaults; --quality names one")
+        for source in found:
+            done = convert.convert(source, options)
+            path = _new_place(args, done.metadata["task"], args.quality or done.quality)
+            _keep(path, done.recording, done.metadata)
+            for remark in done.remarks:
+                print(f"  {remark}")
+
+
+def export(args: argparse.Namespace) -> None:
+    from mtmarl.data.export import export
+
+    _, source = _one(args)
+    print(export(vaults.read_vault(source), args.file, args.scaled))
+
+
+def _span(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(":"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not written LOW:HIGH") from None
+    return low, high
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mtmarl.vault", description="Look at and check recorded data."
+        prog="python -m mtmarl.vault",
+        description="Find, look at, check, fetch, publish and convert recorded data.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, about in (
-        ("ls", "list vaults"),
-        ("describe", "everything about one vault"),
-        ("verify", "check files against the manifest and arrays against the schema"),
-    ):
-        sub = commands.add_parser(command, help=about)
-        sub.add_argument(
-            "--root", help="folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
-        )
-        if command != "ls":
-            sub.add_argument(
-                "name", nargs=None if command == "describe" else "?", help="family/scenario[/quality]"
-            )
-    args = parser.parse_args(argv)
+
+    def command(run: Callable[[argparse.Namespace], None], name: str, about: str, root: str = ROOTS):
+        sub = commands.add_parser(name, help=about, description=about)
+        sub.add_argument("--root", help=root)
+        sub.set_defaults(run=run)
+        return sub
+
+    several: dict[str, Any] = {
+        "nargs": "*",
+        "help": "family, family/scenario or family/scenario/quality; default: all",
+    }
+    replace: dict[str, Any] = {"action": "store_true", "help": "replace what is there"}
+    sub = command(list_all, "ls", "list vaults")
+    sub.add_argument("--hub", help=f"list those of a hub: {HUB}")
+    sub = command(describe, "describe", "figures and a plot of one task's vaults")
+    sub.add_argument("name", help="family/scenario[/quality]")
+    sub.add_argument("--out", default="runs/vaults", help="folder of the plots; default: %(default)s")
+    sub.add_argument("--json", action="store_true", help="print the figures as JSON, draw nothing")
+    sub = command(pull, "pull", "fetch vaults from a hub, checked against their hashes", ROOT)
+    sub.add_argument("name", **{**several, "help": several["help"] + "; or a task set, such as lbf_5"})
+    sub.add_argument("--hub", help=f"{HUB}; default: hub.url of the configuration, else that of the task set")
+    sub.add_argument("--quality", default="replay", help="of the vaults of a task set; default: %(default)s")
+    sub.add_argument(
+        "--replace", action="store_true", help="also replace vaults that were not pulled from a hub"
+    )
+    sub.add_argument("--workers", type=int, default=4, help="files at a time; default: %(default)s")
+    sub = command(push, "push", "publish vaults with a card that describes them")
+    sub.add_argument("name", **several)
+    sub.add_argument("--hub", required=True, help=HUB)
+    sub.add_argument("--title", help="of the card; default: the name of the data set")
+    sub.add_argument("--license", help="of the data, as the card says it, such as cc-by-4.0")
+    sub.add_argument(
+        "--create", action="store_true", help="make a private Hugging Face data set if there is none"
+    )
+    sub.add_argument("--replace", **replace)
+    sub = command(verify, "verify", "check files against the manifest and arrays against the schema")
+    sub.add_argument("name", nargs="?", help="family/scenario[/quality]")
+    sub = command(subset, "subset", "a part of a vault as one of another quality")
+    sub.add_argument("name", help="family/scenario[/quality]")
+    sub.add_argument("quality", help="name of the new one")
+    sub.add_argument("--steps", type=int, help="at most so many, whole episodes spread evenly")
+    sub.add_argument(
+        "--policy-steps", type=_span, metavar="LOW:HIGH", help="of policies at these training steps"
+    )
+    sub.add_argument(
+        "--returns", type=_span, metavar="LOW:HIGH", help="between these quantiles of return, as 0.5:1"
+    )
+    sub.add_argument("--replace", **replace)
+    sub = command(convert, "convert", "read OG-MARL, Oryx or Mava vaults into this library's schema", ROOT)
+    sub.add_argument("source", help="folder or archive (zip, tar) with Flashbax vaults")
+    sub.add_argument(
+        "--task",
+        help="family/scenario, or only the family; default: from the path …/family/scenario.vlt/quality",
+    )
+    sub.add_argument("--quality", help="default: the last part of the path")
+    sub.add_argument(
+        "--horizon", type=int, help="time limit in env steps; default: that of the task, if known here"
+    )
+    sub.add_argument(
+        "--team-reward", choices=("mean", "sum"), help="of the agents' rewards where they differ"
+    )
+    sub.add_argument("--rollout-length", type=int, help="of a Mava recording, env steps per write")
+    sub.add_argument(
+        "--max-gigabytes", type=float, default=64, help="of an archive, unpacked; default: %(default)s"
+    )
+    sub.add_argument("--replace", **replace)
+    sub = command(export, "export", "write a vault as .npz (NumPy) or .parquet")
+    sub.add_argument("name", help="family/scenario[/quality]")
+    sub.add_argument("file", help="ends in .npz or .parquet")
+    sub.add_argument("--scaled", action="store_true", help="observations as float32, as a network sees them")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
     try:
-        if args.command == "ls":
-            list_all(args.root)
-        elif args.command == "describe":
-            describe(args.root, args.name)
-        else:
-            verify(args.root, args.name)
+        args.run(args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -3,9 +3,32 @@
 import jax
 import jax.numpy as jnp
 
-from mtmarl.types import Batch
+from mtmarl.types import Batch, Entities, Observation, TeamTokens, Tokens
 
 OBS, ACTIONS, ROWS, STEPS = 7, 5, 4, 6
+
+
+def _toy_targets(obs: Observation):
+    targets = obs.view[..., 2:4, None]
+    return targets, targets[..., 0] > -1
+
+
+def _toy_observe(obs: Observation) -> Tokens:
+    targets, seen = _toy_targets(obs)
+    ally = obs.view[..., None, 4:7]
+    return Tokens(obs.view[..., :2], ally, targets, ally[..., 0] > -1, seen)
+
+
+def _toy_team(obs: Observation) -> TeamTokens:
+    targets, seen = _toy_targets(obs)
+    seen &= obs.agent_mask[..., None]
+    count = seen.sum(-2)
+    mean = (targets * seen[..., None]).sum(-3) / jnp.maximum(count, 1)[..., None]
+    return TeamTokens(obs.view, mean, count > 0)
+
+
+# An agent with two numbers of its own sees two targets of one number and an ally of three; actions 3 and 4 aim.
+TOY = Entities(3, True, _toy_observe, _toy_team)
 
 
 def make_batch(agents, seed=0, tasks=2):
@@ -26,6 +49,7 @@ def make_batch(agents, seed=0, tasks=2):
         truncated=ends & ~terminal,
         time_mask=jnp.ones((ROWS, STEPS), bool),
         task_id=jnp.arange(ROWS) % tasks,
+        return_to_go=jax.random.normal(keys[7], (ROWS, STEPS)),
     )
 
 

@@ -3,7 +3,7 @@
 An algorithm is a value, as an optax `GradientTransformation` is: a NamedTuple of pure functions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +24,12 @@ class Phase(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size) -> a fresh memory."""
+    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size, agents) -> a fresh memory."""
 
     init: Callable[[jax.Array, Batch], Learner]
     phases: tuple[Phase, ...]
     act: Act
-    init_carry: Callable[[int], Carry]
+    init_carry: Callable[[int, int], Carry]
 
 
 def random_act(params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any):
@@ -37,7 +37,7 @@ def random_act(params: Params, carry: Carry, obs: Observation, key: jax.Array, e
     return carry, jax.random.categorical(key, jnp.where(obs.action_mask, 0.0, masked.NEVER)), {}
 
 
-def no_carry(batch_size: int) -> Carry:
+def no_carry(batch_size: int, agents: int) -> Carry:
     """The memory of a policy that has none."""
     return jnp.zeros((batch_size, 0))
 
@@ -60,11 +60,16 @@ def init_learner(
 
 
 def gradient_step(
-    name: str, loss: Callable, tx: optax.GradientTransformation, tau: float | None = None
+    name: str,
+    loss: Callable,
+    tx: optax.GradientTransformation,
+    tau: float | None = None,
+    period: int | None = None,
 ) -> Update:
     """Turns `loss(params, target, batch, key) -> (scalar, metrics)` into an update.
 
-    `tau` moves the target towards the new parameters after the step (Polyak). Metrics come out as `name/metric`.
+    `tau` moves the target towards the new parameters after the step (Polyak), or `period` copies them every so many
+    steps. Metrics come out as `name/metric`.
     """
 
     def update(learner: Learner, batch: Batch, key: jax.Array):
@@ -73,7 +78,11 @@ def gradient_step(
         )
         updates, opt = tx.update(grads, learner.opt[name], learner.params)
         params = optax.apply_updates(learner.params, updates)
-        target = learner.target if tau is None else optax.incremental_update(params, learner.target, tau)
+        target = learner.target
+        if tau is not None:
+            target = optax.incremental_update(params, target, tau)
+        elif period is not None:
+            target = optax.periodic_update(params, target, learner.step + 1, period)
         metrics = {f"{name}/{k}": v for k, v in {**metrics, "grad_norm": optax.tree.norm(grads)}.items()}
         return Learner(params, target, {**learner.opt, name: opt}, learner.step + 1), metrics
 
@@ -116,5 +125,14 @@ def minibatches(update: Update, epochs: int, count: int) -> Update:
 
 def freeze(tx: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:
     """`tx` for all but the named top-level modules, which stay bit for bit as they are."""
-    label = lambda params: {k: "frozen" if k in modules else "trained" for k in params}
-    return optax.multi_transform({"trained": tx, "frozen": optax.set_to_zero()}, label)
+    return route({"frozen": (optax.set_to_zero(), modules)}, tx)
+
+
+def route(
+    groups: Mapping[str, tuple[optax.GradientTransformation, Sequence[str]]],
+    rest: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """Each group's own transformation for its top-level modules, `rest` for all others: own moments, own clips."""
+    of = {module: name for name, (_, modules) in groups.items() for module in modules}
+    label = lambda params: {module: of.get(module, "rest") for module in params}
+    return optax.multi_transform({"rest": rest, **{name: tx for name, (tx, _) in groups.items()}}, label)

@@ -86,7 +86,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             # Inside a step nothing is ever unknown.
             known = valid[:, :-1] & (known | ~last[:, :-1])
         y = jax.lax.stop_gradient(y)
-        outputs = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
+        outputs = masked.take_rows(online.q, batch.action)
         td_loss = (share(known) * value.error(outputs[:, :-1], y)).sum()
         gap = jax.nn.logsumexp(legal(q), axis=-1) - q_data
         gap_loss = (share(valid) * gap).sum()

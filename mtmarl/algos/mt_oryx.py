@@ -58,8 +58,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
 
         # Critic: towards y = r + gamma * w' * Q_target(a'), with a' the data's own next action.
-        outputs = jnp.take_along_axis(online.q, batch.action[..., None, None], axis=-2)[..., 0, :]
-        q_target = masked.take(value.decode(frozen.q), batch.action)
+        outputs = masked.take_rows(online.q, batch.action)
+        q_target = value.decode(masked.take_rows(frozen.q, batch.action))
         w_value = weights(q_target, valid, batch, config.value_temperature)
         discount = config.gamma * ~batch.terminal[:, :-1, None]
         y = batch.reward[:, :-1, None] + discount * (w_value * q_target)[:, 1:]

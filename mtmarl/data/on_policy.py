@@ -14,7 +14,9 @@ def in_order(act: Act, order: jax.Array) -> Act:
     back = jnp.argsort(order, axis=1)
 
     def acting(params, carry, obs, key, explore):
-        carry, *out = act(params, carry, jax.tree.map(lambda x: reorder(x, order), obs), key, explore)
+        per_agent = ("view", "action_mask", "agent_mask")
+        obs = obs._replace(**{name: reorder(getattr(obs, name), order) for name in per_agent})
+        carry, *out = act(params, carry, obs, key, explore)
         return carry, *jax.tree.map(lambda x: reorder(x, back), out)
 
     return acting
@@ -37,7 +39,7 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
         acting = in_order(act, order)
         memory = state.carry
         state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool)
-        carry = where_rows(state.first, init_carry(num_envs), state.carry)
+        carry = where_rows(state.first, init_carry(num_envs, env.spec.agents), state.carry)
         _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)
         yes = jnp.ones_like(rows.first)

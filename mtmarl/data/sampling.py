@@ -31,10 +31,19 @@ class TaskData(NamedTuple):
     offset: Int[Array, "K"]
     length: Int[Array, "K"]
     obs_scale: Float[Array, "K O"]
+    return_to_go: Float[Array, "S"] | None = None
 
     @property
     def tasks(self) -> int:
         return self.offset.shape[0]
+
+
+def returns_to_go(recording: Recording) -> np.ndarray:
+    """[S] float32: the undiscounted reward from each step to the end of its episode, or of what was recorded of it."""
+    reached = np.cumsum(recording.reward, dtype=np.float64)
+    ends = np.append(np.flatnonzero(recording.first)[1:], len(reached)) - 1
+    at_end = reached[ends[np.cumsum(recording.first) - 1]]
+    return (at_end - reached + recording.reward).astype(np.float32)
 
 
 def thin(vault: Vault, fraction: float) -> Vault:
@@ -58,37 +67,16 @@ def make_task_data(
 
     `constants`: per task, what the observation of every real agent ends with ([F], the same F for all tasks).
     """
-    if not vaults:
-        raise UserError("no vaults to train on; name at least one task")
-    for vault in vaults:
-        r = vault.recording
-        sizes = {"agents": r.mask.shape[1], "obs": r.obs.shape[2], "actions": r.mask.shape[2]}
-        for key, size in sizes.items():
-            if size > getattr(dims, key):
-                raise UserError(
-                    f"{vault.path or vault.metadata.get('task')}: {size} {key}, more than the "
-                    f"{getattr(dims, key)} of the task set; derive dims from all training tasks"
-                )
+    check_dims(vaults, dims)
     records = [v.recording for v in vaults]
     length = np.array([len(r.first) for r in records])
     offset = np.cumsum(length) - length
     steps = int(length.sum())
-    if steps >= 2**31:
-        raise UserError(f"{steps} steps in all, more than an int32 can index; use fewer or smaller vaults")
-
-    obs = np.zeros((steps, dims.agents, dims.obs), np.result_type(*(r.obs.dtype for r in records)))
-    mask = np.zeros((steps, dims.agents, dims.actions), bool)
-    action = np.zeros((steps, dims.agents), np.int8)
-    scale = np.ones((len(vaults), dims.obs), np.float32)
+    obs, mask, action = padded_columns(steps, dims, np.result_type(*(r.obs.dtype for r in records)))
     for k, (r, start) in enumerate(zip(records, offset, strict=True)):
-        rows, (_, n, width) = slice(start, start + length[k]), r.obs.shape
-        obs[rows, :n, :width] = r.obs
-        mask[rows, :n, : r.mask.shape[2]] = r.mask
-        mask[rows, n:, 0] = True
-        action[rows, :n] = r.action
-        scale[k, :width] = vaults[k].metadata["obs_scale"]
-        if constants is not None:
-            obs[rows, :n, dims.obs - constants[k].size :] = constants[k]
+        rows = slice(start, start + length[k])
+        constant = None if constants is None else constants[k]
+        write_padded((obs, mask, action), rows, (r.obs, r.mask, r.action), constant)
 
     def join(field: str) -> Array:
         return jnp.asarray(np.concatenate([getattr(r, field) for r in records]))
@@ -104,8 +92,61 @@ def make_task_data(
         agents=jnp.asarray([r.mask.shape[1] for r in records], jnp.int32),
         offset=jnp.asarray(offset, jnp.int32),
         length=jnp.asarray(length, jnp.int32),
-        obs_scale=jnp.asarray(scale),
+        obs_scale=jnp.asarray(observation_scales(vaults, dims)),
+        return_to_go=jnp.asarray(np.concatenate([returns_to_go(r) for r in records])),
     )
+
+
+def check_dims(vaults: Sequence[Vault], dims: Dims) -> None:
+    """Raises UserError unless there are vaults, each fits `dims`, and an int32 can index their steps."""
+    if not vaults:
+        raise UserError("no vaults to train on; name at least one task")
+    for vault in vaults:
+        r = vault.recording
+        sizes = {"agents": r.mask.shape[1], "obs": r.obs.shape[2], "actions": r.mask.shape[2]}
+        for key, size in sizes.items():
+            if size > getattr(dims, key):
+                raise UserError(
+                    f"{vault.path or vault.metadata.get('task')}: {size} {key}, more than the "
+                    f"{getattr(dims, key)} of the task set; derive dims from all training tasks"
+                )
+    steps = sum(len(v.recording.first) for v in vaults)
+    if steps >= 2**31:
+        raise UserError(f"{steps} steps in all, more than an int32 can index; use fewer or smaller vaults")
+
+
+def observation_scales(vaults: Sequence[Vault], dims: Dims) -> np.ndarray:
+    """[K, O] float32; 1 where a task is padded."""
+    scale = np.ones((len(vaults), dims.obs), np.float32)
+    for k, vault in enumerate(vaults):
+        scale[k, : vault.recording.obs.shape[2]] = vault.metadata["obs_scale"]
+    return scale
+
+
+Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def padded_columns(steps: int, dims: Dims, dtype: np.dtype) -> Columns:
+    """Observations, masks and actions of `steps` steps, to be filled by `write_padded`."""
+    agents = (steps, dims.agents)
+    return (
+        np.zeros((*agents, dims.obs), dtype),
+        np.zeros((*agents, dims.actions), bool),
+        np.zeros(agents, np.int8),
+    )
+
+
+def write_padded(
+    to: Columns, rows: slice | np.ndarray, columns: Columns, constant: np.ndarray | None
+) -> None:
+    """Writes steps of one task into `rows` of padded columns; `constant` ends the observation of each agent."""
+    (obs, mask, action), (_, n, width) = to, columns[0].shape
+    obs[rows, :n, :width] = columns[0]
+    mask[rows, :n, : columns[1].shape[2]] = columns[1]
+    mask[rows, n:, 0] = True
+    action[rows, :n] = columns[2]
+    if constant is not None:
+        obs[rows, :n, obs.shape[2] - constant.size :] = constant
 
 
 def balanced_rows(batch_size: int, tasks: int, update: Int[Array, ""]) -> Int[Array, "B"]:
@@ -126,9 +167,11 @@ def random_task_rows(batch_size: int, tasks: int, key: jax.Array) -> Int[Array, 
     return jnp.full(batch_size, jax.random.randint(key, (), 0, tasks, jnp.int32))
 
 
-def sample_starts(data: TaskData, task_id: Int[Array, "B"], steps: int, key: jax.Array) -> Int[Array, "B"]:
+def sample_starts(
+    length: Int[Array, "K"], task_id: Int[Array, "B"], steps: int, key: jax.Array
+) -> Int[Array, "B"]:
     """First steps of windows, uniform over all that lie inside their task, counted from its first step."""
-    return jax.random.randint(key, task_id.shape, 0, data.length[task_id] - steps + 1, jnp.int32)
+    return jax.random.randint(key, task_id.shape, 0, length[task_id] - steps + 1, jnp.int32)
 
 
 def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "B"], steps: int) -> Batch:
@@ -136,7 +179,11 @@ def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "
 
     `first`, `terminal` and `truncated` are as stored: a window may begin inside an episode and span several.
     """
-    at = (data.offset[task_id] + start)[:, None] + jnp.arange(steps, dtype=jnp.int32)
+    return gather(data, task_id, (data.offset[task_id] + start)[:, None] + jnp.arange(steps, dtype=jnp.int32))
+
+
+def gather(data: TaskData, task_id: Int[Array, "B"], at: Int[Array, "B T"]) -> Batch:
+    """The steps `at` of the time axis as a batch."""
     active = jnp.arange(data.action.shape[1]) < data.agents[task_id][:, None]
     return Batch(
         obs=data.obs[at].astype(jnp.float32) * data.obs_scale[task_id][:, None, None, :],
@@ -149,4 +196,5 @@ def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "
         truncated=data.truncated[at],
         time_mask=jnp.ones(at.shape, bool),
         task_id=task_id,
+        return_to_go=None if data.return_to_go is None else data.return_to_go[at],
     )

@@ -9,6 +9,8 @@ unwritten and reads onto the accelerator. NumPy in, NumPy out, no ring buffer in
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
@@ -295,7 +297,8 @@ def vault_path(root: str | os.PathLike, task_name: str, quality: str) -> Path:
     return Path(root).expanduser().resolve() / family / f"{scenario}.vlt" / quality
 
 
-def _open(base: Path, leaf: str, **options: Any) -> ts.TensorStore:
+def open_leaf(base: Path, leaf: str, **options: Any) -> ts.TensorStore:
+    """One array of a Flashbax vault, by its name in the store: a leaf's ends in a dot."""
     spec: dict[str, Any] = {
         "driver": "zarr",
         "kvstore": {"driver": "ocdbt", "base": f"file://{base}/", "path": leaf},
@@ -349,23 +352,28 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     validate(Vault(recording, complete, path))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = uuid4().hex[:8]
-    new, old = (path.with_name(f".{path.name}.{kind}-{mark}") for kind in ("new", "old"))
+    new = path.with_name(f".{path.name}.new-{uuid4().hex[:8]}")
     try:
         _write_files(new, recording, complete)
         _verify_written(new, recording, complete)
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except BaseException:
-            if old.exists():
-                old.rename(path)
-            raise
+        replace_folder(new, path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Moves a finished folder to `path`; what was there goes only once the new one is in its place."""
+    old = path.with_name(f".{path.name}.old-{uuid4().hex[:8]}")
+    if path.exists():
+        path.rename(old)
+    try:
+        new.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_files(base: Path, recording: Recording, metadata: dict[str, Any]) -> None:
@@ -380,9 +388,9 @@ def _write_files(base: Path, recording: Recording, metadata: dict[str, Any]) -> 
     steps = len(recording.first)
     for name, value in leaves.items():
         shape = (1, _TIME_AXIS, *value.shape[1:])
-        store = _open(base, f"{name}.", dtype=value.dtype.name, shape=shape, create=True)
+        store = open_leaf(base, f"{name}.", dtype=value.dtype.name, shape=shape, create=True)
         store[0, 0:steps].write(value).result()
-    index = _open(base, "vault_index", dtype="int32", shape=(1,), create=True)
+    index = open_leaf(base, "vault_index", dtype="int32", shape=(1,), create=True)
     index.write(np.array([steps], np.int32)).result()
 
 
@@ -429,9 +437,9 @@ def read_vault(path: str | os.PathLike, check: bool = True) -> Vault:
                 f"{path}: {field} is missing; this vault was not written by mtmarl, or is damaged"
             )
     try:
-        steps = int(_open(path, "vault_index").read().result()[0])
+        steps = int(open_leaf(path, "vault_index").read().result()[0])
         # all leaves are requested before the first is waited for
-        pending = {name: _open(path, f"{name}.")[0, 0:steps].read() for name in Recording._fields}
+        pending = {name: open_leaf(path, f"{name}.")[0, 0:steps].read() for name in Recording._fields}
         for field, future in pending.items():
             columns[field] = future.result()
     except (ValueError, OSError) as error:  # what TensorStore raises for missing or damaged files
@@ -461,16 +469,29 @@ def default_roots() -> list[Path]:
     return list(dict.fromkeys(p.expanduser().resolve() for p in roots))
 
 
-def find_vault(task_name: str, quality: str, roots: Sequence[str | os.PathLike] | None = None) -> Path:
-    """The first root's vault of a task; a UserError that says how to collect it if there is none."""
-    roots = default_roots() if roots is None else roots
-    paths = [vault_path(root, task_name, quality) for root in roots]
+def has_vault(path: Path) -> bool:
+    return (path / METADATA).exists()
+
+
+def find_vault(
+    task_name: str, quality: str, roots: Sequence[str | os.PathLike] | None = None, hub: str | None = None
+) -> Path:
+    """The first root's vault of a task; a UserError with the ways to get it, from `hub` among them, if none has it."""
+    paths = [vault_path(root, task_name, quality) for root in (default_roots() if roots is None else roots)]
     for path in paths:
-        if (path / METADATA).exists():
+        if has_vault(path):
             return path
+    if not paths:
+        raise UserError(f"no folder to look for the {quality!r} vault of {task_name} in; name one")
+    hub = shlex.quote(hub or "URL")
+    root = "" if roots is None else f" --root {shlex.quote(str(paths[0].parents[2]))}"
+    folder = "" if roots is None else f" data.vault_dir={shlex.quote(str(paths[0].parents[2]))}"
     raise UserError(
-        f"no {quality!r} vault of {task_name}, looked for {', '.join(map(str, paths)) or 'no roots'}; "
-        f"collect it with: python -m mtmarl.collect +algo=sable +tasks={task_name}"
+        f"no {quality!r} vault of {task_name}, expected at {paths[0]}"
+        + "".join(f" or {path}" for path in paths[1:])
+        + f"; fetch it: python -m mtmarl.vault pull {task_name}/{quality} --hub {hub}{root}; or fetch what is "
+        f"missing while training: add data.download=true hub.url={hub}; or collect it: "
+        f"python -m mtmarl.collect +algo=sable +tasks={task_name} data.quality={quality}{folder}"
     )
 
 
@@ -486,36 +507,115 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def to_json(value: Any) -> str:
+    return json.dumps(value, indent=1, default=_json) + "\n"
+
+
 def _write_json(file: Path, value: Any) -> None:
+    write_whole(file, to_json(value).encode())
+
+
+def write_whole(file: Path, content: bytes) -> None:
     """In one step: readers see the old file or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
     try:
-        temporary.write_text(json.dumps(value, indent=1, default=_json) + "\n")
+        temporary.write_bytes(content)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def manifest_entry(root: Path, path: Path) -> dict[str, Any]:
+    """What a manifest says of one vault; `files` maps places below the root to size in bytes and SHA-256."""
+    metadata = read_metadata(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return {
+        "task": metadata["task"],
+        "steps": metadata["steps"],
+        "episodes": metadata["episodes"],
+        "returns": metadata["episode_return"],
+        "files": {file.relative_to(root).as_posix(): fingerprint(file) for file in files},
+    }
+
+
+def fingerprint(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": _digest(file)}
+
+
+def parse_manifest(content: str | bytes, where: Any) -> dict[str, Any]:
+    """A manifest from its text, checked: places below the root, sizes and hashes. UserError naming `where`."""
+    try:
+        manifest = json.loads(content)
+        version = manifest["schema_version"]
+        for name, entry in manifest["vaults"].items():
+            family, scenario, quality = name.split("/")
+            folder = f"{family}/{scenario}.vlt/{quality}/"
+            _ = int(entry["steps"]), int(entry["episodes"]), dict(entry["returns"])
+            fits = (
+                all(f.startswith(folder) for f in entry["files"]) and f"{folder}{METADATA}" in entry["files"]
+            )
+            if not fits or entry["task"] != f"{family}/{scenario}":
+                raise ValueError(f"{name} lists files that are not its own")
+            _check_files(entry["files"])
+        _check_files(manifest.get("references", {}))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{where}: damaged, or not a manifest of vaults ({reason}); restore it") from None
+    if version > SCHEMA_VERSION:
+        raise UserError(f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}; update mtmarl")
+    return manifest
+
+
+def _check_files(files: Mapping[str, Mapping[str, Any]]) -> None:
+    for place, of in files.items():
+        parts = place.split("/")
+        # A manifest may come from anywhere: no place of its may lie outside the root.
+        plain = all(part not in ("", ".", "..") for part in parts) and not any(c in place for c in "\\:\0")
+        if not plain or not re.fullmatch("[0-9a-f]{64}", of["sha256"]) or int(of["size"]) < 0:
+            raise ValueError(f"file {place!r} has no legal place, size or hash")
+
+
+def read_manifest(root: str | os.PathLike) -> dict[str, Any]:
+    """The manifest of a root; a UserError if there is none or it is damaged."""
+    file = Path(root).expanduser().resolve() / MANIFEST
+    try:
+        return parse_manifest(file.read_text(), file)
+    except FileNotFoundError:
+        raise UserError(f"{file}: not found; give the folder that holds the families") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: damaged ({error}); restore it") from None
+
+
+def write_manifest(root: Path, vaults: Mapping[str, Any]) -> Path:
+    """Writes `manifest.json` with these vaults and the references under the root."""
+    references = {
+        file.relative_to(root).as_posix(): fingerprint(file)
+        for file in sorted((root / "references").glob("*/[!.]*.json"))
+    }
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "vaults": dict(sorted(vaults.items())),
+        "references": references,
+    }
+    _write_json(root / MANIFEST, manifest)
+    return root / MANIFEST
+
+
 def update_manifest(root: str | os.PathLike) -> Path:
-    """Writes `manifest.json` of the vaults under a root: steps, episodes, returns, and files with SHA-256."""
+    """Writes `manifest.json` of what lies under a root: steps, episodes, returns, and files with SHA-256.
+
+    What else an earlier manifest says of a vault, such as where it was pulled from, is kept while its files are
+    the same.
+    """
     root = Path(root).expanduser().resolve()
+    earlier = read_manifest(root)["vaults"] if (root / MANIFEST).exists() else {}
     vaults = {}
     for name, path in list_vaults(root).items():
-        metadata = read_metadata(path)
-        vaults[name] = {
-            "task": metadata["task"],
-            "steps": metadata["steps"],
-            "episodes": metadata["episodes"],
-            "returns": metadata["episode_return"],
-            "files": {
-                file.relative_to(root).as_posix(): {"size": file.stat().st_size, "sha256": _digest(file)}
-                for file in sorted(path.rglob("*"))
-                if file.is_file()
-            },
-        }
-    _write_json(root / MANIFEST, {"schema_version": SCHEMA_VERSION, "vaults": vaults})
-    return root / MANIFEST
+        entry = manifest_entry(root, path)
+        same = earlier.get(name, {}).get("files") == entry["files"]
+        vaults[name] = {**earlier[name], **entry} if same else entry
+    return write_manifest(root, vaults)
 
 
 def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
@@ -525,27 +625,27 @@ def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
     fault.
     """
     root = Path(root).expanduser().resolve()
-    try:
-        listed = json.loads((root / MANIFEST).read_text())["vaults"]
-    except FileNotFoundError:
-        raise UserError(f"{root / MANIFEST}: not found; give the folder that holds the families") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{root / MANIFEST}: damaged ({error!r}); restore it") from None
+    manifest = read_manifest(root)
+    listed = manifest["vaults"]
     names = [n for n in listed if name is None or n == name or n.rpartition("/")[0] == name]
     if name is not None and not names:
         raise UserError(f"{root / MANIFEST}: no vault {name!r}; it lists {', '.join(listed) or 'none'}")
     for each in names:
         for relative, expected in listed[each]["files"].items():
-            file = root / relative
-            if not file.is_file():
-                raise UserError(f"{file}: missing from vault {each}; restore or collect it again")
-            if file.stat().st_size != expected["size"] or _digest(file) != expected["sha256"]:
-                raise UserError(
-                    f"{file}: not the file in {MANIFEST} (vault {each}); restore or collect it again"
-                )
+            _verify_file(root / relative, expected, f"vault {each}")
         family, scenario, quality = each.split("/", 2)
         read_vault(vault_path(root, f"{family}/{scenario}", quality))
+    if name is None:
+        for relative, expected in manifest.get("references", {}).items():
+            _verify_file(root / relative, expected, "reference returns")
     return names
+
+
+def _verify_file(file: Path, expected: Mapping[str, Any], part_of: str) -> None:
+    if not file.is_file():
+        raise UserError(f"{file}: missing from {part_of}; restore or collect it again")
+    if file.stat().st_size != expected["size"] or _digest(file) != expected["sha256"]:
+        raise UserError(f"{file}: not the file in {MANIFEST} ({part_of}); restore or collect it again")
 
 
 def write_reference(root: str | os.PathLike, task_name: str, figures: Mapping[str, Any]) -> Path:

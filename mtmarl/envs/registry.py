@@ -9,6 +9,7 @@ FAMILIES = {
     "lbf": "mtmarl.envs.lbf",
     "connector": "mtmarl.envs.connector",
     "rware": "mtmarl.envs.rware",
+    "smax": "mtmarl.envs.smax",
 }
 
 

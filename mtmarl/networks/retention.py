@@ -8,6 +8,7 @@ inside a chunk of time all pairs of tokens at once, between chunks through one F
 steps is the parallel form of the papers, chunks of one step the timestep-factored one.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -43,13 +44,26 @@ def decay_matrix(kappa: Float[Array, "H"], first: Bool[Array, "B T"]) -> Float[A
 
 
 def chunked(chunk: int) -> Callable:
-    """Retention in chunks of `chunk` timesteps, which must divide T. Without a loop: all chunks at once."""
+    """Retention in chunks of `chunk` timesteps, which must divide T. Without a loop: all chunks at once.
+
+    Products are taken in the dtype of the queries and summed in float32 at least.
+    """
 
     def run(
-        q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], memory: Memory, kappa: Array, causal: bool
+        q: Heads,
+        k: Heads,
+        v: Heads,
+        first: Bool[Array, "B T"],
+        memory: Memory | None,
+        kappa: Array,
+        causal: bool,
     ) -> tuple[Heads, Memory]:
         batch, heads, steps, agents, features = q.shape
         chunks, tokens = steps // chunk, chunk * agents
+        wide = jnp.promote_types(q.dtype, jnp.float32)
+        product = lambda spec, *x: jnp.einsum(
+            spec, *(y.astype(q.dtype) for y in x), preferred_element_type=wide
+        )
         per_chunk = lambda x: x.reshape(batch, heads, chunks, tokens, features)
         q, k, v = per_chunk(q), per_chunk(k), per_chunk(v)
         decay = decay_matrix(kappa, first)
@@ -65,13 +79,21 @@ def chunked(chunk: int) -> Callable:
             weight = weight * ~(same_step & jnp.triu(jnp.ones((agents, agents), bool), 1)[None, :, None, :])
         weight = jnp.broadcast_to(weight, (batch, heads, chunks, chunk, agents, chunk, agents))
         weight = weight.reshape(batch, heads, chunks, tokens, tokens)
-        out = jnp.einsum("bhcij,bhcjf->bhcif", jnp.einsum("bhcif,bhcjf->bhcij", q, k) * weight, v)
+        out = product("bhcij,bhcjf->bhcif", product("bhcif,bhcjf->bhcij", q, k) * weight, v)
 
-        written = jnp.einsum("bhcif,bhcig->bhcfg", k * to_tokens(inside[:, :, :, -1]), v)
-        written = jnp.concatenate([memory[:, :, None], written], axis=2)
-        states = jnp.einsum("bhde,bhefg->bhdfg", decay[:, :, ends][..., ends], written)
-        out += to_tokens(since_start) * jnp.einsum("bhcif,bhcfg->bhcig", q, states[:, :, :-1])
-        return out.reshape(batch, heads, steps, agents, features), states[:, :, -1]
+        # What each chunk writes, preceded by the incoming memory, and what is left of it at the start of each chunk.
+        written = product("bhcif,bhcig->bhcfg", k * to_tokens(inside[:, :, :, -1]), v)
+        skip = 1 if memory is None else 0  # From no memory the first chunk has nothing to read.
+        if memory is not None:
+            written = jnp.concatenate([memory[:, :, None].astype(wide), written], axis=2)
+        left = decay[:, :, :, ends[skip:]]
+        if chunks > skip:
+            states = jnp.einsum("bhde,bhefg->bhdfg", left[:, :, ends[skip:-1]], written)
+            read = product("bhcif,bhcfg->bhcig", q[:, :, skip:], states)
+            read = to_tokens(since_start[:, :, skip:]) * read
+            out += jnp.pad(read, ((0, 0), (0, 0), (skip, 0), (0, 0), (0, 0)))
+        after = jnp.einsum("bhe,bhefg->bhfg", left[:, :, -1], written)
+        return out.reshape(batch, heads, steps, agents, features), after
 
     return run
 
@@ -118,10 +140,73 @@ def choose(form: Form, steps: int, agents: int) -> Callable:
     return chunked(max(c for c in range(1, longest + 1) if steps % c == 0))
 
 
+class Kernel(nn.Module):
+    """The kernel of a linear map as an array, for `project`."""
+
+    shape: tuple[int, ...]
+    init: Callable = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self) -> Float[Array, "E ..."]:
+        flat = (self.shape[0], math.prod(self.shape[1:]))
+        return self.param("kernel", lambda key: self.init(key, flat).reshape(self.shape))
+
+
+@jax.custom_vjp
+def standardise(x: Float[Array, "*b F"]) -> Float[Array, "*b F"]:
+    """Mean 0 and variance 1 along the last axis. The gradient in closed form takes fewer passes over the data."""
+    return _standardise_forward(x)[0]
+
+
+def _standardise_forward(x):
+    x = x - x.mean(-1, keepdims=True)
+    scale = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + 1e-6)
+    return x * scale, (x * scale, scale)
+
+
+def _standardise_backward(saved, error):
+    y, scale = saved
+    along_y = (error * y).mean(-1, keepdims=True)
+    return (scale * (error - error.mean(-1, keepdims=True) - y * along_y),)
+
+
+standardise.defvjp(_standardise_forward, _standardise_backward)
+
+
+@jax.custom_vjp
+def product(x: Float[Array, "*b E"], kernel: Float[Array, "E F"]) -> Float[Array, "*b F"]:
+    """x @ kernel. Its gradients are written out because XLA transposes a copy of the error on CPU, at 5 x the time."""
+    return x @ kernel
+
+
+def _product_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _product_backward(saved, error):
+    x, kernel = saved
+    rows = lambda y: y.reshape(-1, y.shape[-1])
+    of_kernel = jnp.einsum("be,bf->ef", rows(x), rows(error), preferred_element_type=jnp.float32)
+    return error @ kernel.T, of_kernel.astype(kernel.dtype)
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def project(x: Float[Array, "*b E"], *kernels: Float[Array, "E ..."]) -> list[Array]:
+    """Several linear maps of one input in one product, in the dtype of the input."""
+    flat = [k.reshape(k.shape[0], -1) for k in kernels]
+    borders = [sum(k.shape[1] for k in flat[: i + 1]) for i in range(len(flat) - 1)]
+    joined = product(x, jnp.concatenate(flat, axis=1).astype(x.dtype))
+    parts = jnp.split(joined, borders, axis=-1)
+    return [y.reshape(*x.shape[:-1], *k.shape[1:]) for y, k in zip(parts, kernels, strict=True)]
+
+
 class Retention(nn.Module):
     """Multi-scale retention with group norm and gate (Sun et al. 2023, equation 8).
 
-    The gate reads the key stream, as the released Sable does: in the decoder's cross block it sees actions.
+    Keys, values and the gate read one stream, queries the same or another. That the gate reads the key stream is as
+    in the released Sable: in the decoder's cross block it sees actions.
     The norm is per token and head, so nothing leaks between agents; `official_groupnorm` splits each head into
     H groups as the released code does by accident (it needs E divisible by H^2).
     """
@@ -135,47 +220,41 @@ class Retention(nn.Module):
 
     def setup(self):
         features = self.embed_dim // self.heads
-        project = lambda: nn.DenseGeneral(
-            (self.heads, features), use_bias=False, kernel_init=nn.initializers.lecun_normal()
-        )
-        self.query, self.key, self.value = project(), project(), project()
-        self.gate = nn.Dense(self.embed_dim, use_bias=False, kernel_init=nn.initializers.lecun_normal())
-        self.out = nn.Dense(self.embed_dim, use_bias=False, kernel_init=nn.initializers.lecun_normal())
+        self.query, self.key, self.value = (Kernel((self.embed_dim, self.heads, features)) for _ in range(3))
+        self.gate, self.out = (Kernel((self.embed_dim, self.embed_dim)) for _ in range(2))
         self.scale = self.param("scale", nn.initializers.ones, (features,))
         self.bias = self.param("bias", nn.initializers.zeros, (features,))
 
-    def _finish(self, retained: Float[Array, "*b H F"], key: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
+    def _project(self, query: Float[Array, "*b E"], source: Float[Array, "*b E"]) -> list[Array]:
+        """Queries, keys and values [*b, H, F], and the gate [*b, E]."""
+        of_source = self.key(), self.value(), self.gate()
+        if query is source:
+            return project(source, self.query(), *of_source)
+        return [*project(query, self.query()), *project(source, *of_source)]
+
+    def _finish(self, retained: Float[Array, "*b H F"], gate: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
         features = self.embed_dim // self.heads
         groups = self.heads if self.official_groupnorm else 1
         x = retained.reshape(*retained.shape[:-1], groups, features // groups)
-        x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
-        x = x.reshape(retained.shape) * self.scale + self.bias
-        return self.out(nn.swish(self.gate(key)) * x.reshape(key.shape))
+        x = (standardise(x).reshape(retained.shape) * self.scale + self.bias).astype(gate.dtype)
+        return project(nn.swish(gate) * x.reshape(gate.shape), self.out())[0]
 
     def __call__(
         self,
         query: Float[Array, "B T N E"],
-        key: Float[Array, "B T N E"],
-        value: Float[Array, "B T N E"],
+        source: Float[Array, "B T N E"],
         agent_mask: Bool[Array, "B T N"],
         first: Bool[Array, "B T"],
-        memory: Memory,
+        memory: Memory | None,
     ) -> tuple[Float[Array, "B T N E"], Memory]:
-        """A window. A masked agent writes nothing: its key is zero."""
+        """A window; no memory is one of zeros. A masked agent writes nothing: its key is zero."""
+        q, k, v, gate = self._project(query, source)
         to_heads = lambda x: jnp.moveaxis(x, 3, 1)
-        k = self.key(key) * agent_mask[..., None, None]
         form = choose(self.form, *query.shape[1:3])
         kappa = head_decays(self.heads, self.decay_scale)
-        out, memory = form(
-            to_heads(self.query(query)),
-            to_heads(k),
-            to_heads(self.value(value)),
-            first,
-            memory,
-            kappa,
-            self.causal,
-        )
-        return self._finish(jnp.moveaxis(out, 1, 3), key), memory
+        k = k * agent_mask[..., None, None]
+        out, after = form(to_heads(q), to_heads(k), to_heads(v), first, memory, kappa, self.causal)
+        return self._finish(jnp.moveaxis(out, 1, 3), gate), after
 
     def decay(self, memory: Memory) -> Memory:
         """Once per timestep, before its first token."""
@@ -184,12 +263,11 @@ class Retention(nn.Module):
     def token(
         self,
         query: Float[Array, "B E"],
-        key: Float[Array, "B E"],
-        value: Float[Array, "B E"],
+        source: Float[Array, "B E"],
         active: Bool[Array, "B"],
         memory: Memory,
     ) -> tuple[Float[Array, "B E"], Memory]:
         """One agent of the current step, while acting."""
-        k = self.key(key) * active[:, None, None]
-        memory, out = retain_token(self.query(query), k, self.value(value), memory)
-        return self._finish(out, key), memory
+        q, k, v, gate = self._project(query, source)
+        memory, out = retain_token(q, k * active[:, None, None], v, memory)
+        return self._finish(out, gate), memory

@@ -5,21 +5,24 @@ timestep at a time, agent after agent, choosing actions (acting). Nothing depend
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.networks.retention import Form, Retention
+from mtmarl.networks.retention import Form, Kernel, Retention, product, project
 from mtmarl.ops import masked
 from mtmarl.types import Dims, Observation, Params
 
 
 @dataclass(frozen=True)
 class Config:
-    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory."""
+    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory.
+
+    dtype: of the products and activations. Parameters, norms, memory and outputs are float32 either way.
+    """
 
     embed_dim: int
     heads: int
@@ -27,6 +30,7 @@ class Config:
     decay_scale: float
     form: Form = "auto"
     official_groupnorm: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
 
 class Memory(NamedTuple):
@@ -53,12 +57,31 @@ class SwiGLU(nn.Module):
 
     embed_dim: int
 
-    @nn.compact
+    def setup(self):
+        square = (self.embed_dim, self.embed_dim)
+        self.gate, self.linear = Kernel(square), Kernel(square)
+        self.out = Kernel(square, nn.initializers.normal(0.1 / self.embed_dim**0.5))
+
     def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b E"]:
-        dense = lambda name, init: nn.Dense(self.embed_dim, use_bias=False, kernel_init=init, name=name)
-        hidden = nn.swish(dense("gate", nn.initializers.lecun_normal())(x))
-        hidden = hidden * dense("linear", nn.initializers.lecun_normal())(x)
-        return dense("out", nn.initializers.normal(0.1 / self.embed_dim**0.5))(hidden)
+        gate, linear = project(x, self.gate(), self.linear())
+        return project(nn.swish(gate) * linear, self.out())[0]
+
+
+class Dense(nn.Module):
+    """A linear map and, unless without, a bias."""
+
+    features: int
+    kernel_init: Any
+    bias_init: Any = nn.initializers.zeros
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b F"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = product(x, kernel.astype(x.dtype))
+        if self.use_bias:
+            y += self.param("bias", self.bias_init, (self.features,)).astype(x.dtype)
+        return y
 
 
 class Head(nn.Module):
@@ -70,11 +93,15 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b E"]) -> Float[Array, "*b out"]:
-        x = nn.Dense(self.embed_dim, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
-        x = nn.RMSNorm()(nn.gelu(x))
+        x = Dense(self.embed_dim, nn.initializers.orthogonal(2**0.5))(x)
+        x = nn.RMSNorm(dtype=x.dtype)(nn.gelu(x))
         fixed = lambda key, shape, dtype=jnp.float32: jnp.asarray(self.bias, dtype)
         bias = nn.initializers.zeros if self.bias is None else fixed
-        return nn.Dense(self.outputs, kernel_init=nn.initializers.orthogonal(0.01), bias_init=bias)(x)
+        return Dense(self.outputs, nn.initializers.orthogonal(0.01), bias)(x).astype(jnp.float32)
+
+
+def _norm(config: Config) -> nn.RMSNorm:
+    return nn.RMSNorm(dtype=jnp.dtype(config.dtype))
 
 
 class EncoderBlock(nn.Module):
@@ -83,10 +110,10 @@ class EncoderBlock(nn.Module):
     def setup(self):
         c = self.config
         self.retention = Retention(c.embed_dim, c.heads, c.decay_scale, False, c.form, c.official_groupnorm)
-        self.norm1, self.norm2, self.ffn = nn.RMSNorm(), nn.RMSNorm(), SwiGLU(c.embed_dim)
+        self.norm1, self.norm2, self.ffn = _norm(c), _norm(c), SwiGLU(c.embed_dim)
 
     def __call__(self, x, agent_mask, first, memory):
-        retained, memory = self.retention(x, x, x, agent_mask, first, memory)
+        retained, memory = self.retention(x, x, agent_mask, first, memory)
         y = self.norm1(x + retained)
         return self.norm2(y + self.ffn(y)), memory
 
@@ -98,29 +125,33 @@ class DecoderBlock(nn.Module):
         c = self.config
         retention = lambda: Retention(c.embed_dim, c.heads, c.decay_scale, True, c.form, c.official_groupnorm)
         self.self_retention, self.cross_retention = retention(), retention()
-        self.norm1, self.norm2, self.norm3 = nn.RMSNorm(), nn.RMSNorm(), nn.RMSNorm()
+        self.norm1, self.norm2, self.norm3 = _norm(c), _norm(c), _norm(c)
         self.ffn = SwiGLU(c.embed_dim)
 
     def _run(self, self_retention, cross_retention, x, o, memory):
         own, cross = memory
-        retained, own = self_retention(x, x, x, own)
+        retained, own = self_retention(x, x, own)
         r = self.norm1(x + retained)
         # The residual of the cross block is the observation stream.
-        retained, cross = cross_retention(o, r, r, cross)
+        retained, cross = cross_retention(o, r, cross)
         y = self.norm2(o + retained)
         return self.norm3(y + self.ffn(y)), (own, cross)
 
     def __call__(self, x, o, agent_mask, first, memory):
-        window = lambda retention: lambda q, k, v, m: retention(q, k, v, agent_mask, first, m)
+        window = lambda retention: lambda q, source, m: retention(q, source, agent_mask, first, m)
         return self._run(window(self.self_retention), window(self.cross_retention), x, o, memory)
 
     def token(self, x, o, active, memory):
-        token = lambda retention: lambda q, k, v, m: retention.token(q, k, v, active, m)
+        token = lambda retention: lambda q, source, m: retention.token(q, source, active, m)
         return self._run(token(self.self_retention), token(self.cross_retention), x, o, memory)
 
     def decay(self, memory):
         own, cross = memory
         return self.self_retention.decay(own), self.cross_retention.decay(cross)
+
+
+def _layer(memory, i: int):
+    return None if memory is None else memory[:, i]
 
 
 class Network(nn.Module):
@@ -134,9 +165,9 @@ class Network(nn.Module):
 
     def setup(self):
         c = self.config
-        embed = lambda: nn.Dense(c.embed_dim, use_bias=False, kernel_init=nn.initializers.orthogonal(2**0.5))
-        self.norm_observation, self.embed_observation, self.norm_encoder = nn.RMSNorm(), embed(), nn.RMSNorm()
-        self.embed_action, self.norm_decoder = embed(), nn.RMSNorm()
+        embed = lambda: Dense(c.embed_dim, nn.initializers.orthogonal(2**0.5), use_bias=False)
+        self.norm_observation, self.embed_observation, self.norm_encoder = _norm(c), embed(), _norm(c)
+        self.embed_action, self.norm_decoder = embed(), _norm(c)
         self.encoder = [EncoderBlock(c) for _ in range(c.blocks)]
         self.decoder = [DecoderBlock(c) for _ in range(c.blocks)]
         self.policy_head = Head(c.embed_dim, self.policy) if self.policy else None
@@ -147,7 +178,7 @@ class Network(nn.Module):
         x = nn.gelu(self.embed_observation(self.norm_observation(view)))
         states = []
         for i, block in enumerate(self.encoder):
-            x, state = block(self.norm_encoder(x), agent_mask, first, memory[:, i])
+            x, state = block(self.norm_encoder(x), agent_mask, first, _layer(memory, i))
             states.append(state)
         value = self.value_head(x)[..., 0] if self.value_head else None
         return x, value, jnp.stack(states, 1)
@@ -156,17 +187,18 @@ class Network(nn.Module):
         return tuple(head(x) if head else None for head in (self.policy_head, self.q_head))
 
     def _decode(self, run, tokens, own, cross):
-        x, states = nn.gelu(self.embed_action(tokens)), []
+        x, states = nn.gelu(self.embed_action(tokens.astype(self.config.dtype))), []
         for i, block in enumerate(self.decoder):
-            x, state = run(block, self.norm_decoder(x), (own[:, i], cross[:, i]))
+            x, state = run(block, self.norm_decoder(x), (_layer(own, i), _layer(cross, i)))
             states.append(state)
         own, cross = (jnp.stack(s, 1) for s in zip(*states, strict=True))
         return self._heads(x), own, cross
 
     def __call__(self, view, tokens, agent_mask, first, memory):
-        o, value, encoder = self.encode(view, agent_mask, first, memory.encoder)
+        encoder, own, cross = (None, None, None) if memory is None else memory
+        o, value, encoder = self.encode(view, agent_mask, first, encoder)
         run = lambda block, x, m: block(x, o, agent_mask, first, m)
-        (logits, q), own, cross = self._decode(run, tokens, memory.self_, memory.cross)
+        (logits, q), own, cross = self._decode(run, tokens, own, cross)
         return Outputs(logits, q, value), Memory(encoder, own, cross)
 
     def decay(self, own, cross):
@@ -208,7 +240,8 @@ class Sable(NamedTuple):
     def _apply(self, params: Params, *args: Any, method: str | None = None) -> Any:
         return self.module.apply({"params": params}, *args, method=method)
 
-    def init_memory(self, batch_size: int) -> Memory:
+    def init_memory(self, batch_size: int, agents: int = 0) -> Memory:
+        """An empty memory; it is the same for any number of agents."""
         c = self.module.config
         features = c.embed_dim // c.heads
         zeros = jnp.zeros((batch_size, c.blocks, c.heads, features, features))
@@ -230,9 +263,7 @@ class Sable(NamedTuple):
         first: Bool[Array, "B T"],
         memory: Memory | None = None,
     ) -> tuple[Outputs, Memory]:
-        """Outputs for a window whose actions are known. Q comes back as [B, T, N, A, bins]."""
-        if memory is None:
-            memory = self.init_memory(obs.view.shape[0])
+        """Outputs for a window whose actions are known. Q comes back as [B, T, N, A, bins]. No memory: a fresh one."""
         tokens = previous_actions(action, obs.agent_mask, self.actions)
         out, after = self._apply(params, obs.view, tokens, obs.agent_mask, first, memory)
         return self._shape_q(out), after

@@ -47,6 +47,11 @@ def take(x: Float[Array, "*b A"], index: Int[Array, "*b"]) -> Float[Array, "*b"]
     return jnp.take_along_axis(x, index[..., None].astype(jnp.int32), axis=-1)[..., 0]
 
 
+def take_rows(x: Float[Array, "*b A K"], index: Int[Array, "*b"]) -> Float[Array, "*b K"]:
+    """x[..., index, :]."""
+    return jnp.take_along_axis(x, index[..., None, None].astype(jnp.int32), axis=-2)[..., 0, :]
+
+
 def entropy(log_prob: Float[Array, "*b A"]) -> Float[Array, "*b"]:
     """The entropy in nats; illegal actions have probability 0 and add nothing."""
     return -(jnp.exp(log_prob) * log_prob).sum(-1)

@@ -45,3 +45,17 @@ def counterfactual_baseline(
 ) -> Float[Array, "*b"]:
     """sum_a pi(a) Q(a) over legal actions (COMA, Foerster et al. 2018, equation 4)."""
     return (jnp.exp(log_prob) * jnp.where(legal, q, 0.0)).sum(-1)
+
+
+def expectile_loss(error: Float[Array, "*b"], expectile: float) -> Float[Array, "*b"]:
+    """|tau - 1(u < 0)| u^2 with u = target - value (IQL, Kostrikov et al. 2022, equation 3).
+
+    Element by element: over targets {0, 1} the value that minimises its mean is tau.
+    """
+    return jnp.where(error < 0, 1 - expectile, expectile) * error**2
+
+
+def clipped_exponential(advantage: Float[Array, "*b"], scale: float, max_weight: float) -> Float[Array, "*b"]:
+    """min(exp(scale * advantage), max_weight), without a gradient and without overflow."""
+    bound = jnp.log(max_weight)
+    return jax.lax.stop_gradient(jnp.exp(jnp.minimum(scale * advantage, bound)))

@@ -12,7 +12,7 @@ from mtmarl.errors import UserError
 
 Metrics = Mapping[str, SupportsFloat]
 # task name -> {"return": per episode, "length": per episode, "normalised": mean or None,
-#               "split": "train" or "test"}
+#               "win_rate": 0 … 1 or None, "split": "train" or "test"}
 Evaluation = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger("mtmarl.sinks")

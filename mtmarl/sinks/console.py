@@ -75,6 +75,8 @@ class Console:
                 line += f"  return {summary[f'eval/{task}/return']:.3f}"
                 if result.get("normalised") is not None:
                     line += f"  normalised {float(result['normalised']):.3f}"
+                if result.get("win_rate") is not None:
+                    line += f"  won {float(result['win_rate']):.1%}"
                 self._print(f"{line}  ({len(result['return'])} episodes)")
 
     def close(self) -> None:

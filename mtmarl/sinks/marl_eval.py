@@ -51,6 +51,8 @@ class MarlEval:
             }
             if result.get("normalised") is not None:
                 values["normalised_return"] = _floats([result["normalised"]])
+            if result.get("win_rate") is not None:
+                values["win_rate"] = _floats([result["win_rate"]])
             if final:
                 record["absolute_metrics"] = values
             else:

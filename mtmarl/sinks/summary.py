@@ -15,6 +15,8 @@ def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     for task, result in results.items():
         out[f"eval/{task}/return"] = fmean(map(float, result["return"]))
         out[f"eval/{task}/length"] = fmean(map(float, result["length"]))
+        if result.get("win_rate") is not None:
+            out[f"eval/{task}/win_rate"] = float(result["win_rate"])
         if result.get("normalised") is not None:
             out[f"eval/{task}/normalised_return"] = float(result["normalised"])
             scores[result.get("split", "train")].append(float(result["normalised"]))

@@ -8,16 +8,19 @@ import pytest
 from mtmarl import build, config
 from mtmarl.algos import ALGOS, OFFLINE
 from mtmarl.types import Dims, Observation, example_batch
+from tests.batches import TOY
 
-DIMS = Dims(agents=3, obs=7, actions=5, horizon=10, tasks=2)
+DIMS = Dims(agents=3, obs=7, actions=5, horizon=10, tasks=2, entities=TOY)
+
+
+DECENTRALISED = ("bc_t", "bc_r", "updet_m", "updet_l", "odis", "hissd", "qmix")
 
 
 def make(name):
-    tasks = "lbf_5"
-    cfg = config.compose(
-        [f"+algo={name}", f"+tasks={tasks}", "algo.network.embed_dim=16", "algo.network.heads=2"],
-        "train" if name in OFFLINE else "collect",
-    )
+    options, command = [f"+algo={name}", "+tasks=lbf_5"], "train" if name in OFFLINE else "collect"
+    sizes = config.compose(options, command).algo["network"]
+    small = [f"algo.network.{k}={v}" for k, v in {"embed_dim": 16, "heads": 2}.items() if k in sizes]
+    cfg = config.compose([*options, *small], command)
     module, settings = build.parse_algorithm(cfg, ALGOS)
     return module.make(settings, DIMS, (-1.0, 1.0) if name in OFFLINE else 4)
 
@@ -36,10 +39,12 @@ def make_batch(algo, learner, rows=4, steps=6):
         reward=jax.random.normal(keys[3], batch.reward.shape),
         task_id=jnp.arange(rows) % 2,
     )
-    _, _, extras = jax.jit(algo.act)(learner.params, algo.init_carry(rows), first_step(batch), keys[4], 1.0)
+    _, _, extras = jax.jit(algo.act)(
+        learner.params, algo.init_carry(rows, DIMS.agents), first_step(batch), keys[4], 1.0
+    )
     if extras:
         repeat = lambda x: jnp.repeat(x[:, None], steps, axis=1)
-        more = {"memory": algo.init_carry(rows), "bootstrap": extras["value"]}
+        more = {"memory": algo.init_carry(rows, DIMS.agents), "bootstrap": extras["value"]}
         batch = batch._replace(extras={**{k: repeat(v) for k, v in extras.items()}, **more})
     return batch
 
@@ -68,8 +73,9 @@ def test_updates_are_finite_and_compiled_once(case):
 def test_every_parameter_is_trained(case):
     algo, learner, batch = case
     after = learner
-    for i in range(2):
-        after, _ = jax.jit(algo.phases[0].update)(after, batch, jax.random.key(i))
+    for phase in algo.phases:
+        for i in range(2):
+            after, _ = jax.jit(phase.update)(after, batch, jax.random.key(i))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), learner.params, after.params)
     still = [jax.tree_util.keystr(k) for k, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
     assert not still
@@ -87,7 +93,7 @@ def test_acts_legally_at_any_team_size(case, explore):
         mask = jax.random.bernoulli(keys[0], 0.4, (64, agents, 5)).at[..., 2].set(True)
         active = jax.random.bernoulli(keys[1], 0.8, (64, agents))
         obs = Observation(jax.random.normal(keys[2], (64, agents, 7)), mask, active)
-        _, action, _ = jax.jit(algo.act)(learner.params, algo.init_carry(64), obs, keys[0], explore)
+        _, action, _ = jax.jit(algo.act)(learner.params, algo.init_carry(64, agents), obs, keys[0], explore)
         chosen = np.take_along_axis(np.asarray(mask), np.asarray(action)[..., None], -1)[..., 0]
         assert chosen[np.asarray(active)].all()
         assert not np.asarray(action)[~np.asarray(active)].any(), "a padded slot emits NOOP"
@@ -96,6 +102,26 @@ def test_acts_legally_at_any_team_size(case, explore):
 def test_greedy_acting_needs_no_luck(case):
     algo, learner, batch = case
     act = lambda seed: jax.jit(algo.act)(
-        learner.params, algo.init_carry(4), first_step(batch), jax.random.key(seed), 0.0
+        learner.params, algo.init_carry(4, DIMS.agents), first_step(batch), jax.random.key(seed), 0.0
     )[1]
     np.testing.assert_array_equal(act(0), act(1))
+
+
+@pytest.mark.parametrize("case", DECENTRALISED, indirect=True)
+def test_agents_act_on_what_they_see_alone(case):
+    """Acting takes one observation and no state, and an agent's action follows from its own part of it."""
+    algo, learner, _ = case
+    everything = jnp.ones((64, 3, 5), bool), jnp.ones((64, 3), bool)
+
+    @jax.jit
+    def act(view, carry):
+        return algo.act(learner.params, carry, Observation(view, *everything), jax.random.key(0), 0.0)[:2]
+
+    view = jax.random.normal(jax.random.key(1), (64, 3, 7))
+    carry = other = algo.init_carry(64, 3)
+    for _ in range(2):
+        carry, action = act(view, carry)
+        other, again = act(view.at[:, 1].add(2.0), other)
+        np.testing.assert_array_equal(action[:, [0, 2]], again[:, [0, 2]])
+    differ = jax.tree.map(lambda a, b: (a != b).reshape(64, -1).any(-1), carry, other)
+    assert any(bool(x.any()) for x in jax.tree.leaves(differ)), "but its memory knows what it saw"

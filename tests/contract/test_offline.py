@@ -9,12 +9,17 @@ from mtmarl import build, config
 from mtmarl.algos import OFFLINE
 from mtmarl.ops.agents import shuffle_agents
 from mtmarl.types import Dims
-from tests.batches import ACTIONS, OBS, ROWS, make_batch, pad
+from tests.batches import ACTIONS, OBS, ROWS, TOY, make_batch, pad
 
 VARIANTS = {
     **{name: [name] for name in OFFLINE},
     "mt_oryx, scalar values": ["mt_oryx", "algo.hl_gauss=false"],
     "mt_cql_sable, q_transformer": ["mt_cql_sable", "algo.next_value=q_transformer"],
+    # Without noise: every row draws its own.
+    "odis": ["odis", "algo.gumbel=false"],
+    # Without contrast: it is what makes tasks differ.
+    "hissd": ["hissd", "algo.contrast=off"],
+    "hissd, without planning": ["hissd", "algo.contrast=off", "algo.planning=false"],
 }
 
 
@@ -30,12 +35,16 @@ def make(request):
 
 
 def update(make, batch, tasks=2):
-    """(learner, metrics) after one update of a learner whose heads are not all near zero."""
-    algo = make(Dims(batch.action.shape[2], OBS, ACTIONS, 10, tasks))
+    """(learner, metrics) after one update in each phase of a learner whose heads are not all near zero."""
+    algo = make(Dims(batch.action.shape[2], OBS, ACTIONS, 10, tasks, TOY))
     learner = jax.jit(algo.init)(jax.random.key(0), batch)
     noise = lambda p: p + 0.2 * jax.random.normal(jax.random.key(p.size), p.shape)
     learner = learner._replace(params=jax.tree.map(noise, learner.params))
-    return jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))
+    metrics = {}
+    for phase in algo.phases:
+        after, more = jax.jit(phase.update)(learner, batch, jax.random.key(1))
+        metrics |= more
+    return after, metrics
 
 
 def assert_same(a, b):

@@ -78,6 +78,7 @@ def test_shapes_and_dtypes(drawn):
         "truncated": (shape, np.bool_),
         "time_mask": (shape, np.bool_),
         "task_id": (shape[:2], np.int32),
+        "return_to_go": (shape, np.float32),
     }
     assert {k: (v.shape, v.dtype) for k, v in drawn._asdict().items() if k != "extras"} == expected
 
@@ -109,7 +110,7 @@ def test_one_trace_for_all_updates(source):
     @jax.jit
     def step(state, data, key):
         traces.append(1)
-        return source.next(state, data, source.prefetch(key, 1), None, key)
+        return source.next(state, data, None, None, key)
 
     state = source.init(jax.random.key(0))
     for i in range(3):

@@ -297,7 +297,10 @@ def test_command_line(tmp_path, capsys):
     v.update_manifest(tmp_path)
     root = ["--root", str(tmp_path)]
     assert cli.main(["ls", *root]) == 0 and "lbf/toy/replay" in capsys.readouterr().out
-    assert cli.main(["describe", "lbf/toy", *root]) == 0 and "episode_return" in capsys.readouterr().out
+    assert (
+        cli.main(["describe", "lbf/toy", "--out", str(tmp_path / "out"), *root]) == 0
+        and "episode_return" in capsys.readouterr().out
+    )
     assert cli.main(["verify", *root]) == 0 and "ok  lbf/toy/replay" in capsys.readouterr().out
     (path / "metadata.json").write_text("{}")
     assert cli.main(["verify", *root]) == 2 and "metadata.json" in capsys.readouterr().err

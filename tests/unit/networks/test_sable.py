@@ -1,11 +1,13 @@
 """The Sable network: sizes, masks, and acting equal to training."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl.networks import sable
+from mtmarl.networks import retention, sable
 from mtmarl.types import Dims, Observation
 
 DIMS = Dims(agents=4, obs=7, actions=5, horizon=20, tasks=2)
@@ -127,3 +129,54 @@ def test_feed_forward_learns():
     loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()
     ffn = jax.grad(loss)(params)["encoder_0"]["ffn"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(ffn))
+
+
+def test_half_width_products_keep_parameters_memory_and_outputs_in_float32():
+    net, params, obs, action, first, memory = make()
+    half, *_ = make(config=dataclasses.replace(CONFIG, dtype="bfloat16"))
+    same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype == jnp.float32
+    init = lambda net: jax.eval_shape(net.init, jax.random.key(0), obs)
+    assert all(jax.tree.leaves(jax.tree.map(same, init(half), init(net))))
+
+    def run(net, params):
+        out, after = net.window(params, obs, action, first, memory)
+        return out, after
+
+    want, got = run(net, params), run(half, params)
+    assert all(jax.tree.leaves(jax.tree.map(same, got, want)))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        error = np.abs(np.asarray(a - b)).mean() / np.abs(np.asarray(b)).mean()
+        assert 0 < error < 0.1  # roundings of 2^-9, one after another through the layers
+    total = lambda params: sum((x**2).mean() for x in jax.tree.leaves(run(half, params)[0]))
+    grads = jax.grad(total)(params)
+    assert all(g.dtype == jnp.float32 and np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+    now = jax.tree.map(lambda x: x[:, 0], obs)
+    choose = lambda logits, q, legal, key: logits.argmax(-1).astype(jnp.int32)
+    carried, _, out = half.act(params, memory, now, jax.random.key(0), choose)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((carried, out)))
+
+
+def test_gradients_written_out_are_the_gradients():
+    """Against plain matrix products and the norm as it is defined."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, kernel, weight = (
+        jax.random.normal(k, s) for k, s in zip(keys, [(5, 4, 6), (6, 8), (5, 4, 8)], strict=True)
+    )
+    of = lambda f: jax.grad(lambda x, kernel: (f(x, kernel) * weight).sum(), argnums=(0, 1))(x, kernel)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    jax.tree.map(close, of(retention.product), of(lambda x, kernel: x @ kernel))
+    plain = lambda x: (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    norm_of = lambda f: jax.grad(lambda x: (f(x) * weight[..., :6]).sum())(x)
+    close(retention.standardise(x), plain(x))
+    close(norm_of(retention.standardise), norm_of(plain))
+
+
+def test_a_fresh_memory_is_one_of_zeros():
+    net, params, obs, action, first, _ = make()
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    fresh, zeros = (
+        net.window(params, obs, action, first),
+        net.window(params, obs, action, first, net.init_memory(3)),
+    )
+    jax.tree.map(close, fresh, zeros)

@@ -1,0 +1,77 @@
+"""What the paper's experiments cost: `python bench/experiments.py [--rate FLOPS] [--env-steps RATE]`.
+
+Counts the runs of every sweep at its published settings, their useful floating-point operations (8 x parameters x
+tokens an update, 6 without a target network) and the environment steps of their evaluations, and turns them into
+hours of one machine that does `--rate` useful operations and `--env-steps` environment steps a second. Two sweeps that
+plan the same run count it twice.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import jax
+
+from mtmarl import build, config, sweep
+from mtmarl.envs.layout import Layout
+from mtmarl.types import Dims, TaskSpec, example_batch
+
+
+@functools.cache
+def spec(task: str) -> TaskSpec:
+    return build.make_env(task).spec
+
+
+@functools.cache
+def sizes(argv: tuple[str, ...]) -> tuple[float, float]:
+    """Useful operations and evaluation steps of one run."""
+    cfg = config.compose(list(argv), "train")
+    module, settings = build.parse_algorithm(cfg, build.OFFLINE)
+    train = [spec(t) for t in build.train_tasks(cfg)]
+    test = [spec(t) for t in cfg.tasks.test]
+    agents = max(s.agents for s in train)
+    layout = Layout.of(train, cfg.data.agent_ids, max(s.agents for s in (*train, *test)))
+    dims = Dims(agents, layout.obs, layout.actions, max(s.horizon for s in train), len(train))
+    algo = module.make(settings, dims, (-1.0, 1.0))
+    learner = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims))
+    per_token = 8 if jax.tree.leaves(learner.target) else 6
+    tokens = cfg.trainer.batch_size * cfg.trainer.context * agents
+    rounds, e = cfg.trainer.updates // cfg.evaluator.every + 1, cfg.evaluator
+    steps = sum(s.horizon for s in (*train, *test)) * (rounds * e.episodes + 2 * e.final_episodes)
+    return per_token * build.parameter_count(learner.params) * tokens * cfg.trainer.updates, steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rate", type=float, default=8e10, help="useful floating-point operations a second")
+    parser.add_argument(
+        "--env-steps", type=float, default=2e4, help="environment steps a second in evaluation"
+    )
+    args = parser.parse_args()
+    print(f"at {args.rate:.3g} useful operations and {args.env_steps:.3g} evaluation steps a second\n")
+    print("| sweep | runs | operations | hours of updates | evaluation steps | hours of evaluation |")
+    print("|---|---:|---:|---:|---:|---:|")
+    total = [0.0, 0.0, 0.0]
+    for name in config.options("sweep"):
+        found, where = sweep.read_sweep(name)
+        options = sweep.Options(name, profile="paper", out=str(Path("unused")))
+        runs = sweep.plan(found, where, options)["runs"]
+        own = lambda run: tuple(a for a in run["argv"] if not a.startswith(("seed=", "run_dir=")))
+        costs = [sizes(own(run)) for run in runs]
+        work, steps = sum(c[0] for c in costs), sum(c[1] for c in costs)
+        total = [total[0] + len(runs), total[1] + work, total[2] + steps]
+        row(name, len(runs), work, steps, args)
+    row("all", *total, args)
+
+
+def row(name: str, runs: float, work: float, steps: float, args: argparse.Namespace) -> None:
+    hours = work / args.rate / 3600, steps / args.env_steps / 3600
+    print(
+        f"| {name} | {runs:.0f} | {work:.2e} | {hours[0]:,.1f} | {steps:.2e} | {hours[1]:,.1f} |", flush=True
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What a run spends beside its updates: `python bench/loop.py [--tasks lbf_5] [--quick]`.
+
+Sampling is the update with the batch drawn anew against the update on one batch; host work is the trainer with its
+sinks against bare chunks; evaluation is that of all tasks of a set, with the programs compiled before. The evaluation
+programs are compiled twice, the second time with the persistent cache of the first.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from update import best_seconds, make_algorithm, measure, random_data
+
+from mtmarl import build, config, sharding, trainer
+from mtmarl.data.source import Source, vault_source
+from mtmarl.envs.layout import Layout
+from mtmarl.evaluator import Evaluator
+from mtmarl.sinks import open_sinks
+from mtmarl.types import Dims, example_batch
+
+HOST_GOAL, EVALUATION_GOAL, START_GOAL = 0.05, 0.10, 10.0
+
+
+def frozen(source: Source) -> Source:
+    """The same batch at every update."""
+    state, batch = jax.jit(source.next)(
+        source.init(jax.random.key(0)), source.data, None, None, jax.random.key(0)
+    )
+    return Source(source.init, lambda s, data, x, params, key: (s + 1, data), batch)
+
+
+def host_share(algo, dims, source: Source, update: float, chunk: int, count: int) -> float:
+    """Seconds per update that the trainer takes with its sinks, less those of the bare update."""
+    marks = []
+    with tempfile.TemporaryDirectory() as folder:
+        run = {"algo": "mt_oryx", "seed": 0, "quiet": True}
+        sinks = open_sinks(("console", "jsonl", "marl_eval"), Path(folder), run)
+
+        def log(step, metrics):
+            sinks.log(step, metrics)
+            marks.append(time.perf_counter())
+
+        plan = trainer.Plan(0, chunk * count, chunk, chunk * count)
+        state = trainer.initial_state(algo, source, example_batch(dims), 0)
+        trainer.train(algo, {"default": source}, plan, state, log=log)
+        sinks.close()
+    best = min(b - a for a, b in zip(marks[1:], marks[2:], strict=False))
+    return max(0.0, best / chunk - update)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tasks", default="rware_15")
+    parser.add_argument(
+        "--embed-dim", type=int, default=128, help="of the default run: configs/algo/mt_oryx.yaml"
+    )
+    parser.add_argument("--quick", action="store_true", help="four tasks and fewer repeats")
+    args = parser.parse_args()
+    cfg = config.compose(
+        ["+algo=mt_oryx", f"+tasks={args.tasks}", f"algo.network.embed_dim={args.embed_dim}"], "train"
+    )
+    algo, dims = make_algorithm("mt_oryx", args.embed_dim, 4)
+    source, repeats = vault_source(random_data(4), 64, 20), 2 if args.quick else 4
+    update = measure(algo, dims, source, 5120, repeats).seconds
+    alone = measure(algo, dims, frozen(source), 5120, repeats).seconds
+    host = host_share(algo, dims, source, update, 10, 6 if args.quick else 12)
+
+    tasks = (*cfg.tasks.train, *cfg.tasks.test)[: 4 if args.quick else None]
+    raw = build.make_envs(tasks)
+    specs = [env.spec for env in raw.values()]
+    layout = Layout.of(specs, "none", max(s.agents for s in specs))
+    padded = Dims(
+        max(s.agents for s in specs), layout.obs, layout.actions, max(s.horizon for s in specs), len(specs)
+    )
+    module, settings = build.parse_algorithm(cfg, build.OFFLINE)
+    player = module.make(settings, padded, (-1.0, 16.0))
+    params = jax.jit(player.init)(jax.random.key(0), example_batch(padded)).params
+    envs = {name: layout.wrap(env) for name, env in raw.items()}
+    starts = {}
+    with tempfile.TemporaryDirectory() as cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        for name in ("cold", "warm"):
+            evaluator = Evaluator(envs, player.act, player.init_carry, cfg.evaluator.episodes, 0)
+            began = time.perf_counter()
+            evaluator.compile(params)
+            starts[name] = time.perf_counter() - began
+        jax.config.update("jax_compilation_cache_dir", None)
+    evaluation = best_seconds(lambda: evaluator.evaluate(params, 0, cfg.evaluator.episodes) and None, 1)
+    rounds = cfg.trainer.updates // cfg.evaluator.every + 1
+    whole = rounds * evaluation + cfg.trainer.updates * update
+
+    print(
+        f"{sharding.describe()}; MT Oryx, E={args.embed_dim}, B=64, T=20, N=4; {len(tasks)} tasks of {args.tasks}\n"
+    )
+    print("| part | cost | share | goal |\n|---|---:|---:|---:|")
+    print(f"| update | {1e3 * update:.1f} ms | | |")
+    print(
+        f"| sampling | {1e3 * (update - alone):.2f} ms an update | {(update - alone) / update:.1%} of it | |"
+    )
+    print(f"| logging and other host work | {1e3 * host:.2f} ms an update | {host / update:.1%} of it | |")
+    both = max(0.0, update - alone) + host
+    print(
+        f"| the two together | {1e3 * both:.2f} ms an update | {both / update:.1%} of it | {HOST_GOAL:.0%} |"
+    )
+    print(
+        f"| evaluation, {rounds} times {cfg.evaluator.episodes} episodes a task | {evaluation:.1f} s each | "
+        f"{rounds * evaluation / whole:.1%} of {cfg.trainer.updates:,} updates | {EVALUATION_GOAL:.0%} |"
+    )
+    print(f"| its programs, cold | {starts['cold']:.1f} s | | |")
+    print(
+        f"| its programs, from the cache | {starts['warm']:.1f} s | | {START_GOAL:.0f} s to the first update |"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""How long pulling a data set takes, relative to copying it: `python bench/pull.py [gigabytes] [repeats]`.
+
+Both read from the same server on loopback, in a process of its own, hash with SHA-256 and write files; the copy reads
+one file after the other. Prints the ratio of the fastest runs, as whatever else the machine does only ever adds, and
+how much memory the pull took on top.
+"""
+
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+REPO, SIZES = "lab/large", (0.4, 0.2, 0.1, 0.1, 0.1, *[0.01] * 10)
+
+
+def make(root: Path, size: int) -> None:
+    """Two vaults of random bytes: what they hold does not matter to who moves them."""
+    from mtmarl.data import vault
+
+    block = os.urandom(2**20)
+    for scenario in ("a", "b"):
+        folder = root / "bench" / f"{scenario}.vlt" / "replay"
+        (folder / "d").mkdir(parents=True)
+        about = {"version": 1.2, "schema_version": 1, "task": f"bench/{scenario}", "steps": 1, "episodes": 0}
+        (folder / "metadata.json").write_text(json.dumps(about | {"episode_return": {}}))
+        for i, share in enumerate(SIZES):
+            with (folder / "d" / f"{i:032x}").open("wb") as out:
+                for j in range(int(share * size / 2 / len(block))):
+                    out.write(block[j % 1000 :] + block[: j % 1000])
+    vault.update_manifest(root)
+
+
+SERVE = """
+import sys, time; from pathlib import Path; from hub_server import running
+root = Path(sys.argv[1])
+files = {p.relative_to(root).as_posix(): p for p in sorted(root.rglob("*")) if p.is_file()}
+files["manifest.json"] = files["manifest.json"].read_bytes()
+with running() as hub:
+    hub.create(sys.argv[2], files)
+    print(hub.url, flush=True)
+    time.sleep(1e6)
+"""
+
+
+def copy(url: str, root: Path, to: Path) -> None:
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        place = file.relative_to(root).as_posix()
+        digest, target = hashlib.sha256(), to / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(f"{url}/datasets/{REPO}/resolve/main/{place}") as source,
+            target.open("wb") as out,
+        ):
+            while chunk := source.read(2**20):
+                digest.update(chunk)
+                out.write(chunk)
+
+
+def main() -> None:
+    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    with tempfile.TemporaryDirectory() as scratch:
+        root, to = Path(scratch) / "origin", Path(scratch) / "to"
+        make(root, int(gigabytes * 1e9))
+        env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVE, root, REPO], env=env, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            assert server.stdout is not None
+            url = os.environ["HF_ENDPOINT"] = server.stdout.readline().strip()
+            from mtmarl.data import hub
+
+            address = f"hf://datasets/{REPO}"
+            hub.read_manifest(hub.connect(address))  # all is imported
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            times: dict[str, list[float]] = {"pull": [], "copy": []}
+            for _ in range(repeats):
+                for name, run in (
+                    ("copy", lambda: copy(url, root, to)),
+                    ("pull", lambda: hub.pull(address, to, say=lambda line: None)),
+                ):
+                    began = time.perf_counter()
+                    run()
+                    times[name].append(time.perf_counter() - began)
+                    shutil.rmtree(to)
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        finally:
+            server.terminate()
+            server.wait()
+    pull, copied = (min(times[k]) for k in ("pull", "copy"))
+    print(
+        f"{gigabytes:g} GB: pull {pull:.2f} s, copy {copied:.2f} s, ratio {pull / copied:.2f}; memory + {grown:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()

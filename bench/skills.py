@@ -1,0 +1,76 @@
+"""Updates per second of the methods over entities: `python bench/skills.py [--quick]`.
+
+Random recordings as wide as those of marine_hard (9 agents, 16 slots for enemies); every phase of every method is one
+compiled program for all tasks.
+"""
+
+import argparse
+
+import jax.numpy as jnp
+import numpy as np
+from update import TASKS, measure, random_data
+
+from mtmarl import config, sharding
+from mtmarl.algos import OFFLINE
+from mtmarl.algos.base import Algorithm, Phase
+from mtmarl.build import parse_algorithm
+from mtmarl.data.sampling import TaskData
+from mtmarl.data.source import vault_source
+from mtmarl.envs import smax
+from mtmarl.envs.entities import of_layout
+from mtmarl.envs.layout import Layout
+from mtmarl.types import Dims
+
+METHODS = ("bc_t", "bc_r", "updet_m", "updet_l", "odis", "hissd")
+AGENTS, STEPS, WIDTH = 9, 1_000, len(smax.OBS_SCALE)
+
+
+def smax_data() -> TaskData:
+    """Random recordings as wide as SMAX's."""
+    rng, data = np.random.default_rng(0), random_data(AGENTS, STEPS)
+    shape = (TASKS * STEPS, AGENTS)
+    mask = rng.random((*shape, smax.ACTIONS)) < 0.5
+    mask[..., 0] = True
+    return data._replace(
+        obs=jnp.asarray(rng.integers(0, 2, (*shape, WIDTH), np.int8)),
+        mask=jnp.asarray(mask),
+        action=jnp.asarray(np.argmax(mask * rng.random(mask.shape), -1).astype(np.int8)),
+        obs_scale=jnp.asarray(np.tile(smax.OBS_SCALE, (TASKS, 1))),
+        return_to_go=jnp.zeros(shape[0]),
+    )
+
+
+def only(algo: Algorithm, phase: Phase) -> Algorithm:
+    return algo._replace(phases=(phase._replace(fraction=1.0),))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="smaller batches, fewer repeats")
+    quick = parser.parse_args().quick
+    batch, context, repeats = (5, 10, 1) if quick else (30, 20, 3)
+    print(
+        f"{sharding.describe()}; {batch} windows of {context} steps, {AGENTS} agents, {TASKS} tasks\n",
+        flush=True,
+    )
+    print("| method | phase | parameters | updates/s | compile s |\n|---|---|---:|---:|---:|")
+    layout = Layout(("smax",), WIDTH, smax.ACTIONS)
+    dims = Dims(AGENTS, WIDTH, smax.ACTIONS, 150, TASKS, of_layout(layout))
+    source = vault_source(smax_data(), batch, context)
+    for name in METHODS:
+        cfg = config.compose([f"+algo={name}", "+tasks=marine_hard"], "train")
+        module, settings = parse_algorithm(cfg, OFFLINE)
+        algo = module.make(settings, dims, (0.0, 2.0))
+        for phase in algo.phases:
+            tokens = batch * context * AGENTS
+            m = measure(only(algo, phase), dims, source, tokens, repeats, chunk=2 if quick else 5)
+            print(
+                f"| {name} | {phase.name} | {m.parameters:,} | {1 / m.seconds:.2f} | {m.compile_seconds:.1f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""BC-r: BC-t told the return that is still to come (a baseline of ODIS, Zhang et al. 2023).
+
+As it was meant: in training the rewards from this step to the end of the episode, in play the target less what was
+received. The released code feeds the sum of the first rewards instead, of other episodes, and a target that never
+falls; that is not supported.
+"""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from mtmarl.algos import bc_t
+from mtmarl.algos.base import Algorithm, adam
+from mtmarl.networks import entities
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """`target_return`: the undiscounted return that play asks for, in the units of the reward."""
+
+    learning_rate: float
+    max_grad_norm: float
+    target_return: float
+    network: entities.Config
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+    """Its memory is that of BC-t and the return that is still to come."""
+    net = entities.Agent.make(config.network, dims)
+
+    def to_go(batch: Batch):
+        assert batch.return_to_go is not None, "a batch without recorded returns"
+        return batch.return_to_go
+
+    init, phases = bc_t.training(net, adam(config.learning_rate, config.max_grad_norm), dims, to_go)
+
+    def init_carry(batch_size: int, agents: int):
+        return net.init_carry(batch_size, agents), jnp.full(batch_size, config.target_return)
+
+    def act(params, carry, obs, key, explore):
+        memory, left = carry
+        left = left if obs.reward is None else left - obs.reward
+        history, logits = net.act(params, memory, obs, left)
+        action = entities.choose(logits, obs, key, explore)
+        return (entities.Memory(history, action), left), action, {}
+
+    return Algorithm(init, phases, act, init_carry)

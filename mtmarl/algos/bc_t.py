@@ -1,0 +1,71 @@
+"""BC-t: behaviour cloning with a transformer over entities, the baseline of ODIS (Zhang et al. 2023)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import optax
+from jaxtyping import Array
+
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.networks import entities
+from mtmarl.ops import masked
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """It learns no values, so it has neither a discount nor a target network."""
+
+    learning_rate: float
+    max_grad_norm: float
+    network: entities.Config
+
+
+def cloning(logits: Array, batch: Batch, dims: Dims) -> tuple[Array, dict[str, Array]]:
+    """-mean log pi(a | what the agent saw), every task weighing the same, over legal actions.
+
+    `accuracy`, per task, counts only agents that had a choice: the dead and the padded have one action.
+    """
+    valid = batch.agent_mask & batch.time_mask[..., None]
+    share = masked.task_weights(valid, batch.task_id, dims.tasks)
+    log_probs = masked.log_softmax(logits, batch.mask)
+    log_prob = masked.take(log_probs, batch.action)
+    nll = -(share * log_prob).sum()
+    choice = valid & (batch.mask.sum(-1) > 1)
+    right = log_probs.argmax(-1) == batch.action
+    return nll, {
+        "entropy": (share * masked.entropy(log_probs)).sum(),
+        "log_prob": masked.per_task(log_prob, valid, batch.task_id, dims.tasks),
+        "accuracy": masked.per_task(right, choice, batch.task_id, dims.tasks),
+    }
+
+
+def training(
+    net: entities.Agent,
+    tx: optax.GradientTransformation,
+    dims: Dims,
+    more: Callable[[Batch], Array | None] = lambda batch: None,
+) -> tuple[Callable, tuple[Phase, ...]]:
+    """(init, phases) of cloning; `more(batch)` [B, T] is told to every agent."""
+
+    def loss(params, target, batch: Batch, key):
+        nll, metrics = cloning(net.window(params, batch, more(batch)), batch, dims)
+        return nll, {"loss": nll, **metrics}
+
+    def init(key: jax.Array, batch: Batch):
+        return init_learner(net.init(key, batch, more(batch)), {"bc": tx}, target=False)
+
+    return init, (Phase("train", 1.0, gradient_step("bc", loss, tx)),)
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+    net = entities.Agent.make(config.network, dims)
+    init, phases = training(net, adam(config.learning_rate, config.max_grad_norm), dims)
+
+    def act(params, memory, obs, key, explore):
+        history, logits = net.act(params, memory, obs)
+        action = entities.choose(logits, obs, key, explore)
+        return entities.Memory(history, action), action, {}
+
+    return Algorithm(init, phases, act, net.init_carry)

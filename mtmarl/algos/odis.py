@@ -1,0 +1,154 @@
+"""ODIS: offline discovery of coordination skills from many tasks (Zhang et al. 2023).
+
+First phase: a variational auto-encoder names what each agent does, seen from the state, by one of K skills from which
+a decoder, seeing what the agent sees, recovers its action. Second phase: a monotone value network learns, under a
+conservative penalty, which skill each agent should take; what was learned before stays bit for bit as it is.
+
+Departures from the released code: losses are means over real steps of real agents (there the sum runs over padding as
+well and the divisor does not); the divergence is that of the skills' distribution from uniform, summed over skills
+(there of a sample, averaged over them); both phases count updates, one for all tasks (there one tick per task). The
+released variants of these are not supported.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.algos.base import Algorithm, Phase, adam, freeze, gradient_step, init_learner
+from mtmarl.algos.bc_t import cloning
+from mtmarl.networks import entities, odis
+from mtmarl.ops import masked, skills, td
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """`skills`: K. `skill_fraction`: share of all updates that goes to the first phase.
+
+    gumbel: the decoder learns on samples of the skills; else on their distribution. `skill_weight`: of recognising by
+    what an agent sees the skill that the state names. The rest as for UPDeT.
+    """
+
+    learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    return_scale: float
+    skills: int
+    skill_fraction: float
+    kl_weight: float
+    gumbel: bool
+    conservative_weight: float
+    skill_weight: float
+    target_period: int
+    network: entities.Config
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    split = entities.entities_of(dims)
+    net = odis.Odis(config.network, split, config.skills)
+    mixer = entities.Mixer(config.network.embed_dim)
+    scale = td.reward_scale(config.return_scale, value_range)
+    adam_skills = adam(config.learning_rate, config.max_grad_norm)
+    adam_policy = freeze(adam(config.learning_rate, config.max_grad_norm), odis.SKILL_MODULES)
+    init_carry = entities.empty_histories(("observer", "decoder"), config.network.embed_dim)
+
+    def apply(params, method, *args) -> Any:
+        return net.apply({"params": {k: v for k, v in params.items() if k != "mixer"}}, *args, method=method)
+
+    def last(batch: Batch):
+        return entities.last_actions(batch.action, batch.first)
+
+    def inputs(batch: Batch):
+        return entities.agent_inputs(split, batch.observation, last(batch))
+
+    def label(params, batch: Batch):
+        team = entities.team_inputs(split, batch.observation, last(batch), batch.action)
+        return apply(params, "label", team, batch.agent_mask)
+
+    def histories(batch: Batch):
+        rows, _, agents = batch.action.shape
+        return init_carry(rows, agents).history
+
+    def decode(params, batch: Batch, skill):
+        def step(history, x):
+            logits, history = apply(params, "act", *x, history)
+            return history, logits
+
+        return entities.unroll(step, histories(batch)["decoder"], (inputs(batch), skill), batch.first)[1]
+
+    def values(params, batch: Batch):
+        def step(history, tokens):
+            q, recognised, history = apply(params, "value", tokens, history)
+            return history, (q, recognised)
+
+        return entities.unroll(step, histories(batch)["observer"], inputs(batch), batch.first)[1]
+
+    def mix(params, q, batch: Batch) -> Any:
+        team = entities.team_inputs(split, batch.observation, last(batch))
+        return mixer.apply({"params": params["mixer"]}, q, team, batch.agent_mask)
+
+    def discover(params, target, batch: Batch, key):
+        logits = label(params, batch)
+        noise = skills.slot_noise(key, batch.agent_mask, config.skills) * config.gumbel
+        nll, metrics = cloning(decode(params, batch, skills.soft_sample(logits, noise)), batch, dims)
+        valid = batch.agent_mask & batch.time_mask[..., None]
+        share = masked.task_weights(valid, batch.task_id, dims.tasks)
+        kl = (share * skills.kl_to_uniform(logits)).sum()
+        usage = (share[..., None] * jax.nn.one_hot(logits.argmax(-1), config.skills)).sum((0, 1, 2))
+        spread = -(usage * jnp.log(jnp.maximum(usage, 1e-9))).sum()
+        return nll + config.kl_weight * kl, {"loss": nll, "kl": kl, "skill_entropy": spread, **metrics}
+
+    def choose_skills(params, target, batch: Batch, key):
+        named = jax.lax.stop_gradient(label(params, batch)).argmax(-1)
+        q, recognised = values(params, batch)
+        q_target, _ = values(target, batch)
+        best = q.argmax(-1)
+        total, highest = (mix(params, masked.take(q, z), batch) for z in (named, best))
+        y = td.target(batch, scale, config.gamma, mix(target, masked.take(q_target, best), batch))
+        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
+        td_loss = (share(td.known(batch)) * (total[:, :-1] - y) ** 2).sum()
+        gap_loss = (share(batch.time_mask) * (highest - total)).sum()
+        valid = batch.agent_mask & batch.time_mask[..., None]
+        skill_loss = -(share(valid) * masked.take(jax.nn.log_softmax(recognised), named)).sum()
+        loss = td_loss + config.conservative_weight * gap_loss + config.skill_weight * skill_loss
+        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
+        return loss, {
+            "td_loss": td_loss,
+            "gap_loss": gap_loss,
+            "skill_loss": skill_loss,
+            "q": per_task(total / scale, batch.time_mask),
+            "skill_accuracy": per_task(recognised.argmax(-1) == named, valid),
+        }
+
+    def init(key: jax.Array, batch: Batch):
+        key_net, key_mixer = jax.random.split(key)
+        obs, agents = batch.observation, batch.agent_mask
+        state = entities.team_inputs(split, obs, last(batch))
+        team = entities.team_inputs(split, obs, last(batch), batch.action)
+        history = jnp.zeros((*batch.action.shape, config.network.embed_dim))
+        params = {
+            **net.init(key_net, team, inputs(batch), agents, history)["params"],
+            "mixer": mixer.init(key_mixer, jnp.zeros(batch.action.shape), state, agents)["params"],
+        }
+        return init_learner(params, {"skills": adam_skills, "policy": adam_policy})
+
+    def act(params, memory, obs, key, explore):
+        """Each agent takes the skill of the highest value; its action is drawn from the decoder as far as `explore`."""
+        tokens = entities.agent_inputs(split, obs, memory.last_action)
+        q, _, observer = apply(params, "value", tokens, memory.history["observer"])
+        skill = jax.nn.one_hot(q.argmax(-1), config.skills)
+        logits, decoder = apply(params, "act", tokens, skill, memory.history["decoder"])
+        action = entities.choose(logits, obs, key, explore)
+        return entities.Memory({"observer": observer, "decoder": decoder}, action), action, {}
+
+    phases = (
+        Phase("skills", config.skill_fraction, gradient_step("skills", discover, adam_skills)),
+        Phase(
+            "policy",
+            1 - config.skill_fraction,
+            gradient_step("policy", choose_skills, adam_policy, period=config.target_period),
+        ),
+    )
+    return Algorithm(init, phases, act, init_carry)

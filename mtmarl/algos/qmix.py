@@ -1,0 +1,101 @@
+"""Online QMIX (Rashid et al. 2018), with double Q-learning on replayed windows: it collects the data of SMAX.
+
+As in PyMARL, but for the mixer: its state is the set of entities that the team sees, so that it is also the mixer of
+UPDeT and ODIS. Agents are not numbered.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches
+from mtmarl.networks import entities, recurrent
+from mtmarl.ops import masked, td
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """capacity: env steps that are kept. batch_size: windows per gradient step, of `context` steps.
+
+    gradient_steps: per rollout. Every agent acts at random with a probability that goes linearly from `epsilon` to
+    `final_epsilon` over the first `epsilon_fraction` of training. target_period: in gradient steps.
+    """
+
+    learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    reward_scale: float
+    capacity: int
+    batch_size: int
+    context: int
+    gradient_steps: int
+    epsilon: float
+    final_epsilon: float
+    epsilon_fraction: float
+    target_period: int
+    network: recurrent.Config
+
+    def explore(self, update: jax.Array, updates: int) -> jax.Array:
+        """What acting is told while it collects; 1 means `final_epsilon`, as it does in evaluation."""
+        done = update / (self.epsilon_fraction * updates)
+        epsilon = self.epsilon + (self.final_epsilon - self.epsilon) * jnp.clip(done, 0.0, 1.0)
+        return epsilon / self.final_epsilon
+
+
+def make(config: Config, dims: Dims, updates: int) -> Algorithm:
+    """L = mean (Q_tot(a) - r - gamma Q_tot^-(best next a by the online network))^2."""
+    split, width = entities.entities_of(dims), config.network.embed_dim
+    agent, mixer = recurrent.GruAgent(config.network, dims.actions), entities.Mixer(width)
+    init_carry = entities.empty_histories(("agent",), width)
+    tx = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5),
+    )
+
+    def values(params, batch: Batch):
+        rows, _, agents = batch.action.shape
+        last = entities.last_actions(batch.action, batch.first)
+        one = lambda memory, x: recurrent.scores(agent, params["agent"], x[0], x[1], memory)
+        start = init_carry(rows, agents).history["agent"]
+        return entities.unroll(one, start, (batch.observation, last), batch.first)[1]
+
+    def team_of(batch: Batch):
+        return entities.team_inputs(
+            split, batch.observation, entities.last_actions(batch.action, batch.first)
+        )
+
+    def mix(params, q, batch: Batch) -> Any:
+        return mixer.apply({"params": params["mixer"]}, q, team_of(batch), batch.agent_mask)
+
+    def loss(params, target, batch: Batch, key):
+        online, frozen = values(params, batch), values(target, batch)
+        best = td.best_legal(online, batch.mask)
+        total = mix(params, masked.take(online, batch.action), batch)
+        following = mix(target, masked.take(frozen, best), batch)
+        y = td.target(batch, config.reward_scale, config.gamma, following)
+        td_loss = masked.mean((total[:, :-1] - y) ** 2, td.known(batch))
+        return td_loss, {"td_loss": td_loss, "q": masked.mean(total, batch.time_mask) / config.reward_scale}
+
+    def init(key: jax.Array, batch: Batch):
+        key_agent, key_mixer = jax.random.split(key)
+        q, memory = jnp.zeros(batch.action.shape), jnp.zeros((*batch.action.shape, width))
+        params = {
+            "agent": agent.init(key_agent, batch.observation, batch.action, memory)["params"],
+            "mixer": mixer.init(key_mixer, q, team_of(batch), batch.agent_mask)["params"],
+        }
+        return init_learner(params, {"qmix": tx})
+
+    def act(params, memory, obs, key, explore):
+        """Greedy but for a share `explore * final_epsilon` of actions, which are uniform over the legal ones."""
+        before = memory.history["agent"]
+        history, q = recurrent.scores(agent, params["agent"], obs, memory.last_action, before)
+        action = entities.choose(q, obs, key, explore * config.final_epsilon, uniform=True)
+        return entities.Memory({"agent": history}, action), action, {}
+
+    step = gradient_step("qmix", loss, tx, period=config.target_period)
+    phase = Phase("train", 1.0, minibatches(step, 1, config.gradient_steps), source="replay")
+    return Algorithm(init, (phase,), act, init_carry)

@@ -1,0 +1,84 @@
+"""UPDeT, offline and for many tasks: the entity transformer as a value network under a conservative penalty.
+
+This is the baseline of ODIS (Zhang et al. 2023), not the online algorithm of the UPDeT paper (Hu et al. 2021):
+UPDeT-m mixes the agents' values with attention over the state, UPDeT-l adds them up.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.networks import entities
+from mtmarl.ops import masked, td
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True)
+class Config:
+    """`return_scale`: rewards are scaled so that the largest return of the data is this (20 in SMAC, for which
+    `conservative_weight` was chosen). `target_period`: updates between copies of the target network.
+    """
+
+    learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    return_scale: float
+    conservative_weight: float
+    target_period: int
+    mixer: Literal["attention", "vdn"]
+    network: entities.Config
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    """L = (Q_tot(a) - y)^2 + w (Q_tot(best a) - Q_tot(a)), y = r + gamma Q_tot^-(best next a by the online network)."""
+    net = entities.Agent.make(config.network, dims)
+    split = entities.entities_of(dims)
+    mixer = entities.Mixer(config.network.embed_dim) if config.mixer == "attention" else entities.Vdn()
+    scale = td.reward_scale(config.return_scale, value_range)
+    tx = adam(config.learning_rate, config.max_grad_norm)
+
+    def team_of(batch: Batch):
+        return entities.team_inputs(
+            split, batch.observation, entities.last_actions(batch.action, batch.first)
+        )
+
+    def mix(params, q, batch: Batch) -> Any:
+        return mixer.apply({"params": params["mixer"]}, q, team_of(batch), batch.agent_mask)
+
+    def loss(params, target, batch: Batch, key):
+        online, frozen = net.window(params["agent"], batch), net.window(target["agent"], batch)
+        best = td.best_legal(online, batch.mask)
+        total = mix(params, masked.take(online, batch.action), batch)
+        highest = mix(params, masked.take(online, best), batch)
+        y = td.target(batch, scale, config.gamma, mix(target, masked.take(frozen, best), batch))
+        share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
+        known = td.known(batch)
+        td_loss = (share(known) * (total[:, :-1] - y) ** 2).sum()
+        gap = highest - total
+        gap_loss = (share(batch.time_mask) * gap).sum()
+        per_task = lambda x: masked.per_task(x, batch.time_mask, batch.task_id, dims.tasks)
+        return td_loss + config.conservative_weight * gap_loss, {
+            "td_loss": td_loss,
+            "gap_loss": gap_loss,
+            "q": per_task(total / scale),
+            "gap": per_task(gap / scale),
+        }
+
+    def init(key: jax.Array, batch: Batch):
+        key_agent, key_mixer = jax.random.split(key)
+        q = jnp.zeros(batch.action.shape)
+        variables = mixer.init(key_mixer, q, team_of(batch), batch.agent_mask)
+        params = {"agent": net.init(key_agent, batch), "mixer": variables.get("params", {})}
+        return init_learner(params, {"updet": tx})
+
+    def act(params, memory, obs, key, explore):
+        """Greedy, whatever `explore`: it learns values and no policy."""
+        history, q = net.act(params["agent"], memory, obs)
+        action = entities.choose(q, obs, key, 0.0)
+        return entities.Memory(history, action), action, {}
+
+    phase = Phase("train", 1.0, gradient_step("updet", loss, tx, period=config.target_period))
+    return Algorithm(init, (phase,), act, net.init_carry)

@@ -1,0 +1,217 @@
+"""Vaults larger than memory: they stay on disk, mapped, and the host brings the windows of a chunk of updates.
+
+The windows are those that a source on the device draws, bit for bit. The trainer asks for the next chunk's while the
+device is busy with this one, so bringing them costs nothing as long as it is quicker than the updates.
+"""
+
+import hashlib
+import mmap
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mtmarl.data import vault
+from mtmarl.data.sampling import (
+    TaskData,
+    check_dims,
+    gather,
+    observation_scales,
+    padded_columns,
+    returns_to_go,
+    write_padded,
+)
+from mtmarl.data.source import Source, Windows
+from mtmarl.data.vault import Recording, Vault
+from mtmarl.errors import UserError
+from mtmarl.types import Dims, Params
+
+BLOCK_BYTES = 2**22
+# Touching one byte of a mapped file makes up to this much resident: the kernel maps cached neighbours as well.
+FAULT_BYTES = 2**16
+# Chunks of windows that exist at once: the one that is used, the one that is brought, and its copy for the device.
+CHUNKS_AT_ONCE = 3
+
+
+def stored_bytes(metadata: dict[str, Any]) -> int:
+    """Memory that the columns of a vault take at their stored width, from its metadata."""
+    dims, dtypes = metadata["dims"], metadata["structure_dtype"]
+    per_agent = dims["obs"] * np.dtype(dtypes["obs"]).itemsize + dims["actions"] + 1
+    rest = sum(np.dtype(dtypes[f]).itemsize for f in Recording._fields if f not in ("obs", "mask", "action"))
+    return metadata["steps"] * (dims["agents"] * per_agent + rest)
+
+
+def default_cache() -> Path:
+    """Where unpacked vaults lie: `mtmarl/vaults` in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl" / "vaults"
+
+
+def map_vault(path: Path, cache: Path | None = None) -> Vault:
+    """A vault whose columns are read-only maps of files, which take memory only where and while they are looked at.
+
+    The files are unpacked into the cache at first use, block by block, and checked as `read_vault` checks. Raises
+    UserError.
+    """
+    path, metadata = Path(path), vault.read_metadata(Path(path))
+    about = path / vault.METADATA
+    name = hashlib.sha256(f"{path}\n{about.stat().st_mtime_ns}\n{about.read_text()}".encode()).hexdigest()[
+        :24
+    ]
+    place = (cache or default_cache()) / name
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        room, need = shutil.disk_usage(place.parent).free, stored_bytes(metadata)
+        if need > room:
+            raise UserError(
+                f"{path}: unpacked it takes {need / 2**20:,.0f} MB, {place.parent} has {room / 2**20:,.0f} MB left; "
+                "let $XDG_CACHE_HOME name a place with more"
+            )
+        part = place.with_name(f"{name}.{uuid4().hex}.part")
+        part.mkdir()
+        try:
+            _unpack(path, metadata, part)
+            vault.validate(_mapped(part, metadata, path))
+            part.rename(place)
+        except OSError:
+            if not place.is_dir():  # Another process may have been quicker.
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return _mapped(place, metadata, path)
+
+
+def _unpack(path: Path, metadata: dict[str, Any], to: Path) -> None:
+    steps = metadata["steps"]
+    try:
+        for field in Recording._fields:
+            leaf = vault.open_leaf(path, f"{field}.")
+            dtype, shape = np.dtype(metadata["structure_dtype"][field]), leaf.shape[2:]
+            block = max(1, BLOCK_BYTES // (dtype.itemsize * int(np.prod(shape))))
+            column = np.lib.format.open_memmap(to / f"{field}.npy", "w+", dtype, (steps, *shape))
+            for start in range(0, steps, block):
+                rows = slice(start, min(start + block, steps))
+                column[rows] = leaf[0, rows].read().result()
+            column.flush()
+    except (ValueError, KeyError) as error:  # what TensorStore raises for missing or damaged files
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{path}: cannot be read ({reason}); restore the files or collect them again"
+        ) from None
+
+
+def _mapped(place: Path, metadata: dict[str, Any], path: Path) -> Vault:
+    columns = Recording(*(np.load(place / f"{f}.npy", mmap_mode="r") for f in Recording._fields))
+    known = {k: v for k, v in metadata.items() if k != "version" and not k.startswith("structure_")}
+    return Vault(columns, known, path)
+
+
+def release(recording: Recording) -> None:
+    """Lets go of what is resident of mapped columns; it is read again when it is next looked at."""
+    for column in recording:
+        mapped = getattr(column, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class _Bringer:
+    """Collects windows of mapped vaults, letting go of what was looked at before it exceeds `resident` bytes."""
+
+    def __init__(
+        self, vaults: Sequence[Vault], dims: Dims, constants: Sequence[np.ndarray] | None, resident: int
+    ):
+        self.recordings, self.dims, self.constants = [v.recording for v in vaults], dims, constants
+        self.dtype = np.result_type(*(r.obs.dtype for r in self.recordings))
+        self.to_go = [returns_to_go(r) for r in self.recordings]
+        for r in self.recordings:
+            release(r)
+        self.resident = resident
+
+    def __call__(self, task_id: np.ndarray, start: np.ndarray, steps: int) -> dict[str, np.ndarray]:
+        """Columns of `TaskData` for windows of `steps` steps, [rows * steps, …]."""
+        rows = task_id.size
+        obs, mask, action = padded_columns(rows * steps, self.dims, self.dtype)
+        flat = lambda dtype: np.zeros(rows * steps, dtype)
+        out = {
+            "reward": flat(np.float32),
+            "first": flat(bool),
+            "terminal": flat(bool),
+            "truncated": flat(bool),
+        }
+        out["return_to_go"] = flat(np.float32)
+        span = np.arange(steps)
+        for k, r in enumerate(self.recordings):
+            # Every window may touch two faults in each of seven columns.
+            per_row = sum(2 * FAULT_BYTES + steps * column[0].nbytes for column in r)
+            at_once = max(1, self.resident // per_row)
+            mine = np.flatnonzero(task_id == k)
+            for some in (mine[i : i + at_once] for i in range(0, len(mine), at_once)):
+                there = (some[:, None] * steps + span).ravel()
+                here = (start[some][:, None] + span).ravel()
+                constant = None if self.constants is None else self.constants[k]
+                columns = (r.obs[here], r.mask[here], r.action[here])
+                write_padded((obs, mask, action), there, columns, constant)
+                for field in ("reward", "first", "terminal", "truncated"):
+                    out[field][there] = getattr(r, field)[here]
+                out["return_to_go"][there] = self.to_go[k][here]
+                release(r)
+        return {"obs": obs, "mask": mask, "action": action, **out}
+
+
+def host_source(
+    vaults: Sequence[Vault],
+    dims: Dims,
+    batch_size: int,
+    context: int,
+    *,
+    chunk: int,
+    memory: int,
+    constants: Sequence[np.ndarray] | None = None,
+    **options: Any,
+) -> Source:
+    """What `vault_source(make_task_data(vaults, dims, constants), batch_size, context, **options)` yields.
+
+    The vaults come from `map_vault`. Of them and of `chunk` updates' windows no more than `memory` bytes are resident.
+    Raises UserError where that is too little.
+    """
+    check_dims(vaults, dims)
+    windows = Windows(tuple(len(v.recording.first) for v in vaults), batch_size, context, **options)
+    windows.check()
+    wide = np.result_type(*(v.recording.obs.dtype for v in vaults)).itemsize
+    per_step = dims.agents * (dims.obs * wide + dims.actions + 1) + 11
+    buffers = CHUNKS_AT_ONCE * chunk * batch_size * context * per_step
+    always = sum(4 * n for n in windows.length)  # returns-to-go are not stored
+    resident = memory - buffers - always
+    least = max(sum(2 * FAULT_BYTES + context * c[0].nbytes for c in v.recording) for v in vaults)
+    if resident < least:
+        raise UserError(
+            f"data.memory_mb={memory / 2**20:g}: {CHUNKS_AT_ONCE} chunks of {chunk} updates alone take "
+            f"{buffers / 2**20:.1f} MB, returns-to-go {always / 2**20:.1f} MB; give at least "
+            f"{(buffers + always + least) / 2**20 + 1:.0f}, or lower trainer.chunk"
+        )
+    bring = _Bringer(vaults, dims, constants, resident)
+    draw = jax.jit(jax.vmap(windows.draw))
+    agents = jnp.asarray([v.recording.mask.shape[1] for v in vaults], jnp.int32)
+    none = jnp.zeros(len(vaults), jnp.int32)
+    known = (agents, jnp.asarray(observation_scales(vaults, dims)))
+
+    def prefetch(update: int, keys: jax.Array) -> dict[str, np.ndarray]:
+        updates = jnp.arange(update, update + keys.shape[0], dtype=jnp.int32)
+        task_id, start = jax.device_get(draw(updates, keys))
+        columns = bring(task_id.ravel(), start.ravel(), context)
+        each = lambda x: x.reshape(keys.shape[0], -1, *x.shape[1:])
+        return {"task_id": task_id, **{name: each(column) for name, column in columns.items()}}
+
+    def next_batch(update: jax.Array, known: Any, x: Any, params: Params, key: jax.Array):
+        agents, scale = known
+        columns = {name: column for name, column in x.items() if name != "task_id"}
+        data = TaskData(**columns, agents=agents, offset=none, length=none, obs_scale=scale)
+        at = jnp.arange(batch_size * context).reshape(batch_size, context)
+        return update + 1, windows.finish(gather(data, x["task_id"], at), key)
+
+    return Source(lambda key: jnp.zeros((), jnp.int32), next_batch, known, prefetch)

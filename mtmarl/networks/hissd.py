@@ -1,0 +1,156 @@
+"""The networks of HiSSD (Liu et al. 2025): planner, predictor, task encoder, controller and value.
+
+Common skills are what the planner says of each entity that an agent sees; the task skill is one vector per agent.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.networks.entities import (
+    ActionHead,
+    Config,
+    Look,
+    Mlp,
+    Read,
+    Relate,
+    Seen,
+    Transformer,
+    aimed_at,
+    compact,
+)
+from mtmarl.types import Entities, Observation, TeamTokens, Tokens
+
+
+def _join(*tokens: Array) -> Array:
+    return jnp.concatenate(tokens, axis=-2)
+
+
+class Planner(nn.Module):
+    """Common skills: one vector for every entity that an agent sees, and a history."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Seen, Array]:
+        seen = Look(self.config.embed_dim)(tokens)
+        mask = jnp.concatenate([jnp.ones_like(seen.mask[..., :1]), seen.mask], axis=-1)
+        x = _join(history[..., None, :], seen.stacked)
+        out = Transformer(self.config)(x, mask, x.shape[-2])
+        targets = seen.targets.shape[-2]
+        own, aims, allies = out[..., 1, :], out[..., 2 : 2 + targets, :], out[..., 2 + targets :, :]
+        return Seen(own, aims, allies, seen.mask), out[..., 0, :]
+
+
+class Predictor(nn.Module):
+    """The team's next state from all agents' common skills. Only training calls it.
+
+    Every target k gathers what the agents that see it plan, and a memory of its own; then agents and targets attend
+    to each other. The outputs of the targets are their next memories.
+    """
+
+    agent_width: int
+    target_width: int
+
+    @nn.compact
+    def __call__(
+        self, skills: Seen, agent_mask: Bool[Array, "*b N"], memory: Float[Array, "*b E D"]
+    ) -> tuple[Array, Array, Array]:
+        agents, count = skills.own, skills.targets.shape[-2]
+        together, mask = agents, agent_mask
+        if count:
+            views = jnp.moveaxis(skills.targets, -3, -2)
+            by_whom = jnp.moveaxis(skills.mask[..., 1 : 1 + count] & agent_mask[..., None], -1, -2)
+            views = _join(memory[..., None, :], views)
+            by_whom = jnp.concatenate([jnp.ones_like(by_whom[..., :1]), by_whom], axis=-1)
+            gathered = Relate(name="gather")(views, by_whom)[..., 0, :]
+            together = _join(agents, gathered)
+            mask = jnp.concatenate([mask, jnp.ones(gathered.shape[:-1], bool)], axis=-1)
+        related = Relate(name="relate")(together, mask)
+        agents, targets = related[..., : agents.shape[-2], :], related[..., agents.shape[-2] :, :]
+        next_agents = Mlp(self.agent_width, name="agents")(agents)
+        if not count:
+            return next_agents, jnp.zeros((*targets.shape[:-1], self.target_width)), memory
+        return next_agents, Mlp(self.target_width, name="targets")(targets), targets
+
+
+class TaskEncoder(nn.Module):
+    """(task skill z, vector to contrast) of each agent by what it sees now; it has no memory."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, tokens: Tokens) -> tuple[Float[Array, "*b N D"], Float[Array, "*b N D"]]:
+        width = self.config.embed_dim
+        seen = Look(width)(tokens)
+        own = Transformer(self.config)(seen.stacked, seen.mask, 1)[..., 0, :]
+        return Mlp(width, bounded=True, name="skill")(own), Mlp(width, name="contrast")(own)
+
+
+class Controller(nn.Module):
+    """Actions from what an agent sees, its common skills (None: without) and its task skill (None: without)."""
+
+    config: Config
+    entities: Entities
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, skills: Seen | None, task_skill: Any, history: Float[Array, "*b N D"]
+    ) -> tuple[Array, Array]:
+        width = self.config.embed_dim
+        more = more_mask = None
+        if skills is not None:
+            kinds = (("own", skills.own[..., None, :]), ("target", skills.targets), ("ally", skills.allies))
+            more = _join(*(Mlp(width, bounded=True, name=name)(x) for name, x in kinds if x.shape[-2]))
+            more_mask = skills.mask
+        seen = Look(width)(tokens)
+        own, targets, history = Read(self.config)(seen, history, self.entities.aimed, more, more_mask)
+        if task_skill is not None:
+            told = jnp.broadcast_to(task_skill[..., None, :], targets.shape)
+            own = jnp.concatenate([own, task_skill], axis=-1)
+            targets = jnp.concatenate([targets, told], axis=-1)
+        head = ActionHead(self.entities, self.config.mean_head, hidden=128, name="head")
+        return head(own, targets), history
+
+
+class Value(nn.Module):
+    """One value per agent, by what it has seen."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, history: Float[Array, "*b N D"]
+    ) -> tuple[Float[Array, "*b N"], Float[Array, "*b N D"]]:
+        own, _, history = Read(self.config)(Look(self.config.embed_dim)(tokens), history, False)
+        return Mlp(1)(own)[..., 0], history
+
+
+class Similarity(nn.Module):
+    """a W b for every pair of rows, both of unit length; W starts near the identity."""
+
+    temperature: float
+
+    @nn.compact
+    def __call__(self, a: Float[Array, "B D"], b: Float[Array, "C D"]) -> Float[Array, "B C"]:
+        start = lambda key, shape: jnp.eye(shape[0]) + 0.01 * nn.initializers.normal(1.0)(key, shape)
+        w = self.param("kernel", start, (a.shape[-1], a.shape[-1]))
+        unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+        return unit(a) @ w @ unit(b).T / self.temperature
+
+
+def next_state(entities: Entities, obs: Observation, action: Int[Array, "B T N"]) -> TeamTokens:
+    """What the predictor has to say at t [B, T-1, …]: the team at t + 1, agents with their action at t, targets with
+    whether anybody aimed at them.
+    """
+    team = jax.tree.map(lambda x: x[:, 1:], entities.team(obs))
+    before, active = action[:, :-1], obs.agent_mask[:, :-1]
+    agents = jnp.concatenate([team.agents, compact(before, entities)], axis=-1)
+    if not entities.aimed:
+        return team._replace(agents=agents)
+    aim = aimed_at(before, entities, team.targets.shape[-2]) * active[..., None]
+    targets = jnp.concatenate([team.targets, aim.max(-2)[..., None]], axis=-1)
+    return team._replace(agents=agents, targets=targets)

@@ -1,0 +1,80 @@
+"""The networks of ODIS (Zhang et al. 2023): who finds skills, who chooses them, and who turns them into actions."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from mtmarl.networks.entities import ActionHead, Config, Embed, Look, Read, Relate
+from mtmarl.types import Entities, TeamTokens, Tokens
+
+
+class StateEncoder(nn.Module):
+    """What each agent is doing, from the state and everybody's actions: one vector per agent. It has no memory."""
+
+    embed_dim: int
+
+    @nn.compact
+    def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
+        agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
+        mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
+        return Relate()(jnp.concatenate([agents, targets], axis=-2), mask)[..., : agents.shape[-2], :]
+
+
+class Decoder(nn.Module):
+    """Actions from what an agent sees and its skill; it has a history of its own."""
+
+    config: Config
+    entities: Entities
+
+    @nn.compact
+    def __call__(
+        self, tokens: Tokens, skill: Float[Array, "*b N K"], history: Float[Array, "*b N D"]
+    ) -> tuple[Array, Array]:
+        width = self.config.embed_dim
+        own, targets, history = Read(self.config)(Look(width)(tokens), history, self.entities.aimed)
+        skill = nn.Dense(width, name="skill")(skill)
+        told = jnp.broadcast_to(skill[..., None, :], targets.shape)
+        join = lambda x, y: jnp.concatenate([x, y], axis=-1)
+        head = ActionHead(self.entities, self.config.mean_head, name="head")
+        return head(join(own, skill), join(targets, told)), history
+
+
+class Odis(nn.Module):
+    """All of it. Only `label` sees a state; `observe`, `act` and `value` see what an agent sees."""
+
+    config: Config
+    entities: Entities
+    skills: int
+
+    def setup(self):
+        width = self.config.embed_dim
+        self.state_encoder = StateEncoder(width)
+        self.skill_head = nn.Dense(self.skills)
+        self.decoder = Decoder(self.config, self.entities)
+        self.look, self.observer = Look(width), Read(self.config)
+        self.q_head = nn.Dense(self.skills)
+
+    def label(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N K"]:
+        """Logits of each agent's skill, by the state."""
+        return self.skill_head(self.state_encoder(team, agent_mask))
+
+    def value(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Array, Array, Array]:
+        """(value of every skill, logits of the skill that the agent recognises, history) by what it sees."""
+        own, _, history = self.observer(self.look(tokens), history, False)
+        return self.q_head(own), self.skill_head(own), history
+
+    def act(self, tokens: Tokens, skill: Array, history: Float[Array, "*b N D"]) -> tuple[Array, Array]:
+        """(logits of actions, history) under skills [*b, N, K], which may be mixed."""
+        return self.decoder(tokens, skill, history)
+
+    def __call__(self, team: TeamTokens, tokens: Tokens, agent_mask: Array, history: Any) -> None:
+        """Touches every parameter, to initialise them."""
+        skill = self.label(team, agent_mask)
+        self.value(tokens, history)
+        self.act(tokens, skill, history)
+
+
+# The parts of each phase, by their names among the parameters.
+SKILL_MODULES = ("state_encoder", "skill_head", "decoder")

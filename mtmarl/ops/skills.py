@@ -1,0 +1,27 @@
+"""Discrete skills: samples through which gradients pass, and their divergence from uniform."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def slot_noise(key: jax.Array, agent_mask: Bool[Array, "B T N"], skills: int) -> Float[Array, "B T N K"]:
+    """Gumbel noise per agent, drawn for the first, second, … active slot: padding does not change the draws."""
+    rows, steps, agents = agent_mask.shape
+    draw = lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (rows, steps, skills))
+    by_rank = jnp.moveaxis(jax.vmap(draw)(jnp.arange(agents)), 0, 2)
+    rank = jnp.maximum(jnp.cumsum(agent_mask, axis=-1) - 1, 0)
+    return jnp.take_along_axis(by_rank, rank[..., None], axis=2)
+
+
+def soft_sample(
+    logits: Float[Array, "*b K"], noise: Float[Array, "*b K"], temperature: float = 1.0
+) -> Float[Array, "*b K"]:
+    """A Gumbel-softmax sample (Jang et al. 2017, equation 2); with noise 0 the softmax itself."""
+    return jax.nn.softmax((logits + noise) / temperature, axis=-1)
+
+
+def kl_to_uniform(logits: Float[Array, "*b K"]) -> Float[Array, "*b"]:
+    """KL(softmax(logits) || uniform) in nats: 0 … log K, finite however far apart the logits are."""
+    log_p = jax.nn.log_softmax(logits, axis=-1)
+    return (jnp.exp(log_p) * log_p).sum(-1) + jnp.log(logits.shape[-1])

@@ -1,0 +1,35 @@
+"""Temporal-difference targets of a team's value."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.ops import masked
+from mtmarl.types import Batch
+
+
+def known(batch: Batch) -> Bool[Array, "B S"]:
+    """Of S = T - 1 transitions those that a value can learn from: their next state is in the window, or there is none.
+
+    What follows a truncated step is not recorded, so a time limit is neither bootstrapped nor taken for an end.
+    """
+    follows = batch.time_mask[:, 1:] | batch.terminal[:, :-1]
+    return batch.time_mask[:, :-1] & follows & ~batch.truncated[:, :-1]
+
+
+def target(
+    batch: Batch, reward_scale: float, gamma: float, value: Float[Array, "B T"]
+) -> Float[Array, "B S"]:
+    """r_t + gamma * value_{t+1}, or r_t alone at the end of an episode. No gradient."""
+    discount = gamma * ~batch.terminal[:, :-1]
+    return jax.lax.stop_gradient(reward_scale * batch.reward[:, :-1] + discount * value[:, 1:])
+
+
+def reward_scale(return_scale: float, value_range: tuple[float, float]) -> float:
+    """What to multiply rewards by so that the largest discounted return of the data is `return_scale`."""
+    return return_scale / max(abs(value_range[0]), abs(value_range[1]))
+
+
+def best_legal(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Int[Array, "*b"]:
+    """The legal action of the highest value; 0 where none is legal."""
+    return jnp.where(legal, q, masked.NEVER).argmax(-1)
