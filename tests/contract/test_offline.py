@@ -23,7 +23,14 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(params=VARIANTS, scope="module")
+# Those that take half a minute to compile, several times each.
+SLOW = [name for name in VARIANTS if name.startswith("hissd")]
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in VARIANTS],
+    scope="module",
+)
 def make(request):
     name, *options = VARIANTS[request.param]
     cfg = config.compose(

@@ -1,4 +1,7 @@
-"""HiSSD: which loss reaches which part, what can be left out, and what acting may see."""
+"""HiSSD: which loss reaches which part, what can be left out, and what acting may see.
+
+Its update takes half a minute to compile, so tests that need several are slow.
+"""
 
 from dataclasses import replace
 from functools import cache
@@ -60,6 +63,7 @@ def reached(one, two):
     return {name for name in ALL for path in differ if f".mu['{name}']" in path}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changed", "options", "parts"),
     [
@@ -81,6 +85,7 @@ def test_each_loss_reaches_its_own_parts(changed, options, parts):
     assert reached(before, after) == parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -99,6 +104,7 @@ def test_parts_can_be_left_out(options, parts):
     assert all(np.isfinite(np.asarray(x)).all() for x in metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agents", "tasks"), [(3, 1), (1, 2)])
 def test_one_task_has_no_contrast_and_one_agent_no_pair(agents, tasks):
     _, learner, update = build(Dims(agents, OBS, ACTIONS, 10, tasks, TOY))
