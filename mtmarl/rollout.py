@@ -1,12 +1,13 @@
 """The only act-step scan: evaluation, data collection and online training all call it."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.types import Act, Carry, Env, Observation, Params, TimeStep
+from mtmarl.types import Act, Batch, Carry, Env, Observation, Params, TimeStep
 
 
 class RolloutState(NamedTuple):
@@ -50,6 +51,23 @@ def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState
 def observe(step: TimeStep) -> Observation:
     """An unpadded team's observation: every slot is an agent."""
     return Observation(step.obs, step.mask, jnp.ones(step.mask.shape[:-1], bool), step.reward)
+
+
+def as_batch(seen: Trajectory, extras: Mapping[str, Any]) -> Batch:
+    """What an unpadded team of one task saw and did, rows first ([B, T, …]), as a batch."""
+    return Batch(
+        obs=seen.obs,
+        mask=seen.mask,
+        action=seen.action,
+        agent_mask=jnp.ones(seen.action.shape, bool),
+        reward=seen.reward,
+        first=seen.first,
+        terminal=seen.terminal,
+        truncated=seen.truncated,
+        time_mask=jnp.ones(seen.first.shape, bool),
+        task_id=jnp.zeros(seen.first.shape[0], jnp.int32),
+        extras=extras,
+    )
 
 
 def where_rows(condition: Bool[Array, "B"], a, b):

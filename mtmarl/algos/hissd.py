@@ -110,7 +110,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         rows, _, agents = batch.action.shape
         one = lambda h, x: run(value, params, "value", x, h)[::-1]
         _, v = entities.unroll(one, jnp.zeros((rows, agents, width)), inputs(batch), batch.first)
-        team = entities.team_inputs(split, batch.observation, last(batch))
+        team = entities.team_of(split, batch)
         return run(mixer, params, "mixer", v, team, batch.agent_mask)
 
     def prediction_error(params, batch: Batch, skills, state):
@@ -216,7 +216,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             memory = jnp.zeros((*state.targets.shape[:-1], width))
             params["predictor"] = make_params(predictor_for(state), *now, memory)
             params["value"] = make_params(value, tokens, history)
-            team = entities.team_inputs(split, batch.observation, last(batch))
+            team = entities.team_of(split, batch)
             q = jnp.zeros(batch.action.shape)
             params["mixer"] = make_params(mixer, q, team, batch.agent_mask)
         return init_learner(params, {"hissd": tx})

@@ -51,11 +51,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     """`value_range` as for MT Oryx; it reaches one range lower, so that values outside the data can fall."""
     low, high = value_range
     lowest = low - (high - low)
-    value = (
-        values.histogram(lowest, high, config.bins, config.sigma_ratio)
-        if config.hl_gauss
-        else values.scalar()
-    )
+    value = values.make(config.hl_gauss, lowest, high, config.bins, config.sigma_ratio)
     net = sable.Sable.make(config.network, dims, q_bins=value.outputs, q_bias=value.bias, policy=False)
     tx = adam(config.learning_rate, config.max_grad_norm)
 

@@ -39,11 +39,7 @@ class Config:
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
     """`value_range`: discounted returns of the training data, with a margin; the support of the values."""
-    value = (
-        values.histogram(*value_range, config.bins, config.sigma_ratio)
-        if config.hl_gauss
-        else values.scalar()
-    )
+    value = values.make(config.hl_gauss, *value_range, config.bins, config.sigma_ratio)
     net = sable.Sable.make(config.network, dims, q_bins=value.outputs, q_bias=value.bias)
     tx = adam(config.learning_rate, config.max_grad_norm)
 

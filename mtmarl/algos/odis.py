@@ -86,7 +86,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.unroll(step, histories(batch)["observer"], inputs(batch), batch.first)[1]
 
     def mix(params, q, batch: Batch) -> Any:
-        team = entities.team_inputs(split, batch.observation, last(batch))
+        team = entities.team_of(split, batch)
         return mixer.apply({"params": params["mixer"]}, q, team, batch.agent_mask)
 
     def discover(params, target, batch: Batch, key):
@@ -125,7 +125,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     def init(key: jax.Array, batch: Batch):
         key_net, key_mixer = jax.random.split(key)
         obs, agents = batch.observation, batch.agent_mask
-        state = entities.team_inputs(split, obs, last(batch))
+        state = entities.team_of(split, batch)
         team = entities.team_inputs(split, obs, last(batch), batch.action)
         history = jnp.zeros((*batch.action.shape, config.network.embed_dim))
         params = {

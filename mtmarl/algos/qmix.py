@@ -63,13 +63,8 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         start = init_carry(rows, agents).history["agent"]
         return entities.unroll(one, start, (batch.observation, last), batch.first)[1]
 
-    def team_of(batch: Batch):
-        return entities.team_inputs(
-            split, batch.observation, entities.last_actions(batch.action, batch.first)
-        )
-
     def mix(params, q, batch: Batch) -> Any:
-        return mixer.apply({"params": params["mixer"]}, q, team_of(batch), batch.agent_mask)
+        return mixer.apply({"params": params["mixer"]}, q, entities.team_of(split, batch), batch.agent_mask)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = values(params, batch), values(target, batch)
@@ -85,7 +80,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         q, memory = jnp.zeros(batch.action.shape), jnp.zeros((*batch.action.shape, width))
         params = {
             "agent": agent.init(key_agent, batch.observation, batch.action, memory)["params"],
-            "mixer": mixer.init(key_mixer, q, team_of(batch), batch.agent_mask)["params"],
+            "mixer": mixer.init(key_mixer, q, entities.team_of(split, batch), batch.agent_mask)["params"],
         }
         return init_learner(params, {"qmix": tx})
 

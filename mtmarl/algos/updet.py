@@ -40,13 +40,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     scale = td.reward_scale(config.return_scale, value_range)
     tx = adam(config.learning_rate, config.max_grad_norm)
 
-    def team_of(batch: Batch):
-        return entities.team_inputs(
-            split, batch.observation, entities.last_actions(batch.action, batch.first)
-        )
-
     def mix(params, q, batch: Batch) -> Any:
-        return mixer.apply({"params": params["mixer"]}, q, team_of(batch), batch.agent_mask)
+        return mixer.apply({"params": params["mixer"]}, q, entities.team_of(split, batch), batch.agent_mask)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = net.window(params["agent"], batch), net.window(target["agent"], batch)
@@ -70,7 +65,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     def init(key: jax.Array, batch: Batch):
         key_agent, key_mixer = jax.random.split(key)
         q = jnp.zeros(batch.action.shape)
-        variables = mixer.init(key_mixer, q, team_of(batch), batch.agent_mask)
+        variables = mixer.init(key_mixer, q, entities.team_of(split, batch), batch.agent_mask)
         params = {"agent": net.init(key_agent, batch), "mixer": variables.get("params", {})}
         return init_learner(params, {"updet": tx})
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 
 from mtmarl.data.source import Source
 from mtmarl.ops.agents import random_orders, reorder, reorder_agents
-from mtmarl.rollout import observe, rollout, start, where_rows
-from mtmarl.types import Act, Batch, Env
+from mtmarl.rollout import as_batch, observe, rollout, start, where_rows
+from mtmarl.types import Act, Env
 
 
 def in_order(act: Act, order: jax.Array) -> Act:
@@ -42,20 +42,8 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
         carry = where_rows(state.first, init_carry(num_envs, env.spec.agents), state.carry)
         _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)
-        yes = jnp.ones_like(rows.first)
-        batch = Batch(
-            obs=rows.obs,
-            mask=rows.mask,
-            action=rows.action,
-            agent_mask=jnp.ones(rows.action.shape, bool),
-            reward=rows.reward,
-            first=rows.first,
-            terminal=rows.terminal,
-            truncated=rows.truncated,
-            time_mask=yes,
-            task_id=jnp.zeros(num_envs, jnp.int32),
-            extras={**rows.extras, "memory": memory, "bootstrap": reorder(after["value"], order)},
-        )
+        bootstrap = reorder(after["value"], order)
+        batch = as_batch(rows, {**rows.extras, "memory": memory, "bootstrap": bootstrap})
         return state, reorder_agents(batch, order, tuple(seen.extras))
 
     return Source(lambda key: start(env, init_carry, num_envs, key), next_batch)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int
 
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
-from mtmarl.rollout import RolloutState, Trajectory, rollout, start
+from mtmarl.rollout import RolloutState, Trajectory, as_batch, rollout, start
 from mtmarl.types import Act, Batch, Env
 
 
@@ -80,18 +80,7 @@ def replay_source(
         begin = oldest + jax.random.randint(key_start, (batch_size,), 0, filled - context + 1)
         at = (begin[:, None] + jnp.arange(context)) % length
         seen = jax.tree.map(lambda x: x[row[:, None], at], kept.seen)
-        return Batch(
-            obs=seen.obs.astype(jnp.float32) * scale,
-            mask=seen.mask,
-            action=seen.action,
-            agent_mask=jnp.ones(seen.action.shape, bool),
-            reward=seen.reward,
-            first=seen.first,
-            terminal=seen.terminal,
-            truncated=seen.truncated,
-            time_mask=jnp.ones(at.shape, bool),
-            task_id=jnp.zeros(batch_size, jnp.int32),
-        )
+        return as_batch(seen._replace(obs=seen.obs.astype(jnp.float32) * scale), {})
 
     def next_batch(state: ReplayState, data: Any, x: Any, params: Any, key: jax.Array):
         key_steps, key_windows = jax.random.split(key)

@@ -106,6 +106,11 @@ def team_inputs(
     return team._replace(agents=agents, targets=_append(team.targets, aim.max(-2)[..., None]))
 
 
+def team_of(entities: Entities, batch: Batch) -> TeamTokens:
+    """`team_inputs` at every step of a batch, before its actions are known: what a mixer sees."""
+    return team_inputs(entities, batch.observation, last_actions(batch.action, batch.first))
+
+
 # ------------------------------------------------------------------------------------------------- blocks
 
 

@@ -27,6 +27,11 @@ class Values(NamedTuple):
         return ((y < self.low) | (y > self.high)).astype(jnp.float32)
 
 
+def make(as_histogram: bool, low: float, high: float, bins: int, sigma_ratio: float) -> Values:
+    """Histograms of `bins` bins over [low, high], or numbers, for which the rest does not matter."""
+    return histogram(low, high, bins, sigma_ratio) if as_histogram else scalar()
+
+
 def histogram(low: float, high: float, bins: int, sigma_ratio: float) -> Values:
     """HL-Gauss (Farebrother et al. 2024): the error is the cross-entropy to the histogram of the target."""
     support = hl_gauss.Support(low, high, bins, sigma_ratio)
