@@ -10,7 +10,8 @@ part=${2:-all}
 python=${PYTHON:-.venv/bin/python}
 runs=runs/collect/sable/connector
 collect() { # task, env steps, more options
-  "$python" -m mtmarl.collect +algo=sable "+tasks=connector/$1" "collect.env_steps=$2" "data.vault_dir=$vaults" "${@:3}"
+  "$python" -m mtmarl.collect +algo=sable "+tasks=connector/$1" "collect.env_steps=$2" "data.vault_dir=$vaults" \
+    algo.network.embed_dim=32 algo.network.heads=2 "${@:3}"
 }
 reference() { # task, parent
   collect "$1" 300000 collect.record=false "init_from=$runs/$2/seed_0" algo.entropy_weight=0.003
