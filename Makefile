@@ -26,7 +26,7 @@ test: setup ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2
 
 test-slow: setup ## Run the tests that train something
-	$(BIN)/python -m pytest -n 2 -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m slow
 
 lint: setup ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float
     # As the trainer calls it: state donated, metrics fetched while the next chunk runs.
     inside = []
     chunk = trainer.make_chunk(job.algo.phases[0], job.source, plan)
-    state = job.initial_state(None)
+    state = job.initial_state()
     state, metrics = jax.block_until_ready(chunk(state, job.source.data, None))
     for _ in range(repeats):
         began = time.perf_counter()

@@ -26,7 +26,7 @@ def spec(task: str) -> TaskSpec:
 def sizes(argv: tuple[str, ...]) -> tuple[float, float]:
     """Useful operations and evaluation steps of one run."""
     cfg = config.compose(list(argv), "train")
-    module, settings = build.parse_algorithm(cfg, build.OFFLINE)
+    module, settings = build.parse_algorithm(cfg, build.ALGOS)
     train = [spec(t) for t in build.train_tasks(cfg)]
     test = [spec(t) for t in cfg.tasks.test]
     agents = max(s.agents for s in train)

@@ -1,24 +1,27 @@
 """Updates per second of the methods over entities: `python bench/skills.py [--quick]`.
 
 Random recordings as wide as those of marine_hard (9 agents, 16 slots for enemies); every phase of every method is one
-compiled program for all tasks.
+compiled program for all tasks. The second table is HyGen's choice of skills on marine_hard itself: acting in all tasks,
+replay, the mix with recorded windows and the update are one program, against the update on recorded windows alone.
 """
 
 import argparse
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from update import TASKS, measure, random_data
 
 from mtmarl import config, sharding
-from mtmarl.algos import OFFLINE
+from mtmarl.algos import ALGOS
 from mtmarl.algos.base import Algorithm, Phase
-from mtmarl.build import parse_algorithm
+from mtmarl.build import Parts, make_sources, parse_algorithm
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import vault_source
 from mtmarl.envs import smax
 from mtmarl.envs.entities import of_layout
 from mtmarl.envs.layout import Layout
+from mtmarl.envs.registry import make_env
 from mtmarl.types import Dims
 
 METHODS = ("bc_t", "bc_r", "updet_m", "updet_l", "odis", "hissd")
@@ -26,7 +29,7 @@ AGENTS, STEPS, WIDTH = 9, 1_000, len(smax.OBS_SCALE)
 
 
 def smax_data() -> TaskData:
-    """Random recordings as wide as SMAX's."""
+    """Random recordings as wide as SMAX's, of five tasks."""
     rng, data = np.random.default_rng(0), random_data(AGENTS, STEPS)
     shape = (TASKS * STEPS, AGENTS)
     mask = rng.random((*shape, smax.ACTIONS)) < 0.5
@@ -42,6 +45,33 @@ def smax_data() -> TaskData:
 
 def only(algo: Algorithm, phase: Phase) -> Algorithm:
     return algo._replace(phases=(phase._replace(fraction=1.0),))
+
+
+def hybrid(batch: int, context: int, repeats: int, chunk: int) -> None:
+    """HyGen with and without its environments, as the composition root wires them."""
+    sizes = [f"trainer.batch_size={batch}", f"trainer.context={context}", f"collect.rollout_length={context}"]
+    cfg = config.compose(["+algo=hygen", "+tasks=marine_hard", "collect.num_envs=8", *sizes], "train")
+    raw = [make_env(task) for task in cfg.tasks.train]
+    layout = Layout.of([env.spec for env in raw])
+    envs = [layout.wrap(env) for env in raw]
+    dims = Dims(AGENTS, layout.obs, layout.actions, 150, len(envs), of_layout(layout))
+    module, settings = parse_algorithm(cfg, ALGOS)
+    algo, data = module.make(settings, dims, (0.0, 2.0)), smax_data()
+    teams = jnp.asarray([env.spec.agents for env in envs], jnp.int32)
+    data = data._replace(
+        agents=teams, **{n: getattr(data, n)[: len(envs)] for n in ("offset", "length", "obs_scale")}
+    )
+    sources = make_sources(Parts(cfg, settings, algo, envs, 1000, partial(vault_source, data)))
+    print(
+        f"\nHyGen's second phase; 8 environments of each of {len(envs)} tasks, {context} steps before each update\n"
+    )
+    print("| batches | updates/s | env steps/s | compile s |\n|---|---:|---:|---:|")
+    for name, label in (("default", "recorded"), ("hybrid", "recorded and played")):
+        source = sources[name]
+        one = only(algo, algo.phases[1])
+        m = measure(one, dims, source, batch * context * AGENTS, repeats, chunk=chunk)
+        played = f"{source.env_steps / m.seconds:,.0f}" if source.env_steps else ""
+        print(f"| {label} | {1 / m.seconds:.2f} | {played} | {m.compile_seconds:.1f} |", flush=True)
 
 
 def main() -> None:
@@ -61,7 +91,7 @@ def main() -> None:
     source = vault_source(smax_data(), batch, context)
     for name in METHODS:
         cfg = config.compose([f"+algo={name}", "+tasks=marine_hard"], "train")
-        module, settings = parse_algorithm(cfg, OFFLINE)
+        module, settings = parse_algorithm(cfg, ALGOS)
         algo = module.make(settings, dims, (0.0, 2.0))
         for phase in algo.phases:
             tokens = batch * context * AGENTS
@@ -70,6 +100,7 @@ def main() -> None:
                 f"| {name} | {phase.name} | {m.parameters:,} | {1 / m.seconds:.2f} | {m.compile_seconds:.1f} |",
                 flush=True,
             )
+    hybrid(batch, context, repeats, chunk=2 if quick else 5)
 
 
 if __name__ == "__main__":

@@ -3,31 +3,36 @@
 Derived sizes (padding, value support, steps) are computed here, printed, and never written back into a config.
 """
 
+import inspect
 import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
 from mtmarl import config, sharding, trainer
-from mtmarl.algos import OFFLINE, ONLINE
-from mtmarl.checkpoint import load_params
+from mtmarl.algos import ALGOS, ONLINE
+from mtmarl.algos.base import Algorithm
+from mtmarl.checkpoint import Matching, load_matching, load_params, names
 from mtmarl.config import Config
 from mtmarl.data import vault
 from mtmarl.data.host_source import host_source, map_vault, stored_bytes
+from mtmarl.data.hybrid import hybrid_source
 from mtmarl.data.on_policy import on_policy_source
 from mtmarl.data.replay import replay_source
 from mtmarl.data.sampling import make_task_data, thin
-from mtmarl.data.source import Source, vault_source
+from mtmarl.data.source import Source, Windows, beside, side_by_side, together, vault_source
 from mtmarl.envs import entities
+from mtmarl.envs.api import InUnits
 from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
@@ -59,7 +64,7 @@ def make_envs(names: Sequence[str]) -> dict[str, Env]:
 
 
 def parse_algorithm(cfg: Config, known: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The module of the algorithm that is asked for and its parsed settings. `known`: OFFLINE or ONLINE."""
+    """The module of the algorithm that is asked for and its parsed settings. `known`: ALGOS or a part of them."""
     if cfg.algo_name not in known:
         raise UserError(f"+algo={cfg.algo_name} does not run here; choose one of {', '.join(known)}")
     module = known[cfg.algo_name]
@@ -91,20 +96,202 @@ def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
     return [vault.find_vault(task, quality, roots, address) for task in tasks]
 
 
-# ------------------------------------------------------------------------------------------------ online
+# --------------------------------------------------------------------------------------- earlier policies
+
+
+@dataclass(frozen=True)
+class Start:
+    """The policy that a run begins with. `layout`: in which it saw its tasks; None where that is not on record."""
+
+    path: Path
+    cfg: Config
+    layout: Layout | None
+
+    def check_network(self, cfg: Config, settings: Any) -> None:
+        """Two networks of one kind must agree in what shapes do not show, such as how long memory lasts."""
+        _, earlier = parse_algorithm(self.cfg, ALGOS)
+        ours, theirs = (getattr(s, "network", None) for s in (settings, earlier))
+        if ours is None or type(ours) is not type(theirs):
+            return
+        differing = {
+            k: v for k, v in vars(theirs).items() if k not in _FREE_OF_NETWORK and v != vars(ours)[k]
+        }
+        if differing:
+            wanted = " ".join(f"algo.network.{k}={json.dumps(v)}" for k, v in differing.items())
+            raise UserError(f"init_from={cfg.init_from}: its network is another one; give {wanted}")
+
+    def load(self, cfg: Config, algo: Algorithm, example: Any) -> Matching:
+        """What of it fits the algorithm. Raises UserError where nothing does."""
+        like = jax.eval_shape(algo.init, jax.random.key(0), example).params
+        found = load_matching(self.path, like)
+        if not found.params:
+            raise UserError(
+                f"init_from={cfg.init_from}: no parameter of {self.cfg.algo_name} fits {cfg.algo_name} on "
+                f"{cfg.tasks.name}, which would start from nothing"
+            )
+        return found
+
+
+def _takes(layout: Layout, envs: Sequence[Env], told: bool) -> bool:
+    """Whether all tasks fit the layout, and it tells tasks if they are to be told."""
+    try:
+        for env in envs:
+            layout.wrap(env)
+    except UserError:
+        return False
+    return layout.tasks is not None or not told
+
+
+# They change how a network is computed, not what it computes.
+_FREE_OF_NETWORK = ("form", "dtype")
+
+
+def read_start(cfg: Config) -> Start | None:
+    """What `init_from` names, with the record of how it was trained. Raises UserError."""
+    if cfg.init_from is None:
+        return None
+    run_dir = Path(cfg.init_from).expanduser()
+    record = read_json(run_dir / "run.json")
+    if record is None:
+        raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run")
+    layout = record.get("layout")
+    layout = None if layout is None else Layout.from_record(layout)
+    return Start(run_dir / f"policy_{cfg.which}", config.load(run_dir / "run.json"), layout)
+
+
+def begin_with(state: trainer.TrainState, found: Matching) -> trainer.TrainState:
+    """A fresh state of one seed with the parameters that were found, in the target network too."""
+
+    def put(tree: Any) -> Any:
+        new = {
+            name: jax.device_put(jnp.array(found.params[name], leaf.dtype), leaf.sharding)
+            if name in found.params and found.params[name].shape == leaf.shape
+            else leaf
+            for name, leaf in names(tree).items()
+        }
+        return jax.tree.unflatten(jax.tree.structure(tree), new.values())
+
+    learner = state.learner
+    return state._replace(learner=learner._replace(params=put(learner.params), target=put(learner.target)))
+
+
+def say_start(cfg: Config, found: Matching) -> str:
+    """A line for the screen: from what a run starts, and what it does not find there."""
+    known = len(found.params)
+    line = f"starts from {cfg.init_from} ({cfg.which}): {known} of {known + len(found.fresh)} arrays of parameters"
+    whole = {name.partition("/")[0] for name in found.params}
+    short = dict.fromkeys(n if n.partition("/")[0] in whole else n.partition("/")[0] for n in found.fresh)
+    return line + (f"; fresh: {', '.join(short)}" if short else "")
+
+
+# ----------------------------------------------------------------------------------------------- sources
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What sources are made of. `envs`: the training tasks in their layout; `updates`: of the whole run.
+
+    windows(rows, steps, **options) -> a source of vault windows; None where no phase needs vaults. `options`: those of
+    `data.source.Windows`.
+    """
+
+    cfg: Config
+    settings: Any
+    algo: Algorithm
+    envs: Sequence[Env]
+    updates: int
+    windows: Callable[..., Source] | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def vault_windows(self, rows: int, **other: Any) -> Source:
+        """`other`: options in place of those asked for."""
+        assert self.windows is not None
+        return self.windows(rows, self.cfg.trainer.context, **{**self.options, **other})
+
+    def played(self, make: Callable[..., Source], *more: Any) -> Source:
+        """`make(env, act, init_carry, num_envs, steps, pool, *more)` of every task, side by side."""
+        c, algo = self.cfg.collect, self.algo
+        played = (algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
+        return side_by_side([make(env, *played, *more) for env in self.envs])
+
+
+def _on_policy(parts: Parts) -> Source:
+    count, c = getattr(parts.settings, "minibatches", 1), parts.cfg.collect
+    rows = len(parts.envs) * c.num_envs
+    if rows % count:
+        raise UserError(
+            f"collect.num_envs={c.num_envs}: {rows} rows of a batch do not divide into algo.minibatches={count}"
+        )
+    return parts.played(on_policy_source)
+
+
+def _replay(parts: Parts) -> Source:
+    """Every task has its share of the capacity and of the rows."""
+    s, tasks = parts.settings, len(parts.envs)
+    rows = -(-s.batch_size // tasks) * s.gradient_steps
+    explore = partial(s.explore, updates=parts.updates)
+    return parts.played(replay_source, s.capacity // tasks, rows, s.context, explore)
+
+
+def _played_and_vault(parts: Parts) -> Source:
+    rows = len(parts.envs) * parts.cfg.collect.num_envs
+    return beside(_on_policy(parts), parts.vault_windows(rows))
+
+
+def _hybrid(parts: Parts) -> Source:
+    """Agents are shuffled and numbered, and padding unmasked, once recorded and played rows are in one batch."""
+    s, c, t, algo = parts.settings, parts.cfg.collect, parts.cfg.trainer, parts.algo
+    windows = Windows((), t.batch_size, t.context, **parts.options)
+    vault = parts.vault_windows(t.batch_size, shuffle=False, ids=0, mask=True)
+    played = (parts.envs, algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
+    share, explore = (partial(schedule, updates=parts.updates) for schedule in (s.share_at, s.explore))
+    return hybrid_source(vault, windows, *played, s.capacity, share, explore)
+
+
+# By the names that phases give; beside each, whether it takes vaults.
+SOURCES: dict[str, tuple[bool, Callable[[Parts], Source]]] = {
+    "default": (True, lambda parts: parts.vault_windows(parts.cfg.trainer.batch_size)),
+    "on_policy": (False, _on_policy),
+    "replay": (False, _replay),
+    "on_policy+vault": (True, _played_and_vault),
+    "hybrid": (True, _hybrid),
+}
+
+
+def source_names(algo: Algorithm) -> list[str]:
+    """The sources of the phases that get any updates."""
+    return list(dict.fromkeys(p.source for p in algo.phases if p.fraction > 0))
+
+
+def make_sources(parts: Parts) -> dict[str, Source]:
+    """What the phases of the algorithm draw from, by name, with one state for all."""
+    return together({name: SOURCES[name][1](parts) for name in source_names(parts.algo)})
+
+
+def make_algorithm(
+    module: Any, settings: Any, dims: Dims, updates: int, value_range: tuple[float, float] | None = None
+) -> Algorithm:
+    """`module.make(settings, dims, …)` with what else it names: `updates` of the run, `value_range` of the data."""
+    known = {"updates": updates, "value_range": value_range}
+    asked = inspect.signature(module.make).parameters
+    return module.make(settings, dims, **{name: known[name] for name in known if name in asked})
+
+
+# -------------------------------------------------------------------------------------------- collection
 
 
 @dataclass(frozen=True)
 class OnlineJob:
-    """Online training on one task."""
+    """Online training on one task, for its vaults. `start`: what `init_from` gives it."""
 
     env: Env
-    algo: Any
-    source: Source
+    algo: Algorithm
+    sources: dict[str, Source]
     evaluator: Evaluator
     plan: trainer.Plan
     evaluate_every: int
     record_every: int
+    start: Matching | None
     seed: int
 
     @property
@@ -112,20 +299,17 @@ class OnlineJob:
         return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), self.example).params)
 
     @property
-    def sources(self) -> dict[str, Source]:
-        return {phase.source: self.source for phase in self.algo.phases}
+    def source(self) -> Source:
+        return next(iter(self.sources.values()))
 
     @property
     def example(self):
         return example_batch(self.env.spec.dims)
 
-    def initial_state(self, init_from: str | None) -> trainer.TrainState:
-        """Fresh, or with the best policy of another run (the network does not know team sizes)."""
+    def initial_state(self) -> trainer.TrainState:
+        """Fresh, or with the policy of another run (the network does not know team sizes)."""
         state = trainer.initial_state(self.algo, self.source, self.example, self.seed)
-        if init_from is None:
-            return state
-        params = load_params(Path(init_from) / "policy_best", state.learner.params)
-        return state._replace(learner=state.learner._replace(params=params))
+        return state if self.start is None else begin_with(state, self.start)
 
 
 def online(cfg: Config, task: str) -> OnlineJob:
@@ -140,37 +324,40 @@ def online(cfg: Config, task: str) -> OnlineJob:
     evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
     dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))
-    algo = module.make(settings, dims, updates)
-    played = (env, algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
-    if algo.phases[0].source == "replay":
-        rows = settings.batch_size * settings.gradient_steps
-        explore = partial(settings.explore, updates=updates)
-        source = replay_source(*played, settings.capacity, rows, settings.context, explore)
-    else:
-        source = on_policy_source(*played)
+    algo = make_algorithm(module, settings, dims, updates)
+    sources = make_sources(Parts(cfg, settings, algo, [env], updates, None))
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
     plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
-    return OnlineJob(env, algo, source, evaluator, plan, evaluate_every, record_every, cfg.seed)
+    start = read_start(cfg)
+    if start is not None:
+        start.check_network(cfg, settings)
+    found = None if start is None else start.load(cfg, algo, example_batch(env.spec.dims))
+    return OnlineJob(env, algo, sources, evaluator, plan, evaluate_every, record_every, found, cfg.seed)
 
 
-# ----------------------------------------------------------------------------------------------- offline
+# ----------------------------------------------------------------------------------------------- training
 
 
 @dataclass(frozen=True)
-class OfflineJob:
-    """Offline training on the vaults of a task set."""
+class Job:
+    """A run of mtmarl.train. `steps`: recorded ones of its vaults; 0 where no phase needs any.
+
+    balanced: every batch holds every task; else one of them. `start`: what `init_from` gives it.
+    """
 
     train_envs: dict[str, Env]
     test_envs: dict[str, Env]
     layout: Layout
     dims: Dims
-    algo: Any
-    source: Source
+    algo: Algorithm
+    sources: dict[str, Source]
     evaluator: Evaluator
     plan: trainer.Plan
     references: dict[str, dict[str, float]]
     value_range: tuple[float, float] | None
     steps: int
+    balanced: bool
+    start: Matching | None
     seed: int
 
     @property
@@ -182,6 +369,35 @@ class OfflineJob:
     @property
     def example(self):
         return example_batch(self.dims)
+
+    @property
+    def source(self) -> Source:
+        """Any of them: they share their state."""
+        return next(iter(self.sources.values()))
+
+    def env_steps(self, update: int) -> int:
+        """Steps of environments, of all tasks together, that the first `update` updates take."""
+        begin, total = 0, 0
+        for phase, end in zip(self.algo.phases, trainer.phase_ends(self.algo, self.plan), strict=True):
+            if end > begin:
+                total += max(0, min(update, end) - begin) * self.sources[phase.source].env_steps
+            begin = end
+        return total
+
+    def counts(self, update: int) -> dict[str, int]:
+        """What `update` updates come to: batches of single tasks, and env steps where any are taken."""
+        played = self.env_steps(update)
+        batches = {"task_batches": update * (self.dims.tasks if self.balanced else 1)}
+        return {**batches, "env_steps": played} if self.env_steps(self.plan.updates) else batches
+
+    def initial_state(self, seed: int | tuple[int, ...]) -> trainer.TrainState:
+        """Before the first update, of one seed or of several."""
+        state = trainer.initial_state(self.algo, self.source, self.example, seed)
+        if self.start is None:
+            return state
+        if not isinstance(seed, tuple):
+            return begin_with(state, self.start)
+        return trainer.stack([begin_with(one, self.start) for one in trainer.unstack(state)], seed)
 
     def split(self, task: str) -> str:
         return "train" if task in self.train_envs else "test"
@@ -213,21 +429,26 @@ def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, f
     return low - margin, high + margin
 
 
-def equal_returns(vaults: Sequence[vault.Vault], families: Sequence[str], gamma: float) -> list[vault.Vault]:
-    """Of several families: rewards divided by the family's largest discounted return in these data, either sign.
+def reward_units(vaults: Sequence[vault.Vault], families: Sequence[str], gamma: float) -> list[float]:
+    """What rewards are divided by: of several families, its largest discounted return in these data, either sign.
 
     RWARE's returns are more than ten times LBF's, and one support and one temperature must serve both. A single
     family keeps its rewards.
     """
     if len(set(families)) == 1:
-        return list(vaults)
-    out = []
-    for v, family in zip(vaults, families, strict=True):
-        own = [w.recording for w, f in zip(vaults, families, strict=True) if f == family]
-        largest = max(map(abs, vault.returns_to_go_range(own, gamma)))
-        reward = (v.recording.reward / max(largest, 1e-6)).astype(np.float32)
-        out.append(v._replace(recording=v.recording._replace(reward=reward)))
-    return out
+        return [1.0] * len(vaults)
+    units = []
+    for family in families:
+        own = [v.recording for v, f in zip(vaults, families, strict=True) if f == family]
+        units.append(max(1e-6, *map(abs, vault.returns_to_go_range(own, gamma))))
+    return units
+
+
+def in_units(v: vault.Vault, unit: float) -> vault.Vault:
+    if unit == 1:
+        return v
+    reward = (v.recording.reward / unit).astype(np.float32)
+    return v._replace(recording=v.recording._replace(reward=reward))
 
 
 def exceeds_memory(cfg: Config, paths: Sequence[Path]) -> bool:
@@ -245,63 +466,116 @@ def exceeds_memory(cfg: Config, paths: Sequence[Path]) -> bool:
     return True
 
 
-def offline(cfg: Config) -> OfflineJob:
-    """Everything to train on vaults. All checks are made here, before anything compiles."""
-    module, settings = parse_algorithm(cfg, OFFLINE)
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a run before its data are read."""
+
+    module: Any
+    settings: Any
+    train_envs: dict[str, Env]
+    test_envs: dict[str, Env]
+    layout: Layout
+    dims: Dims
+    plan: trainer.Plan
+    needs_vaults: bool
+    start: Start | None
+
+
+def outline(cfg: Config) -> Outline:
+    """The algorithm, tasks, sizes and spans of a run, checked. Raises UserError."""
+    module, settings = parse_algorithm(cfg, ALGOS)
     tasks = train_tasks(cfg)
     raw_train, raw_test = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
     specs = [e.spec for e in raw_train.values()]
     largest_team = max(e.spec.agents for e in (*raw_train.values(), *raw_test.values()))
-    layout = Layout.of(specs, cfg.data.agent_ids, largest_team)
+    told = getattr(module, "TASK_FEATURES", False)
+    start = read_start(cfg)
+    layout = Layout.of(specs, cfg.data.agent_ids, largest_team, told)
+    if start is not None:
+        start.check_network(cfg, settings)
+        # What it has learned it has learned of observations laid out like this.
+        if start.layout is not None and _takes(start.layout, (*raw_train.values(), *raw_test.values()), told):
+            layout = start.layout
     train_envs, test_envs = (
         {name: layout.wrap(env) for name, env in envs.items()} for envs in (raw_train, raw_test)
     )
     agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
-    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), entities.of_layout(layout))
+    split = entities.of_layout(layout)
+    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), split, layout.task_features)
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda s: {})])
+    # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
+    algo = make_algorithm(module, settings, dims, plan.updates, (0.0, 1.0))
+    trainer.check_phases(algo, plan)
+    needs_vaults = any(SOURCES[name][0] for name in source_names(algo))
+    return Outline(module, settings, train_envs, test_envs, layout, dims, plan, needs_vaults, start)
+
+
+def prepare(cfg: Config) -> Job:
+    """Everything that a run of mtmarl.train needs. All checks are made here, before anything compiles."""
+    o, tasks = outline(cfg), train_tasks(cfg)
+    windows, support, units, steps = None, None, [1.0] * len(tasks), 0
+    if o.needs_vaults:
+        windows, support, units, steps = _vault_windows(cfg, o)
+    algo = make_algorithm(o.module, o.settings, o.dims, o.plan.updates, support)
+    # What is played while training pays in the units of what was recorded.
+    envs = [InUnits(o.train_envs[task], unit) for task, unit in zip(tasks, units, strict=True)]
+    options = window_options(cfg, o.layout)
+    sources = make_sources(Parts(cfg, o.settings, algo, envs, o.plan.updates, windows, options))
+    all_envs = {**o.train_envs, **o.test_envs}
+    evaluator = Evaluator(all_envs, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed)
+    references: dict[str, dict[str, float]] = {}
+    for root in vault_roots(cfg) or vault.default_roots():
+        references = {**vault.read_references(root), **references}
+    known = {t: references[t] for t in all_envs if t in references}
+    start = None if o.start is None else o.start.load(cfg, algo, example_batch(o.dims))
+    return Job(
+        o.train_envs, o.test_envs, o.layout, o.dims, algo, sources, evaluator, o.plan, known, support, steps,
+        cfg.data.balanced, start, cfg.seed,
+    )  # fmt: skip
+
+
+def window_options(cfg: Config, layout: Layout) -> dict[str, Any]:
+    """What is done to windows, for `data.source.Windows`."""
+    return dict(
+        shuffle=cfg.data.shuffle_agents, balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids,
+        random_ids=layout.random_ids,
+    )  # fmt: skip
+
+
+def _vault_windows(
+    cfg: Config, o: Outline
+) -> tuple[Callable[..., Source], tuple[float, float] | None, list[float], int]:
+    """(rows, steps, **options) -> a source of windows; the support of values; per task, the unit of its rewards; the
+    number of recorded steps.
+    """
+    tasks, layout = train_tasks(cfg), o.layout
+    specs = [make_env(task).spec for task in tasks]
     paths = find_vaults(cfg, tasks)
     mapped = exceeds_memory(cfg, paths)
     read = map_vault if mapped else vault.read_vault
     vaults = [thin(read(p), cfg.data.fraction) for p in paths]
-    for task, v in zip(tasks, vaults, strict=True):
-        spec = raw_train[task].spec
+    for task, spec, v in zip(tasks, specs, vaults, strict=True):
         shape = (v.recording.mask.shape[1], v.recording.obs.shape[2], v.recording.mask.shape[2])
         if shape != (spec.agents, spec.obs, spec.actions):
             raise UserError(
                 f"{v.path}: holds (agents, observation, actions) {shape}, {task} has "
                 f"{(spec.agents, spec.obs, spec.actions)}; collect it again"
             )
-    support = None
-    if hasattr(settings, "gamma"):
-        vaults = equal_returns(vaults, [family_of(t) for t in tasks], settings.gamma)
-        support = value_support(vaults, settings.gamma)
-    algo = module.make(settings, dims, support)
-    stored = replace(dims, obs=layout.known)
-    constants = [layout.constant(family_of(t)) for t in tasks]
-    window = (cfg.trainer.batch_size, cfg.trainer.context)
-    options = dict(
-        shuffle=cfg.data.shuffle_agents, balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids,
-        random_ids=layout.random_ids,
-    )  # fmt: skip
+    support, units = None, [1.0] * len(tasks)
+    if hasattr(o.settings, "gamma"):
+        units = reward_units(vaults, [family_of(t) for t in tasks], o.settings.gamma)
+        vaults = [in_units(v, unit) for v, unit in zip(vaults, units, strict=True)]
+        support = value_support(vaults, o.settings.gamma)
+    stored = replace(o.dims, obs=layout.known)
+    constants, scale = [layout.constant(s) for s in specs], layout.constant_scale
     if mapped:
         memory, chunk = (cfg.data.memory_mb or 0) * 2**20, cfg.trainer.chunk * len(cfg.seeds or (0,))
-        source = host_source(
-            vaults, stored, *window, chunk=chunk, memory=memory, constants=constants, **options
-        )
+        told = dict(constants=constants, constant_scale=scale)
+        windows = partial(host_source, vaults, stored, chunk=chunk, memory=memory, **told)
     else:
-        source = vault_source(make_task_data(vaults, stored, constants), *window, **options)
-    evaluator = Evaluator(
-        {**train_envs, **test_envs}, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed
-    )
-    references: dict[str, dict[str, float]] = {}
-    for root in vault_roots(cfg) or vault.default_roots():
-        references = {**vault.read_references(root), **references}
-    known = {t: references[t] for t in (*train_envs, *test_envs) if t in references}
-    steps = sum(len(v.recording.first) for v in vaults)
-    return OfflineJob(
-        train_envs, test_envs, layout, dims, algo, source, evaluator, plan, known, support, steps, cfg.seed
-    )
+        windows = partial(vault_source, make_task_data(vaults, stored, constants, scale))
+    return windows, support, units, sum(len(v.recording.first) for v in vaults)
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -399,10 +673,11 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
     strip = lambda d, free: {k: v for k, v in d.items() if k not in free}
     # Parsed anew: what was not yet an option when the run began has its default.
     before = config.parse(Config, earlier["config"], str(run_dir / "run.json"))
+    settings = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
     old, new = (
         {
             k: strip(v, _FREE_WITHIN[k]) if k in _FREE_WITHIN else v
-            for k, v in strip(config.to_dict(c), _FREE_TO_CHANGE).items()
+            for k, v in strip(settings(c), _FREE_TO_CHANGE).items()
         }
         for c in (before, cfg)
     )
@@ -415,7 +690,7 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
     return earlier
 
 
-def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
+def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
     """Writes run.json, or goes on with the directory's earlier one."""
     earlier = earlier_run(run_dir, cfg)
     if earlier is not None:
@@ -425,14 +700,27 @@ def start_run(run_dir: Path, cfg: Config, job: OfflineJob) -> dict[str, Any]:
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
         dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
         layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
+        start=_start_record(cfg, job.start),
     )  # fmt: skip
 
 
-def describe(job: OfflineJob, run_dir: Path, done: int | None) -> str:
+def _start_record(cfg: Config, found: Matching | None) -> dict[str, Any] | None:
+    """What a run began with, for its records."""
+    start = read_start(cfg)
+    if start is None or found is None:
+        return None
+    arrays = {"copied": list(found.params), "fresh": list(found.fresh), "unused": list(found.unused)}
+    return {"from": cfg.init_from, "which": cfg.which, "algo": start.cfg.algo_name, **arrays}
+
+
+def describe(job: Job, run_dir: Path, done: int | None) -> str:
     """The lines before the first compile: what runs, on what, where it goes."""
-    d = job.dims
+    d, played = job.dims, job.env_steps(job.plan.updates)
+    counts = {"recorded steps": job.steps, "env steps to play": played}
+    data = [f"{count:,} {what}" for what, count in counts.items() if count]
     lines = [
-        f"{sharding.describe()}: {job.parameters:,} parameters, {job.steps:,} recorded steps of {d.tasks} tasks",
+        f"{sharding.describe()}: {job.parameters:,} parameters, {' and '.join(data)} of {d.tasks} "
+        + ("task" if d.tasks == 1 else "tasks"),
         f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}"
         + (f"; values in [{job.value_range[0]:.2f}, {job.value_range[1]:.2f}]" if job.value_range else ""),
         f"run: {run_dir}" + (f", goes on from update {done:,}" if done else ""),
@@ -479,10 +767,12 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     if record.get("kind") != "train":
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
     cfg = config.load(run_dir / "run.json")
-    module, settings = parse_algorithm(cfg, OFFLINE)
-    layout = Layout(**{**record["layout"], "families": tuple(record["layout"]["families"])})
-    dims = Dims(**record["dims"], entities=entities.of_layout(layout))
-    algo = module.make(settings, dims, record["value_range"] and tuple(record["value_range"]))
+    module, settings = parse_algorithm(cfg, ALGOS)
+    layout = Layout.from_record(record["layout"])
+    sizes = {**record["dims"], "task_features": layout.task_features}
+    dims = Dims(**sizes, entities=entities.of_layout(layout))
+    support = record["value_range"] and tuple(record["value_range"])
+    algo = make_algorithm(module, settings, dims, record["updates"], support)
     like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
     return Policy(params, algo.act, algo.init_carry, dims, layout, cfg, record["references"])

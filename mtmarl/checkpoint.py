@@ -7,10 +7,12 @@
 
 import logging
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from mtmarl.errors import UserError
@@ -92,20 +94,50 @@ def save_params(path: Path, params: Any) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def names(tree: Any) -> dict[str, Any]:
+    """The leaves of parameters by their names, as in encoder_0/norm1/scale."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
+    if not path.is_dir():
+        raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
+    metadata = checkpointer.metadata(path).item_metadata
+    assert metadata is not None
+    return metadata.tree
+
+
 def load_params(path: Path, like: Any) -> Any:
     """Parameters in the shapes of `like`; a misfit names the first leaf that differs."""
     path = Path(path).resolve()
-    if not path.is_dir():
-        raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
     with _alone() as checkpointer:
-        saved = checkpointer.metadata(path).item_metadata.tree
-        want = {jax.tree_util.keystr(k): v.shape for k, v in jax.tree_util.tree_leaves_with_path(like)}
-        have = {
-            jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(saved)
-        }
+        want = {name: v.shape for name, v in names(like).items()}
+        have = {name: tuple(v.shape) for name, v in names(_saved(checkpointer, path)).items()}
         for name in sorted(want.keys() | have.keys()):
             if want.get(name) != have.get(name):
                 raise UserError(
                     f"{path}: parameter {name} has shape {have.get(name)}, this task needs {want.get(name)}"
                 )
         return checkpointer.restore(path, _abstract(like))
+
+
+class Matching(NamedTuple):
+    """Saved parameters that fit others by name and shape; those others that none fits; the saved ones left over."""
+
+    params: Mapping[str, np.ndarray]
+    fresh: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_matching(path: Path, like: Any) -> Matching:
+    """Of the parameters saved at `path` those that `like` has under the same name in the same shape."""
+    path = Path(path).resolve()
+    with _alone() as checkpointer:
+        saved = _saved(checkpointer, path)
+        shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(tuple(v.shape), v.dtype), saved)
+        have = names(checkpointer.restore(path, shapes))
+    want = names(like)
+    fits = {name: np.asarray(v) for name, v in have.items() if name in want and v.shape == want[name].shape}
+    rest = lambda tree: tuple(name for name in tree if name not in fits)
+    return Matching(fits, rest(want), rest(have))

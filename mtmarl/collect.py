@@ -146,7 +146,9 @@ def _collect_task(
     events = [trainer.Event(job.evaluate_every, evaluate)]
     if record:
         events.append(trainer.Event(job.record_every, record_part))
-    state = job.initial_state(cfg.init_from)
+    state = job.initial_state()
+    if done is None and job.start is not None:
+        print(f"  {build.say_start(cfg, job.start)}", flush=True)
     if done is not None:
         state = checkpoints.restore(state)
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
@@ -213,7 +215,7 @@ def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
     from mtmarl.checkpoint import load_params
     from mtmarl.evaluator import Evaluator
 
-    best = load_params(run_dir / "policy_best", job.initial_state(None).learner.params)
+    best = load_params(run_dir / "policy_best", job.initial_state().learner.params)
     random = Evaluator({task: job.env}, random_act, no_carry, cfg.collect.eval_episodes, cfg.seed)
     out: dict[str, Any] = {}
     for name, evaluator, params in (("reference", job.evaluator, best), ("random", random, ())):

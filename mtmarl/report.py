@@ -57,11 +57,18 @@ def main(argv: list[str] | None = None) -> int:
         metavar="VAULTS",
         help="normalise by the reference returns in this vault directory, not by those that the runs recorded",
     )
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        default=0.9,
+        metavar="SHARE",
+        help="of the reference return; how soon runs that learn by acting, or from an earlier policy, reach it",
+    )
     args = parser.parse_args(argv)
     alone = len(args.runs) == 1 and any((args.runs[0] / n).exists() for n in ("run.json", "sweep.json"))
     out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
-        report, notices = _write(args.runs, out, args.checkpoint, args.references)
+        report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,13 +78,20 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10:
+        raise argparse.ArgumentTypeError(f"{text} is no share; it must lie above 0")
+    return value
+
+
 def write_report(paths: Sequence[Path], out: Path, which: str = "best") -> Path:
     """Writes the report on all runs and sweeps at or below the paths; returns the path of report.md."""
     return _write(paths, out, which)[0]
 
 
 def _write(
-    paths: Sequence[Path], out: Path, which: str, references: Path | None = None
+    paths: Sequence[Path], out: Path, which: str, references: Path | None = None, threshold: float = 0.9
 ) -> tuple[Path, list[str]]:
     from mtmarl.analysis import document, measure, runs, sweeps
 
@@ -99,7 +113,7 @@ def _write(
     results: dict[str, Any] = {"format": 1, "method": _method(which), "sweeps": [], "experiments": []}
     notices = []
     for sweep in planned:
-        section, numbers = _sweep(sweep, paths, which)
+        section, numbers = _sweep(sweep, paths, which, threshold)
         sections.append(section)
         results["sweeps"].append(numbers)
         missing = len(numbers["to_do"])
@@ -108,7 +122,7 @@ def _write(
             f"{missing} missing or unfinished" + (f"; their commands: {out / 'report.md'}" if missing else "")
         )
     if trained:
-        section, results["experiments"] = _experiments(trained, paths, which)
+        section, results["experiments"] = _experiments(trained, paths, which, threshold)
         sections.append(section)
     if collected:
         section, results["collection"] = _collection(collected, paths)
@@ -176,8 +190,10 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
 # ---------------------------------------------------------------------------------------------- sections
 
 
-def _sweep(sweep: "Sweep", paths: Sequence[Path], which: str) -> tuple["Section", dict[str, Any]]:
-    from mtmarl.analysis import measure, plots, tables
+def _sweep(
+    sweep: "Sweep", paths: Sequence[Path], which: str, threshold: float
+) -> tuple["Section", dict[str, Any]]:
+    from mtmarl.analysis import few_shot, measure, plots, tables
     from mtmarl.analysis.document import Code, Picture, Section, slug
 
     cells, combined = measure.cells(sweep, which), measure.combined(sweep, which)
@@ -257,6 +273,9 @@ def _sweep(sweep: "Sweep", paths: Sequence[Path], which: str) -> tuple["Section"
             "training, with the relative change of the score on training tasks over it."
         )
         parts.append(Picture(f"{prefix}-curves{i or ''}", figure, caption))
+    soon, more = _few_shot(few_shot.groups(sweep), threshold, f"{prefix}-")
+    if soon:
+        numbers["few_shot"], parts = soon, [*parts, *more]
     if finished:
         parts.append(tables.provenance(origin))
     if to_do:
@@ -274,7 +293,7 @@ def _sweep(sweep: "Sweep", paths: Sequence[Path], which: str) -> tuple["Section"
 
 
 def _experiments(
-    trained: Sequence["Run"], paths: Sequence[Path], which: str
+    trained: Sequence["Run"], paths: Sequence[Path], which: str, threshold: float
 ) -> tuple["Section", list[dict[str, Any]]]:
     from mtmarl.analysis import measure, plots, stats, tables
     from mtmarl.analysis.document import Picture, Section, slug
@@ -303,6 +322,8 @@ def _experiments(
         )
     )
     parts += [tables.per_task(label, group, which) for label, group in groups.items()]
+    soon, more = _few_shot(groups, threshold)
+    parts += more
     parts.append(tables.comparisons(comparisons, "Comparisons on the test tasks that both were scored on"))
     figure = plots.profiles({"held-out tasks": profile} if profile else {})
     if figure is not None:
@@ -321,11 +342,28 @@ def _experiments(
             "slug": slug(label),
             "scores": of,
             "comparisons": [c for c in comparisons if c["one"] == label],
+            **({"few_shot": own} if (own := [f for f in soon if f["label"] == label]) else {}),
             "runs": [measure.run_record(r, paths) for r in groups[label]],
         }
         for label, of in numbers.items()
     ]
     return Section(title, tuple(p for p in parts if p is not None)), results
+
+
+def _few_shot(
+    groups: dict[str, list["Run"]], threshold: float, prefix: str = ""
+) -> tuple[list[dict[str, Any]], list["Part"]]:
+    """How soon runs get good that learned by acting or began with an earlier policy, and how that is shown."""
+    from mtmarl.analysis import few_shot, plots, tables
+    from mtmarl.analysis.document import Picture
+
+    found = few_shot.figures(groups, threshold)
+    figure = plots.few_shot_curves(groups, found)
+    if figure is None:
+        return found, []
+    caption = f"Return of evaluations during training; dotted: {threshold:g} of the reference. Bands: range of seeds."
+    parts = [tables.few_shot(found, threshold), Picture(f"{prefix}few-shot", figure, caption)]
+    return found, [p for p in parts if p is not None]
 
 
 def _between(groups: dict[str, list["Run"]], which: str) -> list[dict[str, Any]]:

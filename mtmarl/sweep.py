@@ -232,8 +232,9 @@ def _key(override: str) -> str:
 def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
     """The content of sweep.json: what is run and how it is drawn. Raises UserError.
 
-    Of two overrides of one key the later wins: base < profile < level < command line. Runs are ordered by seed
-    first, so that partial results cover the whole grid.
+    Of two overrides of one key the later wins: base < profile < level < command line. In them {seed}, {profile}
+    and the name of an axis in braces stand for those of the run, so that it may start from one of another sweep. Runs
+    are ordered by seed first, so that partial results cover the whole grid.
     """
     _known(options.profile, sweep.profiles, f"{where}: profile=")
     profile = sweep.profiles[options.profile]
@@ -254,6 +255,8 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
         merged: dict[str, str] = {}
         for override in (*sweep.base, *profile.overrides, *levels, *options.overrides):
             merged.pop(_key(override), None)
+            for name, value in {**cell, "seed": seed, "profile": options.profile}.items():
+                override = override.replace(f"{{{name}}}", str(value))
             merged[_key(override)] = override
         argv = [*merged.values(), f"seed={seed}", f"run_dir={out / directory}"]
         runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
@@ -288,8 +291,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
     Raises UserError naming the run. It loads jax; the process that waits for the runs does without, and calls it
     in a child.
     """
-    from mtmarl import build, trainer
-    from mtmarl.algos import OFFLINE
+    from mtmarl import build
     from mtmarl.data.vault import find_vault
 
     for run in runs:
@@ -298,12 +300,9 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
             continue
         try:
             cfg = config.compose(run["argv"], "train")
-            build.parse_algorithm(cfg, OFFLINE)
-            t = cfg.trainer
-            spans = trainer.Plan(cfg.seed, t.updates, t.chunk, t.checkpoint_every)
-            trainer.check_plan(spans, [trainer.Event(cfg.evaluator.every, lambda s: {})])
-            for task in build.train_tasks(cfg):
-                find_vault(task, cfg.data.quality, build.vault_roots(cfg))
+            if build.outline(cfg).needs_vaults:
+                for task in build.train_tasks(cfg):
+                    find_vault(task, cfg.data.quality, build.vault_roots(cfg))
             build.earlier_run(build.run_directory(cfg, ""), cfg)
         except UserError as error:
             raise UserError(f"{where}, run {run['dir']}: {error}") from None

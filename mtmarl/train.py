@@ -1,5 +1,7 @@
 """`python -m mtmarl.train +algo=mt_oryx +tasks=lbf_5`: trains on vaults, scores train and held-out tasks.
 
+Algorithms that learn by acting, alone or beside vaults, are trained by the same command, as in `+algo=sable`.
+
 Running the same command with the same `run_dir` goes on where the run stopped. `seeds=[0,1,2]` trains several seeds
 in one program; each leaves what a run of that seed alone would leave.
 """
@@ -50,7 +52,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
     from mtmarl import build, trainer
     from mtmarl.report import write_report
 
-    job = build.offline(cfg)
+    job = build.prepare(cfg)
     runs = [Run(one, job) for one in build.single_seeds(cfg)]
     left = [r for r in runs if not (r.directory / "final.json").exists()]
     for r in runs:
@@ -62,7 +64,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         plan, done = job.plan, build.common_update({r.directory: r.checkpoints.updates() for r in left})
         if cfg.seeds is not None:
             plan = plan._replace(seed=tuple(r.cfg.seed for r in left))
-        state = trainer.initial_state(job.algo, job.source, job.example, plan.seed)
+        state = job.initial_state(plan.seed)
         split = trainer.unstack if cfg.seeds is not None else lambda state: [state]
         if done is not None:
             parts = [r.restore(like, done) for r, like in zip(left, split(state), strict=True)]
@@ -79,11 +81,11 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
 
         state = trainer.train(
             job.algo,
-            {"default": job.source},
+            job.sources,
             plan,
             state,
             [trainer.Event(cfg.evaluator.every, partial(each, Run.evaluate))],
-            [r.sinks.log for r in left],
+            [r.log for r in left],
             partial(each, Run.save),
             list(job.train_envs),
         )
@@ -103,7 +105,7 @@ class Run:
     checkpoints: Any
     sinks: Any
 
-    def __init__(self, cfg: config.Config, job: "build.OfflineJob"):
+    def __init__(self, cfg: config.Config, job: "build.Job"):
         from mtmarl import build, sharding
 
         self.cfg, self.job, self.began = cfg, job, time.time()
@@ -115,6 +117,7 @@ class Run:
         sharding.wait_for_all(f"record of {self.directory}")
         if not self.primary:  # It is there now.
             self.record = build.start_run(self.directory, cfg, job)
+        self.counts: dict[str, int] = dict(self.record.get("counts") or {})
         self.evaluator = job.evaluator.with_seed(cfg.seed)
         self.best_file = self.directory / "best.json"
         self.tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
@@ -136,12 +139,26 @@ class Run:
 
         if done is None:
             self.checkpoints.rewind(-1)
+            self.counts = {}
         names = tuple(n for n in self.cfg.sinks if self.primary and not (self.quiet and n == "console"))
         sinks = build.make_sinks(replace(self.cfg, sinks=names), self.directory, done)
         self.sinks = self.stack.enter_context(closing(sinks))
         if not self.cfg.quiet and not self.quiet:
+            if self.job.start is not None and done is None:
+                print(build.say_start(self.cfg, self.job.start), flush=True)
             print(build.describe(self.job, self.directory, done), flush=True)
         self.sinks.start(self.job.plan.updates, done or 0)
+
+    def log(self, update: int, metrics: Mapping[str, float]) -> None:
+        """Logs the metrics of a chunk, with what has been done since the start."""
+        from mtmarl.trainer import EPISODES, GRADIENT_STEPS
+
+        counts = self.counts
+        if EPISODES in metrics:
+            counts[EPISODES] = counts.get(EPISODES, 0) + round(metrics[EPISODES])
+        counts[GRADIENT_STEPS] = round(metrics.get(GRADIENT_STEPS, counts.get(GRADIENT_STEPS, 0)))
+        counts |= self.job.counts(update)
+        self.sinks.log(update, {**metrics, **counts})
 
     def evaluate(self, state: "trainer.TrainState") -> None:
         from mtmarl import build
@@ -158,13 +175,14 @@ class Run:
         best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
         if best["update"] >= update or score > best["score"]:
             save_params(self.directory / "policy_best", params)
-            build.write_json(self.best_file, {"score": score, "update": update})
+            build.write_json(self.best_file, {"score": score, "update": update, "counts": self.counts})
 
     def keep_minutes(self) -> None:
         from mtmarl import build
 
         minutes = self.record["minutes"] + (time.time() - self.began) / 60
-        build.write_json(self.directory / "run.json", {**self.record, "minutes": round(minutes, 2)})
+        record = {**self.record, "minutes": round(minutes, 2), "counts": self.counts}
+        build.write_json(self.directory / "run.json", record)
 
     def save(self, state: "trainer.TrainState") -> None:
         self.checkpoints.save(int(state.update), state)
@@ -182,9 +200,9 @@ class Run:
         sharding.wait_for_all(f"policies of {self.directory}")
         best = build.read_json(self.best_file)
         final = {}
-        for name, params, update in (
-            ("best", load_params(self.directory / "policy_best", last), best["update"]),
-            ("last", last, updates),
+        for name, params, update, counts in (
+            ("best", load_params(self.directory / "policy_best", last), best["update"], best.get("counts")),
+            ("last", last, updates, self.counts),
         ):
             results = self.evaluator.evaluate(params, FINAL, settings.final_episodes, settings.explore)
             summary = self.job.summary(results)
@@ -193,7 +211,7 @@ class Run:
             )
             for task, entry in summary.items():
                 entry["greedy_return"] = greedy[task].mean if task in greedy else None
-            final[name] = {"step": update, "tasks": summary}
+            final[name] = {"step": update, "counts": counts, "tasks": summary}
         self.sinks.log_evaluation(updates, final["last"]["tasks"], final=True)
         self.sinks.close()
         if not self.primary:

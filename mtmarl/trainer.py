@@ -41,6 +41,9 @@ class Event(NamedTuple):
 
 Log = Callable[[int, Mapping[str, float]], None]
 
+# Metrics that are counts: episodes that ended in a chunk, and gradient steps since the start.
+EPISODES, GRADIENT_STEPS = "episodes", "gradient_steps"
+
 
 class Plan(NamedTuple):
     """updates: of the whole run; chunk: per compiled call; checkpoint_every: in updates, a multiple of chunk.
@@ -101,7 +104,7 @@ def unstack(state: TrainState, mesh=None) -> list[TrainState]:
 
 
 def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
-    """One compiled function: (state, data, prefetched) -> (state, metrics averaged over the chunk)."""
+    """One compiled function: (state, data, prefetched) -> (state, metrics of the chunk: means, and two counts)."""
     mesh = mesh or sharding.make_mesh()
     several, place = isinstance(plan.seed, tuple), _placement(plan.seed, mesh)
 
@@ -112,6 +115,8 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
             rows = sharding.split_rows(mesh, batch.task_id.shape[0])
             batch = jax.lax.with_sharding_constraint(batch, rows)
         learner, metrics = phase.update(state.learner, batch, key_update)
+        if "episodes" in batch.extras:
+            metrics = {**metrics, EPISODES: batch.extras["episodes"].sum()}
         return TrainState(learner, source_state, state.update + 1), metrics
 
     update = jax.vmap(one, (None, 0, 0, 0)) if several else one
@@ -119,7 +124,8 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
     def chunk(state, data, xs):
         seeds = jnp.asarray(plan.seed, jnp.int32)
         state, metrics = jax.lax.scan(lambda s, x: update(data, seeds, s, x), state, xs, length=plan.chunk)
-        return state, jax.tree.map(lambda m: m.mean(0), metrics)
+        summary = {name: m.sum(0) if name == EPISODES else m.mean(0) for name, m in metrics.items()}
+        return state, {**summary, GRADIENT_STEPS: state.learner.step}
 
     return jax.jit(chunk, donate_argnums=0, out_shardings=(place, sharding.replicated(mesh)))
 
@@ -129,14 +135,30 @@ def key_of(seed: int | jax.Array, update: int | jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), update)
 
 
-def phase_of(algo: Algorithm, update: int, plan: Plan) -> int:
-    """The index of the phase that update belongs to; borders fall on chunk boundaries."""
-    end = 0.0
-    for i, phase in enumerate(algo.phases[:-1]):
+def phase_ends(algo: Algorithm, plan: Plan) -> list[int]:
+    """The update before which each phase ends; on chunk boundaries."""
+    ends, end = [], 0.0
+    for phase in algo.phases[:-1]:
         end += phase.fraction
-        if update < round(end * plan.updates / plan.chunk) * plan.chunk:
-            return i
-    return len(algo.phases) - 1
+        ends.append(round(end * plan.updates / plan.chunk) * plan.chunk)
+    return [*ends, plan.updates]
+
+
+def phase_of(algo: Algorithm, update: int, plan: Plan) -> int:
+    """The index of the phase that update belongs to."""
+    inside = (i for i, end in enumerate(phase_ends(algo, plan)) if update < end)
+    return next(inside, len(algo.phases) - 1)
+
+
+def check_phases(algo: Algorithm, plan: Plan) -> None:
+    """Every phase that has a share of the updates must come to at least one chunk of them."""
+    ends = phase_ends(algo, plan)
+    for phase, begin, end in zip(algo.phases, [0, *ends], ends, strict=False):
+        if phase.fraction > 0 and end <= begin:
+            raise UserError(
+                f"the phase {phase.name} gets {phase.fraction * plan.updates:g} of trainer.updates={plan.updates}, "
+                f"less than half of trainer.chunk={plan.chunk}; lower trainer.chunk"
+            )
 
 
 def train(
@@ -184,6 +206,7 @@ def train(
                 for one in logs:
                     one(update, seen)
             if update % plan.checkpoint_every == 0 or update == plan.updates:
+                flush()
                 save(state)
         restored = False
         if update >= plan.updates:

@@ -4,7 +4,7 @@ Axes: B batch, T time, N agents, A actions, O observation features.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -23,7 +23,8 @@ class Dims:
 
     agents: most agents of any task; obs: width of one agent's observation; actions: legal and
     illegal actions together; horizon: longest episode in env steps; tasks: number of tasks; entities: how an
-    observation splits into entities, None where that is not known.
+    observation splits into entities, None where that is not known; task_features: from where to where an observation
+    says what task it is, nowhere unless the algorithm asks for it.
     """
 
     agents: int
@@ -32,13 +33,15 @@ class Dims:
     horizon: int
     tasks: int = 1
     entities: "Entities | None" = None
+    task_features: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class TaskSpec:
     """What is known of a task before it is stepped. `name` is `family/scenario`.
 
-    win_return: an episode that returns more is won; None where nothing is won or lost.
+    win_return: an episode that returns more is won; None where nothing is won or lost. task_features: further numbers
+    that describe the task, by the names of `envs.layout.TASK_FEATURES`.
     """
 
     name: str
@@ -48,6 +51,7 @@ class TaskSpec:
     actions: int
     horizon: int
     win_return: float | None = None
+    task_features: Mapping[str, int | float] = field(default_factory=dict, hash=False)
 
     @property
     def dims(self) -> Dims:
@@ -180,7 +184,9 @@ def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
 
 
 class Learner(NamedTuple):
-    """Everything an update changes. `opt` holds one optimiser state per named gradient step."""
+    """Everything an update changes. `opt` holds one optimiser state per named gradient step, and what else an update
+    keeps that is no part of a policy.
+    """
 
     params: Params
     target: Params

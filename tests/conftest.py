@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Nearly all the time goes into compiling programs that run once. Training in tests gains by what this leaves out:
+# `make test-slow` sets it to nothing.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
 import jaxtyping

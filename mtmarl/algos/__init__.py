@@ -1,8 +1,30 @@
-"""The algorithms. A new one is a module here, a YAML in configs/algo, and a line below."""
+"""The algorithms. A new one is a module here, a YAML in configs/algo, and a line below.
 
-from mtmarl.algos import bc_r, bc_t, hissd, mt_bc_sable, mt_cql_sable, mt_oryx, odis, qmix, sable, updet
+make(config, dims, …) names what else it needs: `updates` of the run, or the `value_range` of discounted returns in the
+vaults, which is None where the config has no gamma. TASK_FEATURES in a module: observations tell what task they are of.
+"""
 
-# Trained on vaults: make(config, dims, value_range). `value_range` is None where the config has no gamma.
+from mtmarl.algos import (
+    bc_r,
+    bc_t,
+    care,
+    hissd,
+    hygen,
+    m3,
+    m3_finetune,
+    madt,
+    madt_finetune,
+    mappo,
+    mt_bc_sable,
+    mt_cql_sable,
+    mt_oryx,
+    odis,
+    qmix,
+    sable,
+    updet,
+)
+
+# Trained on vaults.
 OFFLINE = {
     "mt_oryx": mt_oryx,
     "mt_cql_sable": mt_cql_sable,
@@ -13,7 +35,11 @@ OFFLINE = {
     "updet_l": updet,
     "odis": odis,
     "hissd": hissd,
+    "madt": madt,
+    "m3": m3,
 }
-# Trained by acting: make(config, dims, updates).
-ONLINE = {"sable": sable, "qmix": qmix}
-ALGOS = {**OFFLINE, **ONLINE}
+# Trained by acting.
+ONLINE = {"sable": sable, "qmix": qmix, "mappo": mappo, "madt_finetune": madt_finetune, "care": care}
+# Trained on both.
+HYBRID = {"hygen": hygen, "m3_finetune": m3_finetune}
+ALGOS = {**OFFLINE, **ONLINE, **HYBRID}

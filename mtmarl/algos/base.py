@@ -47,6 +47,23 @@ def adam(learning_rate: float, max_grad_norm: float, eps: float = 1e-8) -> optax
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=eps))
 
 
+def adamw(
+    learning_rate: float,
+    max_grad_norm: float,
+    weight_decay: float,
+    b2: float = 0.999,
+    spare: Sequence[str] = (),
+) -> optax.GradientTransformation:
+    """Adam behind a clip of the global gradient norm, with decay of matrices but for those of the modules to spare."""
+    decays = lambda params: jax.tree.map_with_path(
+        lambda at, x: x.ndim > 1 and at[0].key not in spare, params
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(max_grad_norm),
+        optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay, mask=decays),
+    )
+
+
 def init_learner(
     params: Params, txs: dict[str, optax.GradientTransformation], target: bool = True
 ) -> Learner:

@@ -20,9 +20,8 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, route
+from mtmarl.algos.base import Algorithm, Phase, adamw, gradient_step, init_learner, route
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, hissd
 from mtmarl.ops import contrastive, masked, td
@@ -70,12 +69,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     histories = ("controller", "planner") if config.planning else ("controller",)
     init_carry = entities.empty_histories(histories, width)
 
-    kernels = lambda params: jax.tree.map_with_path(
-        lambda path, x: x.ndim > 1 and path[0].key != "similarity", params
-    )
-    group = lambda: optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm),
-        optax.adamw(config.learning_rate, weight_decay=config.weight_decay, mask=kernels),
+    group = lambda: adamw(
+        config.learning_rate, config.max_grad_norm, config.weight_decay, spare=("similarity",)
     )
     # The errors of the value are of another size than the other losses: their clips are separate.
     tx = route({"value": (group(), VALUE_MODULES)}, group())

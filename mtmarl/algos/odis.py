@@ -10,8 +10,9 @@ well and the divisor does not); the divergence is that of the skills' distributi
 released variants of these are not supported.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ from mtmarl.algos.base import Algorithm, Phase, adam, freeze, gradient_step, ini
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, odis
 from mtmarl.ops import masked, skills, td
-from mtmarl.types import Batch, Dims
+from mtmarl.types import Act, Batch, Carry, Dims
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,34 @@ class Config:
     network: entities.Config
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+class Model(NamedTuple):
+    """What ODIS and its successors have in common.
+
+    init(key, batch) -> parameters. discover: the loss of the first phase. choose(params, target, batch,
+    conservative_weight) -> (loss, metrics) of the second; refine(params, batch) -> (loss, metrics) of the decoder under
+    the skills that the state names. play(params, memory, obs) -> (histories, logits of actions).
+    """
+
+    init: Callable
+    discover: Callable
+    choose: Callable
+    refine: Callable
+    play: Callable
+    init_carry: Callable[[int, int], Carry]
+
+
+def make_model(
+    config: Config,
+    dims: Dims,
+    value_range: tuple[float, float],
+    encoder: Any,
+    consistency: Literal["label", "kl"] = "label",
+) -> Model:
+    """`encoder`: of states, a module as `odis.StateEncoder`; consistency: see `Config` of HyGen."""
     split = entities.entities_of(dims)
-    net = odis.Odis(config.network, split, config.skills)
+    net = odis.Odis(config.network, split, config.skills, encoder)
     mixer = entities.Mixer(config.network.embed_dim)
     scale = td.reward_scale(config.return_scale, value_range)
-    adam_skills = adam(config.learning_rate, config.max_grad_norm)
-    adam_policy = freeze(adam(config.learning_rate, config.max_grad_norm), odis.SKILL_MODULES)
     init_carry = entities.empty_histories(("observer", "decoder"), config.network.embed_dim)
 
     def apply(params, method, *args) -> Any:
@@ -100,8 +122,16 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         spread = -(usage * jnp.log(jnp.maximum(usage, 1e-9))).sum()
         return nll + config.kl_weight * kl, {"loss": nll, "kl": kl, "skill_entropy": spread, **metrics}
 
-    def choose_skills(params, target, batch: Batch, key):
-        named = jax.lax.stop_gradient(label(params, batch)).argmax(-1)
+    def differ(recognised, logits):
+        """How far the skill that an agent recognises is from the one that the state names, [B, T, N]."""
+        recognised = jax.nn.log_softmax(recognised)
+        if consistency == "label":
+            return -masked.take(recognised, logits.argmax(-1))
+        return (jnp.exp(recognised) * (recognised - jax.nn.log_softmax(logits))).sum(-1)
+
+    def choose(params, target, batch: Batch, conservative_weight):
+        logits = jax.lax.stop_gradient(label(params, batch))
+        named = logits.argmax(-1)
         q, recognised = values(params, batch)
         q_target, _ = values(target, batch)
         best = q.argmax(-1)
@@ -111,8 +141,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         td_loss = (share(td.known(batch)) * (total[:, :-1] - y) ** 2).sum()
         gap_loss = (share(batch.time_mask) * (highest - total)).sum()
         valid = batch.agent_mask & batch.time_mask[..., None]
-        skill_loss = -(share(valid) * masked.take(jax.nn.log_softmax(recognised), named)).sum()
-        loss = td_loss + config.conservative_weight * gap_loss + config.skill_weight * skill_loss
+        skill_loss = (share(valid) * differ(recognised, logits)).sum()
+        loss = td_loss + conservative_weight * gap_loss + config.skill_weight * skill_loss
         per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
         return loss, {
             "td_loss": td_loss,
@@ -122,33 +152,66 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             "skill_accuracy": per_task(recognised.argmax(-1) == named, valid),
         }
 
+    def refine(params, batch: Batch):
+        named = jax.nn.one_hot(label(params, batch).argmax(-1), config.skills)
+        return cloning(decode(params, batch, named), batch, dims)
+
     def init(key: jax.Array, batch: Batch):
         key_net, key_mixer = jax.random.split(key)
         obs, agents = batch.observation, batch.agent_mask
         state = entities.team_of(split, batch)
         team = entities.team_inputs(split, obs, last(batch), batch.action)
         history = jnp.zeros((*batch.action.shape, config.network.embed_dim))
-        params = {
+        return {
             **net.init(key_net, team, inputs(batch), agents, history)["params"],
             "mixer": mixer.init(key_mixer, jnp.zeros(batch.action.shape), state, agents)["params"],
         }
-        return init_learner(params, {"skills": adam_skills, "policy": adam_policy})
 
-    def act(params, memory, obs, key, explore):
-        """Each agent takes the skill of the highest value; its action is drawn from the decoder as far as `explore`."""
+    def play(params, memory, obs):
+        """Each agent takes the skill of the highest value."""
         tokens = entities.agent_inputs(split, obs, memory.last_action)
         q, _, observer = apply(params, "value", tokens, memory.history["observer"])
         skill = jax.nn.one_hot(q.argmax(-1), config.skills)
         logits, decoder = apply(params, "act", tokens, skill, memory.history["decoder"])
-        action = entities.choose(logits, obs, key, explore)
-        return entities.Memory({"observer": observer, "decoder": decoder}, action), action, {}
+        return {"observer": observer, "decoder": decoder}, logits
 
+    return Model(init, discover, choose, refine, play, init_carry)
+
+
+def two_phases(
+    config: Config,
+    model: Model,
+    policy_loss: Callable,
+    act: Act,
+    frozen: Sequence[str] = odis.SKILL_MODULES,
+    source: str = "default",
+) -> Algorithm:
+    """First `model.discover`, then `policy_loss` on batches of `source`; the `frozen` modules stay as they are."""
+    adam_skills = adam(config.learning_rate, config.max_grad_norm)
+    adam_policy = freeze(adam(config.learning_rate, config.max_grad_norm), frozen)
+
+    def init(key: jax.Array, batch: Batch):
+        return init_learner(model.init(key, batch), {"skills": adam_skills, "policy": adam_policy})
+
+    discover = gradient_step("skills", model.discover, adam_skills)
+    choose = gradient_step("policy", policy_loss, adam_policy, period=config.target_period)
     phases = (
-        Phase("skills", config.skill_fraction, gradient_step("skills", discover, adam_skills)),
-        Phase(
-            "policy",
-            1 - config.skill_fraction,
-            gradient_step("policy", choose_skills, adam_policy, period=config.target_period),
-        ),
+        Phase("skills", config.skill_fraction, discover),
+        Phase("policy", 1 - config.skill_fraction, choose, source),
     )
-    return Algorithm(init, phases, act, init_carry)
+    return Algorithm(init, phases, act, model.init_carry)
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    model = make_model(config, dims, value_range, odis.StateEncoder(config.network.embed_dim))
+
+    def loss(params, target, batch: Batch, key):
+        return model.choose(params, target, batch, config.conservative_weight)
+
+    def act(params, memory, obs, key, explore):
+        """The action is drawn from the decoder as far as `explore`."""
+        history, logits = model.play(params, memory, obs)
+        action = entities.choose(logits, obs, key, explore)
+        return entities.Memory(history, action), action, {}
+
+    return two_phases(config, model, loss, act)

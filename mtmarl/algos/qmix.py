@@ -12,17 +12,40 @@ import jax.numpy as jnp
 import optax
 
 from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches
+from mtmarl.errors import UserError
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked, td
 from mtmarl.types import Batch, Dims
 
 
-@dataclass(frozen=True)
-class Config:
-    """capacity: env steps that are kept. batch_size: windows per gradient step, of `context` steps.
+@dataclass(frozen=True, kw_only=True)
+class EpsilonGreedy:
+    """While it collects, every agent acts at random with a probability that goes linearly from `epsilon` to
+    `final_epsilon` over the first `epsilon_fraction` of training.
+    """
 
-    gradient_steps: per rollout. Every agent acts at random with a probability that goes linearly from `epsilon` to
-    `final_epsilon` over the first `epsilon_fraction` of training. target_period: in gradient steps.
+    epsilon: float
+    final_epsilon: float
+    epsilon_fraction: float
+
+    def __post_init__(self):
+        if not 0 < self.final_epsilon <= self.epsilon <= 1:
+            raise UserError(
+                f"algo.epsilon={self.epsilon} and algo.final_epsilon={self.final_epsilon} must fall between 1 and 0 "
+                "and never be 0: acting is told the share of random actions as a multiple of the last one"
+            )
+
+    def explore(self, update: jax.Array, updates: int | float) -> jax.Array:
+        """What acting is told while it collects; 1 means `final_epsilon`, as it does in evaluation."""
+        done = update / (self.epsilon_fraction * updates)
+        epsilon = self.epsilon + (self.final_epsilon - self.epsilon) * jnp.clip(done, 0.0, 1.0)
+        return epsilon / self.final_epsilon
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(EpsilonGreedy):
+    """capacity: env steps that are kept. batch_size: windows per gradient step, of `context` steps; of several tasks
+    each has the same share of both. gradient_steps: per rollout. target_period: in gradient steps.
     """
 
     learning_rate: float
@@ -33,17 +56,8 @@ class Config:
     batch_size: int
     context: int
     gradient_steps: int
-    epsilon: float
-    final_epsilon: float
-    epsilon_fraction: float
     target_period: int
     network: recurrent.Config
-
-    def explore(self, update: jax.Array, updates: int) -> jax.Array:
-        """What acting is told while it collects; 1 means `final_epsilon`, as it does in evaluation."""
-        done = update / (self.epsilon_fraction * updates)
-        epsilon = self.epsilon + (self.final_epsilon - self.epsilon) * jnp.clip(done, 0.0, 1.0)
-        return epsilon / self.final_epsilon
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
@@ -72,8 +86,9 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         total = mix(params, masked.take(online, batch.action), batch)
         following = mix(target, masked.take(frozen, best), batch)
         y = td.target(batch, config.reward_scale, config.gamma, following)
-        td_loss = masked.mean((total[:, :-1] - y) ** 2, td.known(batch))
-        return td_loss, {"td_loss": td_loss, "q": masked.mean(total, batch.time_mask) / config.reward_scale}
+        mean = lambda x, where: masked.mean_over_tasks(x, where, batch.task_id, dims.tasks)
+        td_loss = mean((total[:, :-1] - y) ** 2, td.known(batch))
+        return td_loss, {"td_loss": td_loss, "q": mean(total, batch.time_mask) / config.reward_scale}
 
     def init(key: jax.Array, batch: Batch):
         key_agent, key_mixer = jax.random.split(key)

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from mtmarl.analysis import measure, stats, sweeps
+from mtmarl.analysis import few_shot, measure, stats, sweeps
 from mtmarl.analysis.runs import Run
 from mtmarl.analysis.sweeps import Cell, Sweep, plain, title
 from mtmarl.analysis.tables import percent
@@ -459,6 +459,31 @@ def task_bars(groups: Mapping[str, Sequence[Run]], which: str) -> Figure:
     axis.set_ylabel(SCORE)
     _score_axes([axis])
     _legend(figure, [axis], 3)
+    return figure
+
+
+@styled
+def few_shot_curves(groups: Mapping[str, Sequence[Run]], found: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Return over env steps, one panel per task and one line per experiment; the threshold is dotted."""
+    tasks = list(dict.fromkeys(f["task"] for f in found))
+    if not tasks:
+        return None
+    labels = list(dict.fromkeys(f["label"] for f in found))
+    figure, axes = _panels(len(tasks), 4, 4.2 if len(tasks) == 1 else 2.6, 2.6 if len(tasks) == 1 else 2.1)
+    for axis, task in zip(axes, tasks, strict=True):
+        here = [f for f in found if f["task"] == task]
+        for f in here:
+            curves = [few_shot.curve(run, task) for run in groups[f["label"]]]
+            _band(axis, curves, labels.index(f["label"]), f["label"])
+        for threshold in {f["threshold"] for f in here if f["threshold"] is not None}:
+            axis.axhline(threshold, color="#888888", linewidth=0.8, linestyle=":", zorder=1)
+        axis.set_title(task)
+        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
+        axis.set_ylim(bottom=min(0.0, axis.dataLim.ymin))
+    figure.supxlabel(", ".join(dict.fromkeys(f["unit"] for f in found)), fontsize=9)
+    figure.supylabel("return per episode", fontsize=9)
+    _legend(figure, axes, 3)
     return figure
 
 

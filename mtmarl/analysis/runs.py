@@ -26,7 +26,9 @@ class Run:
     @property
     def label(self) -> str:
         """Runs with one label are seeds of one experiment."""
-        return self.record.get("label") or f"{self.record['algo']} · {self.record['tasks']}"
+        earlier = (self.record.get("start") or {}).get("algo")
+        algo = f"{self.record['algo']} from {earlier}" if earlier else self.record["algo"]
+        return self.record.get("label") or f"{algo} · {self.record['tasks']}"
 
     @property
     def seed(self) -> int:

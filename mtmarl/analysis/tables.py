@@ -347,6 +347,33 @@ def _count(runs: Sequence[Run]) -> str:
     return f"{len(runs)} seeds ({seeds})" if len(runs) > 1 else f"seed {seeds}"
 
 
+def few_shot(found: Sequence[Mapping[str, Any]], share: float) -> Table | None:
+    """Jump points and times to threshold, one row per experiment and task."""
+    rows = []
+    for f in found:
+        jumps = np.asarray(f["jump_points"], float)
+        error = "" if len(jumps) < 2 else f" ± {jumps.std(ddof=1) / np.sqrt(len(jumps)):.3f}"
+        if f["times"] is None:
+            time, reached = DASH, DASH
+        else:
+            time = "∞" if math.isinf(f["median_time"]) else count(f["median_time"])
+            reached = f"{f['reached']} of {len(f['times'])}"
+        rows.append(
+            (
+                f["label"], f["task"], number(float(jumps.mean())) + error, number(f["threshold"]), time, reached,
+                f["unit"], count(f["last_step"]),
+            )
+        )  # fmt: skip
+    header = (
+        "experiment", "task", "jump point", "threshold", "time to threshold", "seeds that reach it", "in", "trained",
+    )  # fmt: skip
+    note = (
+        "Jump point: return before the first update by acting, mean over seeds ± standard error. Time to threshold: "
+        f"until the return of an evaluation is {share:g} of the task's reference return, median over seeds; ∞: never."
+    )
+    return Table("From the first step on", header, tuple(rows), "llrrrrlr", note) if rows else None
+
+
 # ---------------------------------------------------------------------------------------------- collection
 
 

@@ -172,9 +172,10 @@ def host_source(
     chunk: int,
     memory: int,
     constants: Sequence[np.ndarray] | None = None,
+    constant_scale: np.ndarray | None = None,
     **options: Any,
 ) -> Source:
-    """What `vault_source(make_task_data(vaults, dims, constants), batch_size, context, **options)` yields.
+    """What `vault_source(make_task_data(vaults, dims, constants, constant_scale), batch_size, context, …)` yields.
 
     The vaults come from `map_vault`. Of them and of `chunk` updates' windows no more than `memory` bytes are resident.
     Raises UserError where that is too little.
@@ -198,7 +199,7 @@ def host_source(
     draw = jax.jit(jax.vmap(windows.draw))
     agents = jnp.asarray([v.recording.mask.shape[1] for v in vaults], jnp.int32)
     none = jnp.zeros(len(vaults), jnp.int32)
-    known = (agents, jnp.asarray(observation_scales(vaults, dims)))
+    known = (agents, jnp.asarray(observation_scales(vaults, dims, constant_scale)))
 
     def prefetch(update: int, keys: jax.Array) -> dict[str, np.ndarray]:
         updates = jnp.arange(update, update + keys.shape[0], dtype=jnp.int32)

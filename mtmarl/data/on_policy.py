@@ -1,5 +1,7 @@
 """Fresh experience of the current policy, rolled out inside the compiled update."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -9,15 +11,29 @@ from mtmarl.rollout import as_batch, observe, rollout, start, where_rows
 from mtmarl.types import Act, Env
 
 
-def in_order(act: Act, order: jax.Array) -> Act:
-    """`act` with the agents of each row taking their turns in that row's order [B, N]."""
+def held_per_agent(init_carry) -> Any:
+    """Which leaves of a memory hold something of each agent, on axis 1: those that grow with the team."""
+    one, two = (jax.eval_shape(lambda n=n: init_carry(1, n)) for n in (1, 2))
+    return jax.tree.map(lambda a, b: a.shape != b.shape, one, two)
+
+
+def turn(carry: Any, order: jax.Array, held: Any) -> Any:
+    """A memory with its agents in the order [B, N] of each row; what belongs to the whole team stays."""
+    return jax.tree.map(lambda x, own: reorder(x, order) if own else x, carry, held)
+
+
+def in_order(act: Act, order: jax.Array, held: Any = None) -> Act:
+    """`act` with the agents of each row taking their turns in that row's order [B, N].
+
+    The memory, of which `held_per_agent` tells the leaves, goes in and comes out in the order of the slots.
+    """
     back = jnp.argsort(order, axis=1)
 
     def acting(params, carry, obs, key, explore):
         per_agent = ("view", "action_mask", "agent_mask")
         obs = obs._replace(**{name: reorder(getattr(obs, name), order) for name in per_agent})
-        carry, *out = act(params, carry, obs, key, explore)
-        return carry, *jax.tree.map(lambda x: reorder(x, back), out)
+        carry, *out = act(params, turn(carry, order, held), obs, key, explore)
+        return turn(carry, back, held), *jax.tree.map(lambda x: reorder(x, back), out)
 
     return acting
 
@@ -32,18 +48,20 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
 
     `extras`: whatever acting wrote, the memory before the first step, and `bootstrap`, the value after the last.
     """
+    held = held_per_agent(init_carry)
 
     def next_batch(state, data, x, params, key):
         key_steps, key_bootstrap, key_order = jax.random.split(key, 3)
         order = random_orders(key_order, num_envs, env.spec.agents)
-        acting = in_order(act, order)
-        memory = state.carry
+        acting = in_order(act, order, held)
+        memory = turn(state.carry, order, held)
         state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool)
         carry = where_rows(state.first, init_carry(num_envs, env.spec.agents), state.carry)
         _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)
         bootstrap = reorder(after["value"], order)
-        batch = as_batch(rows, {**rows.extras, "memory": memory, "bootstrap": bootstrap})
+        more = {"memory": memory, "bootstrap": bootstrap, "episodes": rows.done.sum(1)}
+        batch = as_batch(rows, {**rows.extras, **more})
         return state, reorder_agents(batch, order, tuple(seen.extras))
 
-    return Source(lambda key: start(env, init_carry, num_envs, key), next_batch)
+    return Source(lambda key: start(env, init_carry, num_envs, key), next_batch, env_steps=num_envs * steps)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
 from mtmarl.rollout import RolloutState, Trajectory, as_batch, rollout, start
-from mtmarl.types import Act, Batch, Env
+from mtmarl.types import Act, Batch, Env, Params
 
 
 class Kept(NamedTuple):
@@ -27,6 +27,61 @@ class ReplayState(NamedTuple):
     env: RolloutState
     kept: Kept
     update: Int[Array, ""]
+
+
+def kept_length(capacity: int, num_envs: int, steps: int, context: int, option: str = "algo.context") -> int:
+    """Steps to keep of each environment: whole rollouts of `steps`. Raises UserError where no window fits."""
+    length = capacity // num_envs // steps * steps
+    if not 0 < context <= min(steps, length):
+        raise UserError(
+            f"{option}={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity={capacity} must "
+            f"hold that many steps of each of collect.num_envs={num_envs}"
+        )
+    return length
+
+
+def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int) -> Kept:
+    zero = jnp.zeros((num_envs, length))
+    no = zero.astype(bool)
+    empty = Trajectory(
+        obs=jnp.zeros((num_envs, length, agents, obs), jnp.int8),
+        mask=jnp.zeros((num_envs, length, agents, actions), bool),
+        action=jnp.zeros((num_envs, length, agents), jnp.int32),
+        reward=zero, first=no, terminal=no, truncated=no,
+        episode_return=zero, episode_length=zero.astype(jnp.int32), extras=(),
+    )  # fmt: skip
+    return Kept(empty, jnp.zeros((), jnp.int32))
+
+
+def play(
+    env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, explore, pool: int
+) -> tuple[RolloutState, Trajectory]:
+    """`steps` more steps in every environment, in the form that is kept: rows first, observations as raw int8."""
+    state, seen = rollout(env, act, init_carry, params, state, key, steps, explore, pool)
+    raw = jnp.round(seen.obs / jnp.asarray(env.obs_scale)).astype(jnp.int8)
+    return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen._replace(obs=raw, extras=()))
+
+
+def keep(kept: Kept, new: Trajectory) -> Kept:
+    """With as many new steps of every environment in place of the oldest."""
+    steps, length = new.first.shape[1], kept.seen.first.shape[1]
+    place = kept.steps % length
+    write = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, place, axis=1)
+    return Kept(jax.tree.map(write, kept.seen, new), kept.steps + steps)
+
+
+def kept_windows(kept: Kept, row: Int[Array, "B"], context: int, key: jax.Array) -> Trajectory:
+    """`context` successive steps of each environment `row`, uniformly from all that is kept; [B, T, …], still raw."""
+    length = kept.seen.first.shape[1]
+    filled = jnp.minimum(kept.steps, length)
+    begin = kept.steps - filled + jax.random.randint(key, row.shape, 0, filled - context + 1)
+    at = (begin[:, None] + jnp.arange(context)) % length
+    return jax.tree.map(lambda x: x[row[:, None], at], kept.seen)
+
+
+def ended(new: Trajectory, rows: int) -> Int[Array, "rows"]:
+    """How many episodes ended in new steps, as extras["episodes"] of so many rows: their sum is what counts."""
+    return jnp.zeros(rows, jnp.int32).at[0].set(new.done.sum())
 
 
 def replay_source(
@@ -46,48 +101,25 @@ def replay_source(
     `capacity` counts env steps of all environments; `explore(update)` is what acting is told. Windows may begin inside
     an episode and span several; none reaches from the newest step to the oldest.
     """
-    length = capacity // num_envs // steps * steps
-    if not 0 < context <= min(steps, length):
-        raise UserError(
-            f"algo.context={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity={capacity} must "
-            f"hold that many steps of each of collect.num_envs={num_envs}"
-        )
-    scale = jnp.asarray(env.obs_scale)
-
-    def collect(state: RolloutState, params, key, share) -> tuple[RolloutState, Trajectory]:
-        state, seen = rollout(env, act, init_carry, params, state, key, steps, share, pool)
-        seen = seen._replace(obs=jnp.round(seen.obs / scale).astype(jnp.int8), extras=())
-        return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen)
+    length = kept_length(capacity, num_envs, steps, context)
+    spec, scale = env.spec, jnp.asarray(env.obs_scale)
 
     def init(key: jax.Array) -> ReplayState:
-        state = start(env, init_carry, num_envs, key)
-        agents, zero = env.spec.agents, jnp.zeros((num_envs, length))
-        no = zero.astype(bool)
-        empty = Trajectory(
-            obs=jnp.zeros((num_envs, length, agents, env.spec.obs), jnp.int8),
-            mask=jnp.zeros((num_envs, length, agents, env.spec.actions), bool),
-            action=jnp.zeros((num_envs, length, agents), jnp.int32),
-            reward=zero, first=no, terminal=no, truncated=no,
-            episode_return=zero, episode_length=zero.astype(jnp.int32), extras=(),
-        )  # fmt: skip
-        return ReplayState(state, Kept(empty, jnp.zeros((), jnp.int32)), jnp.zeros((), jnp.int32))
+        kept = nothing_kept(num_envs, length, spec.agents, spec.obs, spec.actions)
+        return ReplayState(start(env, init_carry, num_envs, key), kept, jnp.zeros((), jnp.int32))
 
-    def windows(kept: Kept, key: jax.Array) -> Batch:
+    def windows(kept: Kept, new: Trajectory, key: jax.Array) -> Batch:
         key_env, key_start = jax.random.split(key)
-        filled = jnp.minimum(kept.steps, length)
-        oldest = kept.steps - filled
         row = jax.random.randint(key_env, (batch_size,), 0, num_envs)
-        begin = oldest + jax.random.randint(key_start, (batch_size,), 0, filled - context + 1)
-        at = (begin[:, None] + jnp.arange(context)) % length
-        seen = jax.tree.map(lambda x: x[row[:, None], at], kept.seen)
-        return as_batch(seen._replace(obs=seen.obs.astype(jnp.float32) * scale), {})
+        seen = kept_windows(kept, row, context, key_start)
+        seen = seen._replace(obs=seen.obs.astype(jnp.float32) * scale)
+        return as_batch(seen, {"episodes": ended(new, batch_size)})
 
-    def next_batch(state: ReplayState, data: Any, x: Any, params: Any, key: jax.Array):
+    def next_batch(state: ReplayState, data: Any, x: Any, params: Params, key: jax.Array):
         key_steps, key_windows = jax.random.split(key)
-        envs, new = collect(state.env, params, key_steps, explore(state.update))
-        place = state.kept.steps % length
-        write = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, place, axis=1)
-        kept = Kept(jax.tree.map(write, state.kept.seen, new), state.kept.steps + steps)
-        return ReplayState(envs, kept, state.update + 1), windows(kept, key_windows)
+        share = explore(state.update)
+        envs, new = play(env, act, init_carry, state.env, params, key_steps, steps, share, pool)
+        kept = keep(state.kept, new)
+        return ReplayState(envs, kept, state.update + 1), windows(kept, new, key_windows)
 
-    return Source(init, next_batch)
+    return Source(init, next_batch, env_steps=num_envs * steps)

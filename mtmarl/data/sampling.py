@@ -61,11 +61,15 @@ def thin(vault: Vault, fraction: float) -> Vault:
 
 
 def make_task_data(
-    vaults: Sequence[Vault], dims: Dims, constants: Sequence[np.ndarray] | None = None
+    vaults: Sequence[Vault],
+    dims: Dims,
+    constants: Sequence[np.ndarray] | None = None,
+    constant_scale: np.ndarray | None = None,
 ) -> TaskData:
     """Vaults joined and padded to `dims`, put on the device at their stored width; task id = position.
 
-    `constants`: per task, what the observation of every real agent ends with ([F], the same F for all tasks).
+    `constants`: per task, what the observation of every real agent ends with ([F], the same F for all tasks), in units
+    of `constant_scale` ([F]; None: 1).
     """
     check_dims(vaults, dims)
     records = [v.recording for v in vaults]
@@ -92,7 +96,7 @@ def make_task_data(
         agents=jnp.asarray([r.mask.shape[1] for r in records], jnp.int32),
         offset=jnp.asarray(offset, jnp.int32),
         length=jnp.asarray(length, jnp.int32),
-        obs_scale=jnp.asarray(observation_scales(vaults, dims)),
+        obs_scale=jnp.asarray(observation_scales(vaults, dims, constant_scale)),
         return_to_go=jnp.asarray(np.concatenate([returns_to_go(r) for r in records])),
     )
 
@@ -115,9 +119,13 @@ def check_dims(vaults: Sequence[Vault], dims: Dims) -> None:
         raise UserError(f"{steps} steps in all, more than an int32 can index; use fewer or smaller vaults")
 
 
-def observation_scales(vaults: Sequence[Vault], dims: Dims) -> np.ndarray:
-    """[K, O] float32; 1 where a task is padded."""
+def observation_scales(
+    vaults: Sequence[Vault], dims: Dims, constant_scale: np.ndarray | None = None
+) -> np.ndarray:
+    """[K, O] float32; 1 where a task is padded, `constant_scale` at the end."""
     scale = np.ones((len(vaults), dims.obs), np.float32)
+    if constant_scale is not None:
+        scale[:, dims.obs - constant_scale.size :] = constant_scale
     for k, vault in enumerate(vaults):
         scale[k, : vault.recording.obs.shape[2]] = vault.metadata["obs_scale"]
     return scale

@@ -1,6 +1,6 @@
 """Where the trainer's batches come from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -26,13 +26,90 @@ class Source(NamedTuple):
     init(key) -> state. next(state, data, x, params, key) -> (state, Batch), called in the scan; `x` is one
     slice of what `prefetch(update, keys)` brought from the host for the updates from `update` on, one per key; the
     keys are those that `next` will get (None: it brings nothing). `data` are device arrays that no update changes:
-    pass them to jit as an argument, so that they are not baked into the program.
+    pass them to jit as an argument, so that they are not baked into the program. `env_steps`: how many steps of
+    environments one `next` takes, of all tasks together; how many episodes ended in them is extras["episodes"], summed
+    over the rows.
     """
 
     init: Callable[[jax.Array], Any]
     next: Callable[[Any, Any, Any, Params, jax.Array], tuple[Any, Batch]]
     data: Any = None
     prefetch: Callable[[int, jax.Array], Any] | None = None
+    env_steps: int = 0
+
+
+def together(sources: Mapping[str, Source]) -> dict[str, Source]:
+    """The sources with one state for all, of which each moves its own part; a single one keeps its state as it is."""
+    if len(sources) == 1:
+        return dict(sources)
+
+    def init(key: jax.Array) -> dict[str, Any]:
+        keys = jax.random.split(key, len(sources))
+        return {name: source.init(k) for (name, source), k in zip(sources.items(), keys, strict=True)}
+
+    def part(name: str) -> Callable:
+        def next_batch(state, data, x, params, key):
+            own, batch = sources[name].next(state[name], data, x, params, key)
+            return {**state, name: own}, batch
+
+        return next_batch
+
+    return {name: source._replace(init=init, next=part(name)) for name, source in sources.items()}
+
+
+def side_by_side(sources: Sequence[Source]) -> Source:
+    """Sources of one task each, of as many rows, as one of all of them; a single one is left as it is."""
+    if len(sources) == 1:
+        return sources[0]
+
+    def init(key: jax.Array) -> tuple:
+        return tuple(s.init(k) for s, k in zip(sources, jax.random.split(key, len(sources)), strict=True))
+
+    def next_batch(state, data, x, params, key):
+        parts = zip(sources, state, data, jax.random.split(key, len(sources)), strict=True)
+        states, batches = zip(*(s.next(own, d, None, params, k) for s, own, d, k in parts), strict=True)
+        return states, stack_tasks(batches)
+
+    steps = sum(s.env_steps for s in sources)
+    return Source(init, next_batch, tuple(s.data for s in sources), env_steps=steps)
+
+
+def stack_tasks(batches: Sequence[Batch]) -> Batch:
+    """Batches of one task each, of as many rows, as one: smaller teams are padded, tasks alternate along the rows."""
+    batches = [b._replace(task_id=jnp.full_like(b.task_id, k)) for k, b in enumerate(batches)]
+
+    def join(*parts):
+        shape = tuple(map(max, zip(*(x.shape for x in parts), strict=True)))
+        pad = lambda x: jnp.pad(x, [(0, full - own) for own, full in zip(x.shape, shape, strict=True)])
+        return jnp.stack([pad(x) for x in parts], axis=1).reshape(-1, *shape[1:])
+
+    batch = jax.tree.map(join, *batches)
+    noop = jnp.arange(batch.mask.shape[-1]) == 0
+    return batch._replace(mask=jnp.where(batch.agent_mask[..., None], batch.mask, noop))
+
+
+def beside(played: Source, vault: Source) -> Source:
+    """The batches of `played`, each with a batch of `vault`, of as many rows, in extras["offline"].
+
+    What is played is what `played` alone would play under the same keys.
+    """
+    # None of those that `played` may make of its key by splitting it.
+    of_vault = lambda key: jax.random.fold_in(key, 2**31 - 1)
+
+    def init(key: jax.Array) -> tuple:
+        return played.init(key), vault.init(of_vault(key))
+
+    def next_batch(state, data, x, params, key):
+        fresh, batch = played.next(state[0], data[0], None, params, key)
+        drawn, offline = vault.next(state[1], data[1], x, params, of_vault(key))
+        return (fresh, drawn), batch._replace(extras={**batch.extras, "offline": offline})
+
+    def prefetch(update: int, keys: jax.Array) -> Any:
+        assert vault.prefetch is not None
+        return vault.prefetch(update, jax.vmap(of_vault)(keys))
+
+    bring = None if vault.prefetch is None else prefetch
+    return Source(init, next_batch, (played.data, vault.data), bring, played.env_steps)
 
 
 def number_agents(batch: Batch, key: jax.Array, ids: int, random: bool) -> Batch:

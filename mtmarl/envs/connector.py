@@ -42,9 +42,15 @@ class Connector:
 
     @property
     def spec(self) -> TaskSpec:
-        return TaskSpec(
-            self.name, "connector", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit
-        )
+        raw = self.raw
+        features = {
+            "height": raw.grid_size,
+            "width": raw.grid_size,
+            "targets": raw.num_agents,
+            "sight": REACH,
+        }
+        sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
+        return TaskSpec(self.name, "connector", *sizes, task_features=features)
 
     @property
     def obs_scale(self) -> np.ndarray:

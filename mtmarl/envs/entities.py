@@ -14,7 +14,7 @@ from mtmarl.types import Entities, Observation, TeamTokens, Tokens
 
 
 def of_layout(layout: Layout) -> Entities | None:
-    """The entities of tasks in a layout; agent numbers go to the agent's own token.
+    """The entities of tasks in a layout; agent numbers go to the agent's own token, task features to none.
 
     None for several families at once, whose entities have nothing in common.
     """
@@ -25,7 +25,7 @@ def of_layout(layout: Layout) -> Entities | None:
 
     def observe(obs: Observation) -> Tokens:
         tokens = family.observe(obs._replace(view=obs.view[..., : layout.features]))
-        numbers = obs.view[..., layout.features :]
+        numbers = obs.view[..., layout.known :]
         return tokens._replace(own=jnp.concatenate([tokens.own, numbers], axis=-1))
 
     return Entities(

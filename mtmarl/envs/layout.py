@@ -1,12 +1,13 @@
-"""One layout of observations and actions for tasks of several families, and for numbered agents.
+"""One layout of observations and actions for tasks of several families, for told tasks and for numbered agents.
 
-    observation = [ features, zero-padded to the widest family | one-hot of the family | one-hot of the agent ]
+    observation = [ features, zero-padded to the widest family | one-hot of the family | task features |
+                    one-hot of the agent ]
 
-The family part exists where there are several families, the agent part where agents are numbered. With one family and
-no numbers a task's own layout is left as it is.
+The family part exists where there are several families, the task features where the algorithm asks for them, the agent
+part where agents are numbered. With one family and nothing of the rest a task's own layout is left as it is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,10 +15,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtmarl.envs import smax
 from mtmarl.errors import UserError
 from mtmarl.types import Env, TaskSpec, TimeStep
 
 AgentIds = Literal["none", "fixed", "random"]
+
+# What describes a task, whatever its family, in cells, steps and numbers of things; 0 where a family knows no such
+# thing. targets: foods, shelves requested at a time, cells to connect, enemies. cooperation: whether every food takes
+# the whole team. level: the highest of an agent.
+TASK_FEATURES = (
+    "agents", "horizon", "height", "width", "targets", "sight", "level", "cooperation", "shelves",
+    *smax.unit_counts("allies", ()), *smax.unit_counts("enemies", ()),
+)  # fmt: skip
+# Standardised features are stored in this unit, so that int8 holds them; beyond four spreads they are clipped.
+FEATURE_STEP = 1 / 32
 
 
 def family_of(task: str) -> str:
@@ -25,11 +37,40 @@ def family_of(task: str) -> str:
 
 
 @dataclass(frozen=True)
+class TaskScale:
+    """By how much the features of tasks are shifted and divided: their mean and spread over the training tasks."""
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    spread: tuple[float, ...]
+
+    @classmethod
+    def of(cls, specs: Iterable[TaskSpec]) -> "TaskScale":
+        values = np.asarray([_task_features(s, TASK_FEATURES) for s in specs])
+        return cls(TASK_FEATURES, tuple(values.mean(0).tolist()), tuple(values.std(0).tolist()))
+
+    def standardise(self, spec: TaskSpec) -> np.ndarray:
+        """[F] int8 in units of `FEATURE_STEP`. What all training tasks agree on is 0 for every task: a network that
+        never saw it vary has learned nothing about it.
+        """
+        mean, spread = np.asarray(self.mean), np.asarray(self.spread)
+        varies = spread > 1e-9 * np.maximum(np.abs(mean), 1.0)
+        away = _task_features(spec, self.names) - mean
+        z = np.where(varies, away / np.where(varies, spread, 1.0), 0.0)
+        return np.clip(np.round(z / FEATURE_STEP), -127, 127).astype(np.int8)
+
+
+def _task_features(spec: TaskSpec, names: Iterable[str]) -> np.ndarray:
+    known = {"agents": spec.agents, "horizon": spec.horizon, **spec.task_features}
+    return np.asarray([known.get(name, 0) for name in names], np.float64)
+
+
+@dataclass(frozen=True)
 class Layout:
-    """`features`: width without the one-hots; `ids`: width of the agents' one-hot (0: agents are not numbered).
+    """`features`: width of what the tasks themselves show; `ids`: width of the agents' one-hot (0: no numbers).
 
     random_ids: every episode (in training, every window) deals the numbers out anew, so that teams larger than
-    those trained on meet no number for the first time.
+    those trained on meet no number for the first time. tasks: how tasks are told (None: they are not).
     """
 
     families: tuple[str, ...]
@@ -37,9 +78,16 @@ class Layout:
     actions: int
     ids: int = 0
     random_ids: bool = False
+    tasks: TaskScale | None = None
 
     @classmethod
-    def of(cls, specs: Iterable[TaskSpec], agent_ids: AgentIds = "none", ids: int = 0) -> "Layout":
+    def of(
+        cls,
+        specs: Iterable[TaskSpec],
+        agent_ids: AgentIds = "none",
+        ids: int = 0,
+        task_features: bool = False,
+    ) -> "Layout":
         """The smallest layout that these tasks fit into; `ids` numbers are dealt out unless agent_ids is none."""
         specs = list(specs)
         families = tuple(dict.fromkeys(s.family for s in specs))
@@ -49,20 +97,47 @@ class Layout:
             max(s.actions for s in specs),
             0 if agent_ids == "none" else ids,
             agent_ids == "random",
+            TaskScale.of(specs) if task_features else None,
         )
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> "Layout":
+        """The layout whose `dataclasses.asdict` was kept as JSON."""
+        tasks = record.get("tasks")
+        tasks = None if tasks is None else TaskScale(**{name: tuple(x) for name, x in tasks.items()})
+        return cls(**{**record, "families": tuple(record["families"]), "tasks": tasks})
+
+    @property
+    def _told(self) -> int:
+        """Width of the family's one-hot."""
+        return len(self.families) if len(self.families) > 1 else 0
+
+    @property
+    def task_features(self) -> tuple[int, int]:
+        """From where to where an observation tells the task; see `types.Dims`."""
+        start = self.features + self._told
+        return (0, 0) if self.tasks is None else (start, start + len(self.tasks.names))
 
     @property
     def known(self) -> int:
         """Width without the agents' one-hot: what can be stored with a step."""
-        return self.features + (len(self.families) if len(self.families) > 1 else 0)
+        return max(self.features + self._told, self.task_features[1])
 
     @property
     def obs(self) -> int:
         return self.known + self.ids
 
-    def constant(self, family: str) -> np.ndarray:
-        """The family's one-hot, [known - features] int8."""
-        return np.asarray([family == f for f in self.families], np.int8)[: self.known - self.features]
+    def constant(self, spec: TaskSpec) -> np.ndarray:
+        """[known - features] int8, in units of `constant_scale`: the one-hot of a task's family, and its features."""
+        family = np.asarray([spec.family == f for f in self.families], np.int8)[: self._told]
+        features = np.zeros(0, np.int8) if self.tasks is None else self.tasks.standardise(spec)
+        return np.concatenate([family, features])
+
+    @property
+    def constant_scale(self) -> np.ndarray:
+        """[known - features] float32: an observation holds `constant` times this."""
+        features = self.known - self.features - self._told
+        return np.repeat(np.asarray([1.0, FEATURE_STEP], np.float32), [self._told, features])
 
     def wrap(self, env: Env) -> Env:
         """The task in this layout. Raises UserError where it does not fit."""
@@ -93,7 +168,7 @@ def one_hot_ids(key: jax.Array, rows: int, agents: int, ids: int, random: bool) 
 
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """A task in a layout. The state is (the task's own state, the one-hots of its agents [N, ids])."""
+    """A task in a layout. The state is (the task's own state, the one-hots of its agents [N, ids], None without)."""
 
     raw: Env
     layout: Layout
@@ -104,12 +179,16 @@ class LaidOut:
 
     @property
     def obs_scale(self) -> np.ndarray:
-        own = self.raw.obs_scale
-        return np.concatenate([own, np.ones(self.layout.obs - own.size, np.float32)])
+        ones = lambda width: np.ones(width, np.float32)
+        own, layout = self.raw.obs_scale, self.layout
+        parts = (own, ones(layout.features - own.size), layout.constant_scale, ones(layout.ids))
+        return np.concatenate(parts)
 
     def reset(self, key: jax.Array) -> tuple[Any, TimeStep]:
         # The start state must be the one that the task itself has under this key.
         state, step = self.raw.reset(key)
+        if not self.layout.ids:
+            return (state, None), self._lay_out(step, None)
         key_ids = jax.random.fold_in(key, 1)
         ids = one_hot_ids(key_ids, 1, step.obs.shape[0], self.layout.ids, self.layout.random_ids)[0]
         return (state, ids), self._lay_out(step, ids)
@@ -119,14 +198,14 @@ class LaidOut:
         own, step = self.raw.step(own, action, key)
         return (own, ids), self._lay_out(step, ids)
 
-    def _lay_out(self, step: TimeStep, ids: jax.Array) -> TimeStep:
+    def _lay_out(self, step: TimeStep, ids: jax.Array | None) -> TimeStep:
         agents, width = step.obs.shape
-        constant = jnp.asarray(self.layout.constant(self.raw.spec.family), jnp.float32)
+        constant = jnp.asarray(self.layout.constant(self.raw.spec) * self.layout.constant_scale)
         parts = (
             step.obs,
             jnp.zeros((agents, self.layout.features - width)),
             jnp.broadcast_to(constant, (agents, constant.size)),
-            ids,
+            *(() if ids is None else (ids,)),
         )
         more_actions = self.layout.actions - step.mask.shape[1]
         mask = jnp.pad(step.mask, ((0, 0), (0, more_actions)))

@@ -47,7 +47,17 @@ class Lbf:
 
     @property
     def spec(self) -> TaskSpec:
-        return TaskSpec(self.name, "lbf", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit)
+        raw, generator = self.raw, self.raw._generator
+        features = {
+            "height": raw.grid_size,
+            "width": raw.grid_size,
+            "targets": raw.num_food,
+            "sight": raw.fov,
+            "level": generator.max_agent_level,
+            "cooperation": generator.force_coop,
+        }
+        sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
+        return TaskSpec(self.name, "lbf", *sizes, task_features=features)
 
     @property
     def obs_scale(self) -> np.ndarray:

@@ -58,7 +58,18 @@ class Rware:
 
     @property
     def spec(self) -> TaskSpec:
-        return TaskSpec(self.name, "rware", self.raw.num_agents, len(OBS_SCALE), ACTIONS, self.raw.time_limit)
+        raw = self.raw
+        height, width = raw._generator._grid_size
+        features = {
+            "height": height,
+            "width": width,
+            "targets": raw.request_queue_size,
+            "sight": SENSOR,
+            # Added up as a number, not inside a program that is being traced.
+            "shelves": raw.request_queue_size + int(raw.not_in_queue_size),
+        }
+        sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
+        return TaskSpec(self.name, "rware", *sizes, task_features=features)
 
     @property
     def obs_scale(self) -> np.ndarray:

@@ -8,6 +8,7 @@ is won returns 2.
 
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -72,16 +73,18 @@ class State(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Smax:
-    """One task. `raw` is JaxMARL's environment."""
+    """One task. `raw` is JaxMARL's environment; `units`: how many there are of each kind, by `unit_counts`."""
 
     name: str
     raw: Any
     horizon: int
+    units: dict[str, int]
 
     @property
     def spec(self) -> TaskSpec:
-        agents = self.raw.num_allies
-        return TaskSpec(self.name, "smax", agents, len(OBS_SCALE), ACTIONS, self.horizon, WIN_RETURN)
+        features = {"height": MAP, "width": MAP, "targets": self.raw.num_enemies, **self.units}
+        sizes = (self.raw.num_allies, len(OBS_SCALE), ACTIONS, self.horizon)
+        return TaskSpec(self.name, "smax", *sizes, WIN_RETURN, features)
 
     @property
     def obs_scale(self) -> np.ndarray:
@@ -179,6 +182,11 @@ def _team(text: str) -> list[int]:
     return [order.index(letter) for count, letter in groups for _ in range(int(count))]
 
 
+def unit_counts(side: str, types: Sequence[int]) -> dict[str, int]:
+    """How many units of every kind a team has, by names such as `allies: marine`."""
+    return {f"{side}: {kind}": types.count(i) for i, kind in enumerate(UNITS.values())}
+
+
 def make(scenario: str) -> Smax:
     """The task of a name such as `5m_vs_6m` or `2s3z` (both teams alike); the limit is SMAC's, or that of `-t50`."""
     name = f"smax/{scenario}"
@@ -203,4 +211,4 @@ def make(scenario: str) -> Smax:
         max_steps=limit,
         see_enemy_actions=False,
     )
-    return Smax(name, raw, limit)
+    return Smax(name, raw, limit, {**unit_counts("allies", allies), **unit_counts("enemies", enemies)})

@@ -70,10 +70,12 @@ def _append(x: Shaped[Array, "*b F"], *more: Shaped[Array, "*b _"]) -> Shaped[Ar
     return jnp.concatenate([x, *more], axis=-1)
 
 
-def last_actions(action: Int[Array, "B T N"], first: Bool[Array, "B T"]) -> Int[Array, "B T N"]:
-    """Each agent's action of the step before; -1 where an episode or the window begins."""
-    before = jnp.concatenate([jnp.full_like(action[:, :1], -1), action[:, :-1]], axis=1)
-    return jnp.where(first[..., None], -1, before)
+def last_actions(
+    action: Int[Array, "B T N"], first: Bool[Array, "B T"], before: Int[Array, "B N"] | None = None
+) -> Int[Array, "B T N"]:
+    """Each agent's action of the step before; -1 where an episode begins, and the window unless `before` says it."""
+    start = jnp.full_like(action[:, :1], -1) if before is None else before[:, None]
+    return jnp.where(first[..., None], -1, jnp.concatenate([start, action[:, :-1]], axis=1))
 
 
 def agent_inputs(entities: Entities, obs: Observation, last_action: Int[Array, "*b N"]) -> Tokens:
@@ -128,6 +130,19 @@ class Embed(nn.Module):
         )
 
 
+def attend(
+    q: Float[Array, "*b Q H D"],
+    k: Float[Array, "*b L H D"],
+    v: Float[Array, "*b L H D"],
+    mask: Bool[Array, "*b L"],
+) -> Float[Array, "*b Q F"]:
+    """What each of Q tokens sees of those of L that are there, by H heads; F = H D, one head after the other."""
+    score = jnp.einsum("...qhd,...khd->...hqk", q, k) / q.shape[-1] ** 0.5
+    weight = jax.nn.softmax(jnp.where(mask[..., None, None, :], score, masked.NEVER), axis=-1)
+    seen = jnp.einsum("...hqk,...khd->...qhd", weight, v)
+    return seen.reshape(*seen.shape[:-2], -1)
+
+
 class Block(nn.Module):
     """Attention and feed-forward, each behind a residual and before a LayerNorm. Every head has the full width.
 
@@ -146,10 +161,7 @@ class Block(nn.Module):
         )
         kept = x[..., :outputs, :]
         q, k, v = project("query", kept), project("key", x), project("value", x)
-        score = jnp.einsum("...qhd,...khd->...hqk", q, k) / width**0.5
-        weight = jax.nn.softmax(jnp.where(mask[..., None, None, :], score, masked.NEVER), axis=-1)
-        seen = jnp.einsum("...hqk,...khd->...qhd", weight, v).reshape(*kept.shape[:-1], width * heads)
-        y = nn.LayerNorm(epsilon=1e-5)(kept + nn.Dense(width)(seen))
+        y = nn.LayerNorm(epsilon=1e-5)(kept + nn.Dense(width)(attend(q, k, v, mask)))
         return nn.LayerNorm(epsilon=1e-5)(y + nn.Dense(width)(nn.relu(nn.Dense(4 * width)(y))))
 
 
@@ -255,7 +267,7 @@ class ActionHead(nn.Module):
     hidden: int = 0
 
     @nn.compact
-    def __call__(self, own: Float[Array, "*b D"], targets: Float[Array, "*b E D"]) -> Float[Array, "*b A"]:
+    def __call__(self, own: Float[Array, "*b D"], targets: Float[Array, "*b E F"]) -> Float[Array, "*b A"]:
         make = lambda n, name: Mlp(n, self.hidden, name=name) if self.hidden else nn.Dense(n, name=name)
         base = make(self.entities.base_actions, "base")
         if not self.entities.aimed:
@@ -299,6 +311,19 @@ class Vdn(nn.Module):
 
     def __call__(self, q: Array, team: TeamTokens, agent_mask: Array) -> Array:
         return (q * agent_mask).sum(-1)
+
+
+class TeamValue(nn.Module):
+    """A value of the state for each agent, by the team's tokens, which attend to each other."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N"]:
+        agents, targets = Embed(self.config.embed_dim)(team.agents, team.targets)
+        tokens, mask = jnp.concatenate([agents, targets], axis=-2), _append(agent_mask, team.target_mask)
+        related = Transformer(self.config)(tokens, mask, agents.shape[-2])
+        return Mlp(1, self.config.embed_dim)(_append(agents, related))[..., 0]
 
 
 # --------------------------------------------------------------------------------------------------- time
@@ -400,13 +425,18 @@ class Agent(NamedTuple):
         return self.module.init(key, tokens, history)["params"]
 
     def window(
-        self, params: Params, batch: Batch, more: Float[Array, "B T"] | None = None
+        self,
+        params: Params,
+        batch: Batch,
+        more: Float[Array, "B T"] | None = None,
+        memory: Memory | None = None,
     ) -> Shaped[Array, "B T N A"]:
-        """One number per action at every step of a window."""
-        tokens = self.inputs(batch.observation, last_actions(batch.action, batch.first), more)
+        """One number per action at every step of a window; `memory` is that before the first (None: a fresh one)."""
         rows, _, agents = batch.action.shape
-        history = self.init_carry(rows, agents).history
-        return unroll(lambda h, x: self.step(params, h, x), history, tokens, batch.first)[1]
+        before: Memory = self.init_carry(rows, agents) if memory is None else memory
+        last = last_actions(batch.action, batch.first, before.last_action)
+        tokens = self.inputs(batch.observation, last, more)
+        return unroll(lambda h, x: self.step(params, h, x), before.history, tokens, batch.first)[1]
 
     def act(
         self, params: Params, memory: Memory, obs: Observation, more: Array | None = None

@@ -1,4 +1,6 @@
-"""The networks of ODIS (Zhang et al. 2023): who finds skills, who chooses them, and who turns them into actions."""
+"""The networks of ODIS (Zhang et al. 2023) and HyGen (Zhang et al. 2024): who finds skills, who chooses them, and who
+turns them into actions.
+"""
 
 from typing import Any
 
@@ -6,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtmarl.networks.entities import ActionHead, Config, Embed, Look, Read, Relate
+from mtmarl.networks.entities import ActionHead, Config, Embed, Look, Read, Relate, attend
 from mtmarl.types import Entities, TeamTokens, Tokens
 
 
@@ -20,6 +22,27 @@ class StateEncoder(nn.Module):
         agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
         mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
         return Relate()(jnp.concatenate([agents, targets], axis=-2), mask)[..., : agents.shape[-2], :]
+
+
+class MultiHeadEncoder(nn.Module):
+    """The same by attention of several heads, without a residual: HyGen, equation 1. `head_width`: of each of them."""
+
+    embed_dim: int
+    heads: int
+    head_width: int
+
+    @nn.compact
+    def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
+        agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
+        x = jnp.concatenate([agents, targets], axis=-2)
+        mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
+
+        def project(name, y):
+            y = nn.Dense(self.heads * self.head_width, use_bias=False, name=name)(y)
+            return y.reshape(*y.shape[:-1], self.heads, self.head_width)
+
+        seen = attend(project("query", agents), project("key", x), project("value", x), mask)
+        return nn.relu(nn.Dense(self.embed_dim)(seen))
 
 
 class Decoder(nn.Module):
@@ -42,15 +65,15 @@ class Decoder(nn.Module):
 
 
 class Odis(nn.Module):
-    """All of it. Only `label` sees a state; `observe`, `act` and `value` see what an agent sees."""
+    """All of it. Only `label` sees a state; `act` and `value` see what an agent sees."""
 
     config: Config
     entities: Entities
     skills: int
+    state_encoder: nn.Module
 
     def setup(self):
         width = self.config.embed_dim
-        self.state_encoder = StateEncoder(width)
         self.skill_head = nn.Dense(self.skills)
         self.decoder = Decoder(self.config, self.entities)
         self.look, self.observer = Look(width), Read(self.config)

@@ -28,6 +28,13 @@ def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: in
     return valid * share[task_id].reshape(-1, *[1] * (valid.ndim - 1))
 
 
+def mean_over_tasks(
+    x: Float[Array, "B *s"], valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
+) -> Float[Array, ""]:
+    """The mean over tasks of their means of x over valid entries (`task_weights`); of one task, its plain mean."""
+    return mean(x, valid) if tasks == 1 else (task_weights(valid, task_id, tasks) * x).sum()
+
+
 def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Float[Array, "K"]:
     """The mean of x over the valid entries of each task; 0 for a task without any."""
     valid = jnp.broadcast_to(valid, x.shape).astype(jnp.float32)
@@ -55,3 +62,14 @@ def take_rows(x: Float[Array, "*b A K"], index: Int[Array, "*b"]) -> Float[Array
 def entropy(log_prob: Float[Array, "*b A"]) -> Float[Array, "*b"]:
     """The entropy in nats; illegal actions have probability 0 and add nothing."""
     return -(jnp.exp(log_prob) * log_prob).sum(-1)
+
+
+def varies(
+    x: Float[Array, "B *s F"], valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
+) -> Bool[Array, "K F"]:
+    """Which features are not the same in all valid entries of a task: constants and padding are."""
+    rows = lambda fill: jnp.where(valid[..., None], x, fill).reshape(x.shape[0], -1, x.shape[-1])
+    nothing = jnp.zeros((tasks, x.shape[-1]))
+    highest = (nothing - jnp.inf).at[task_id].max(rows(-jnp.inf).max(1))
+    lowest = (nothing + jnp.inf).at[task_id].min(rows(jnp.inf).min(1))
+    return highest - lowest > 1e-6

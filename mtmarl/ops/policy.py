@@ -1,6 +1,7 @@
 """Policy-gradient losses, element by element: the caller weighs and sums."""
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 
@@ -13,8 +14,17 @@ def clipped_surrogate(
 
 
 def clipped_value_loss(
-    value: Float[Array, "*b"], old_value: Float[Array, "*b"], target: Float[Array, "*b"], clip: float
+    value: Float[Array, "*b"],
+    old_value: Float[Array, "*b"],
+    target: Float[Array, "*b"],
+    clip: float,
+    huber_delta: float | None = None,
 ) -> Float[Array, "*b"]:
-    """Half the larger of the squared errors of the value and of the value clipped around its old self."""
+    """The larger of the errors of the value and of the value clipped around its old self, half squared or Huber's."""
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)
-    return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
+    if huber_delta is None:
+        return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)
+    return jnp.maximum(
+        optax.huber_loss(value, target, delta=huber_delta),
+        optax.huber_loss(clipped, target, delta=huber_delta),
+    )

@@ -1,15 +1,19 @@
-"""Discrete skills: samples through which gradients pass, and their divergence from uniform."""
+"""Latents of agents: samples through which gradients pass, and their divergence from a prior."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def slot_noise(key: jax.Array, agent_mask: Bool[Array, "B T N"], skills: int) -> Float[Array, "B T N K"]:
-    """Gumbel noise per agent, drawn for the first, second, … active slot: padding does not change the draws."""
+def slot_noise(
+    key: jax.Array, agent_mask: Bool[Array, "B T N"], width: int, draw: Callable = jax.random.gumbel
+) -> Float[Array, "B T N K"]:
+    """Noise per agent, drawn for the first, second, … active slot: padding does not change the draws."""
     rows, steps, agents = agent_mask.shape
-    draw = lambda i: jax.random.gumbel(jax.random.fold_in(key, i), (rows, steps, skills))
-    by_rank = jnp.moveaxis(jax.vmap(draw)(jnp.arange(agents)), 0, 2)
+    one = lambda i: draw(jax.random.fold_in(key, i), (rows, steps, width))
+    by_rank = jnp.moveaxis(jax.vmap(one)(jnp.arange(agents)), 0, 2)
     rank = jnp.maximum(jnp.cumsum(agent_mask, axis=-1) - 1, 0)
     return jnp.take_along_axis(by_rank, rank[..., None], axis=2)
 
@@ -25,3 +29,10 @@ def kl_to_uniform(logits: Float[Array, "*b K"]) -> Float[Array, "*b"]:
     """KL(softmax(logits) || uniform) in nats: 0 … log K, finite however far apart the logits are."""
     log_p = jax.nn.log_softmax(logits, axis=-1)
     return (jnp.exp(log_p) * log_p).sum(-1) + jnp.log(logits.shape[-1])
+
+
+def kl_to_standard_normal(
+    mean: Float[Array, "*b K"], log_variance: Float[Array, "*b K"]
+) -> Float[Array, "*b"]:
+    """KL(N(mean, variance) || N(0, 1)) in nats, summed over the K independent features."""
+    return 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance).sum(-1)

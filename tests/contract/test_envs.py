@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mtmarl import config
+from mtmarl.envs.layout import Layout
 from mtmarl.envs.registry import FAMILIES, make_env
 from mtmarl.types import Env
 from tests.extras import needs_jaxmarl
@@ -19,7 +20,9 @@ MICRO = {
     "smax": "smax/2m-t2",
 }
 BENCHMARKS = {"lbf_5": (5, 5), "connector_10": (10, 7), "rware_15": (15, 10)}
-SMAX_SETS = {"marine_hard": (3, 9), "marine_easy": (3, 7), "stalker_zealot": (3, 10)}
+SMAX_SETS = {
+    "marine_hard": (3, 9), "marine_easy": (3, 7), "stalker_zealot": (3, 10), "m3_easy": (4, 1), "m3_mixed": (4, 1),
+}  # fmt: skip
 SETS = {**BENCHMARKS, **SMAX_SETS}
 # In these nothing happens of itself: where nobody moves, everything stays as it is.
 STILL = ("lbf", "connector", "rware")
@@ -54,6 +57,13 @@ def test_a_step_returns_what_a_reset_returns(env):
     kinds = lambda tree: [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
     assert jax.tree.structure(start) == jax.tree.structure(after)
     assert kinds(start) == kinds(after)
+
+
+def test_a_task_can_be_told_inside_a_program(env):
+    """What describes it are plain numbers, also where they are read while a program is traced."""
+    told = Layout.of([env.spec], task_features=True)
+    _, first = jax.eval_shape(told.wrap(env).reset, jax.random.key(0))
+    assert first.obs.shape == (env.spec.agents, told.obs) and told.obs > env.spec.obs
 
 
 def test_a_batch_is_its_rows_and_the_same_keys_give_the_same_play(env):

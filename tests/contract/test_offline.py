@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mtmarl import build, config
-from mtmarl.algos import OFFLINE
+from mtmarl.algos import ALGOS, OFFLINE
 from mtmarl.ops.agents import shuffle_agents
 from mtmarl.types import Dims
 from tests.batches import ACTIONS, OBS, ROWS, TOY, make_batch, pad
@@ -17,9 +17,14 @@ VARIANTS = {
     "mt_cql_sable, q_transformer": ["mt_cql_sable", "algo.next_value=q_transformer"],
     # Without noise: every row draws its own.
     "odis": ["odis", "algo.gumbel=false"],
+    "hygen": ["hygen", "algo.gumbel=false"],
     # Without contrast: it is what makes tasks differ.
     "hissd": ["hissd", "algo.contrast=off"],
     "hissd, without planning": ["hissd", "algo.contrast=off", "algo.planning=false"],
+    "madt, told": ["madt", "algo.tell_actions=true", "algo.target_return=1.0"],
+    # Without the latent of the agent itself, of which a sample is drawn.
+    "m3": ["m3", "algo.split=false"],
+    "m3, entities": ["m3", "algo.split=false", "algo.network.encoder=entity"],
 }
 
 
@@ -37,7 +42,7 @@ def make(request):
         [f"+algo={name}", "+tasks=lbf_5", "algo.network.embed_dim=16", "algo.network.heads=2", *options],
         "train",
     )
-    module, settings = build.parse_algorithm(cfg, OFFLINE)
+    module, settings = build.parse_algorithm(cfg, ALGOS)
     return lambda dims: module.make(settings, dims, (-3.0, 3.0))
 
 

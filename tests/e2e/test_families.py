@@ -36,7 +36,7 @@ def arguments(vaults, run_dir):
 
 
 def test_returns_of_families_are_made_equal_before_they_share_a_support(vaults, tmp_path):
-    job = build.offline(config.compose(arguments(vaults, tmp_path), "train"))
+    job = build.prepare(config.compose(arguments(vaults, tmp_path), "train"))
     low, high = job.value_range
     assert -1.3 < low <= 0 <= high < 1.3 and max(-low, high) > 1
     rewards = np.asarray(job.source.data.reward)

@@ -2,10 +2,13 @@
 
 import json
 
+import jax
 import numpy as np
+import pytest
 
 import mtmarl
-from mtmarl import collect, train
+from mtmarl import build, collect, config, train
+from mtmarl.checkpoint import Checkpoints
 from mtmarl.collect import single_policies
 
 SMALL = ["algo.network.embed_dim=8", "algo.network.heads=1", "quiet=true"]
@@ -54,3 +57,65 @@ def test_the_medium_policy_is_half_as_good_as_the_best():
         entry(20, 1.6, 0.9),
     ]
     assert single_policies(by_wins) == {"expert": 20, "medium": 10}
+
+
+HYBRID = [
+    "+algo=hygen", "+tasks=micro", *SMALL, "trainer.updates=10", "trainer.chunk=2", "trainer.checkpoint_every=2",
+    "trainer.batch_size=4", "trainer.context=4", "evaluator.every=10", "evaluator.episodes=2",
+    "evaluator.final_episodes=4", "collect.num_envs=3", "collect.rollout_length=5", "algo.skill_fraction=0.2",
+    "algo.capacity=60", "algo.decay_fraction=0.5",
+]  # fmt: skip
+
+
+def test_hybrid_batches_are_as_wide_as_those_of_the_vaults(micro_vaults):
+    """As the composition root wires them, with numbered agents; nothing is compiled."""
+    numbered = [*HYBRID, "data.agent_ids=random", f"data.vault_dir={micro_vaults}"]
+    job = build.prepare(config.compose(numbered, "train"))
+    assert [phase.source for phase in job.algo.phases] == ["default", "hybrid"]
+    params = jax.eval_shape(job.algo.init, jax.random.key(0), job.example).params
+
+    def batch_of(name):
+        source = job.sources[name]
+        draw = lambda data, params, key: source.next(source.init(key), data, None, params, key)[1]
+        return jax.eval_shape(draw, source.data, params, jax.random.key(0))
+
+    plain, mixed = batch_of("default"), batch_of("hybrid")
+    assert plain._replace(return_to_go=None) == mixed._replace(extras={})
+    assert mixed.obs.shape == (4, 4, 3, job.dims.obs) and set(mixed.extras) == {
+        "share",
+        "recorded",
+        "episodes",
+    }
+    assert job.counts(10) == {"task_batches": 20, "env_steps": 8 * 2 * 3 * 5}
+
+
+@pytest.mark.slow
+def test_hybrid_training_goes_on_as_if_it_had_not_been_stopped(micro_vaults, tmp_path, monkeypatch):
+    """Its second phase begins with vaults alone, plays in both tasks, and what was played survives a stop."""
+    options = [*HYBRID, f"data.vault_dir={micro_vaults}"]
+    save = Checkpoints.save
+
+    def die_after(self, update, state):
+        save(self, update, state)
+        if update == 6:
+            raise KeyboardInterrupt
+
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert train.main([*options, f"run_dir={whole}"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", die_after)
+        with pytest.raises(KeyboardInterrupt):
+            train.main([*options, f"run_dir={halves}"])
+    assert train.main([*options, f"run_dir={halves}"]) == 0
+    params = lambda run_dir: mtmarl.load_policy(run_dir, "last").params
+    jax.tree.map(np.testing.assert_array_equal, params(whole), params(halves))
+    final, again = (json.loads((run / "final.json").read_text()) for run in (whole, halves))
+    # Episodes are counted beside the checkpoints, and the stop fell in between.
+    plain = lambda scores: {which: {**entry, "counts": None} for which, entry in scores.items()}
+    assert plain(final) == plain(again)
+    counts = final["last"]["counts"]
+    assert (counts["task_batches"], counts["env_steps"]) == (20, 8 * 2 * 3 * 5) and counts["episodes"] >= 6
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    shares = [line["policy/share"] for line in lines if "policy/share" in line]
+    # Means of two updates each: over the first four of eight the share falls from 1 to 0.1.
+    np.testing.assert_allclose(shares, [0.8875, 0.4375, 0.1, 0.1], atol=1e-6)

@@ -105,7 +105,6 @@ def test_report_draws_what_is_whole_and_names_the_rest(finished, tmp_path, capsy
         (["+tasks=lbf_55"], ("lbf_55", "lbf_5")),
         (["tasks.test=[rware/tiny-4ag]"], ("rware/tiny-4ag", "lbf")),
         (["tasks.train=[lbf/9x9-2p-1f]"], ("lbf/9x9-2p-1f", "mtmarl.collect")),
-        (["algo=sable"], ("sable", "mt_oryx")),
         (["sinks=[consol]"], ("consol",)),
     ],
 )

@@ -70,6 +70,14 @@ def test_the_record_of_a_sweep(file):
     assert "trainer.updates=6" in runs[0]["argv"], "a profile wins over the base, a level over both"
 
 
+def test_runs_may_start_from_those_of_another_sweep(file):
+    """The one of the same seed, profile and level."""
+    file.write_text(TEXT.replace("base: [", "base: ['init_from=runs/first-{profile}/{algo}/seed_{seed}', "))
+    starts = [o for r in planned(file)["runs"] for o in r["argv"] if o.startswith("init_from")]
+    of = lambda seed: [f"init_from=runs/first-cpu/{a}/seed_{seed}" for a in ("mt_oryx", "mt_bc_sable") * 2]
+    assert starts == of(0) + of(1)
+
+
 def test_a_part_of_the_grid(file):
     only = sweep.read_options([f"+sweep={file}", "only.algo=mt_oryx", "only.width=16,32", "seeds=3"]).only
     record = planned(file, "seeds=3")

@@ -132,7 +132,7 @@ def test_the_setting_decides(micro_vaults, monkeypatch, tmp_path):
         "trainer.chunk=2", "trainer.batch_size=4", "trainer.updates=4", "trainer.checkpoint_every=4",
         "evaluator.every=4",
     ]  # fmt: skip
-    offline = lambda *more: build.offline(config.compose([*options, *more], "train"))
+    offline = lambda *more: build.prepare(config.compose([*options, *more], "train"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert offline("data.memory_mb=1000").source.prefetch is None
     monkeypatch.setattr(build, "stored_bytes", lambda metadata: 2**40)

@@ -10,6 +10,7 @@ import pytest
 
 from mtmarl.networks import entities
 from mtmarl.networks.entities import Agent, Mixer, Vdn
+from mtmarl.networks.odis import MultiHeadEncoder
 from mtmarl.types import Dims, Entities, Observation, TeamTokens, Tokens
 from tests.batches import ACTIONS, OBS, TOY, make_batch, pad
 
@@ -253,3 +254,27 @@ def test_actions_as_inputs():
     action = jnp.asarray([[[1], [2], [3]]])
     first = jnp.asarray([[False, False, True]])
     np.testing.assert_array_equal(entities.last_actions(action, first)[0, :, 0], [-1, 1, -1])
+
+
+def test_a_state_encoder_of_many_heads_knows_no_order_and_no_padding():
+    keys = jax.random.split(jax.random.key(0), 4)
+    agents = jax.random.normal(keys[0], (4, 3, 5))
+    targets = jax.random.normal(keys[1], (4, 2, 3))
+    here, there = jnp.ones((4, 3), bool), jnp.ones((4, 2), bool)
+    encoder = MultiHeadEncoder(8, 4, 6)
+    params = noisy(encoder.init(keys[2], TeamTokens(agents, targets, there), here))
+    encode = lambda *team_mask: np.asarray(encoder.apply(params, TeamTokens(*team_mask[:-1]), team_mask[-1]))
+    out = encode(agents, targets, there, here)
+    order = jnp.asarray([2, 0, 1])
+    np.testing.assert_allclose(
+        encode(agents[:, order], targets[:, ::-1], there, here), out[:, order], atol=1e-5
+    )
+    assert np.abs(out - out[:, :1]).max() > 0.1 and out.shape == (4, 3, 8)
+    more = lambda x, mask: (
+        jnp.concatenate([x, jnp.full((4, 2, x.shape[-1]), 7.0)], axis=1), jnp.pad(mask, ((0, 0), (0, 2))),
+    )  # fmt: skip
+    (agents_more, here_more), (targets_more, there_more) = more(agents, here), more(targets, there)
+    padded = encode(agents_more, targets_more, there_more, here_more)
+    np.testing.assert_allclose(padded[:, :3], out, atol=1e-5)
+    seen = encode(agents_more, targets_more, jnp.ones_like(there_more), here_more)
+    assert np.abs(seen[:, :3] - out).max() > 0.1, "what is there is attended to"

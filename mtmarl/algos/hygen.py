@@ -1,0 +1,104 @@
+"""HyGen: skills discovered in recorded data, chosen among by hybrid training (Zhang et al. 2024).
+
+First phase: that of ODIS, but for a state encoder of several heads, as many as there are skills. Second phase: the
+value network of ODIS on batches of which a falling share is recorded and the rest was just played in the training tasks
+(`data.hybrid`). The conservative penalty falls with that share, and the decoder goes on learning:
+
+    L = L_TD  +  w_s L_consistency  +  w_c share L_CQL  +  w_r L_decoder                    (equation 6, and L_decoder)
+
+Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released; the released
+code calls the decoder refined but computes no loss of it, so L_decoder is here that of the first phase, with the skills
+that the state names. As in ODIS, updates are counted, one for all tasks (there one tick per task), and losses are means
+over real steps of real agents.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.algos import odis
+from mtmarl.algos.base import Algorithm
+from mtmarl.algos.qmix import EpsilonGreedy
+from mtmarl.errors import UserError
+from mtmarl.networks import entities
+from mtmarl.networks.odis import SKILL_MODULES, MultiHeadEncoder
+from mtmarl.types import Batch, Dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(odis.Config, EpsilonGreedy):
+    """`heads` of the state encoder, `head_width` wide each; None: as many as skills.
+
+    share: of recorded rows in a batch of the second phase; linear: from `start_share` to `end_share` over the first
+    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none.
+    consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
+    (released) or KL(recognised || named) (equation 5). refine_weight: of the decoder's loss in the second phase; 0
+    leaves the decoder as it is. capacity: env steps that are kept for replay, every task has the same part of them.
+    `epsilon_fraction`: of the second phase. The rest as for ODIS.
+    """
+
+    heads: int | None
+    head_width: int
+    share: Literal["linear"] | float
+    start_share: float
+    end_share: float
+    decay_fraction: float
+    conservative: Literal["dynamic", "fixed", "none"]
+    consistency: Literal["label", "kl"]
+    refine_weight: float
+    capacity: int
+
+    def __post_init__(self):
+        super().__post_init__()
+        shares = (self.start_share, self.end_share) if self.share == "linear" else (self.share,)
+        if not all(0 <= share <= 1 for share in shares):
+            raise UserError(
+                f"algo.share, algo.start_share and algo.end_share must lie in 0 … 1, not {shares}"
+            )
+        if not 0 < self.decay_fraction <= 1:
+            raise UserError(f"algo.decay_fraction={self.decay_fraction} must lie above 0 and at most at 1")
+
+    def share_at(self, update: jax.Array, updates: int) -> jax.Array:
+        """The share of recorded rows in a run of `updates` in all; `update` counts from the second phase on."""
+        if self.share != "linear":
+            return jnp.full_like(update, self.share, jnp.float32)
+        done = jnp.clip(update / (self.decay_fraction * self._choosing(updates)), 0.0, 1.0)
+        return self.start_share + (self.end_share - self.start_share) * done
+
+    def explore(self, update: jax.Array, updates: int | float) -> jax.Array:
+        """As for QMIX, of the second phase, from which on `update` counts."""
+        return super().explore(update, self._choosing(updates))
+
+    def _choosing(self, updates: int | float) -> float:
+        """Updates of the second phase."""
+        return (1 - self.skill_fraction) * updates
+
+
+def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
+    """A batch that does not say its share in `extras` is recorded throughout."""
+    heads = config.skills if config.heads is None else config.heads
+    encoder = MultiHeadEncoder(config.network.embed_dim, heads, config.head_width)
+    model = odis.make_model(config, dims, value_range, encoder, config.consistency)
+    refined = config.refine_weight > 0
+    frozen = [name for name in SKILL_MODULES if name != "decoder" or not refined]
+
+    def loss(params, target, batch: Batch, key):
+        share = batch.extras["share"][0] if "share" in batch.extras else jnp.ones(())
+        part = {"dynamic": share, "fixed": 1.0, "none": 0.0}[config.conservative]
+        weight = config.conservative_weight * part
+        total, metrics = model.choose(params, target, batch, weight)
+        metrics = {**metrics, "share": share, "conservative_weight": jnp.asarray(weight)}
+        if refined:
+            nll, _ = model.refine(params, batch)
+            total, metrics = total + config.refine_weight * nll, {**metrics, "decoder_loss": nll}
+        return total, metrics
+
+    def act(params, memory, obs, key, explore):
+        """Greedy but for a share `explore * final_epsilon` of actions, which are uniform over the legal ones."""
+        history, logits = model.play(params, memory, obs)
+        action = entities.choose(logits, obs, key, explore * config.final_epsilon, uniform=True)
+        return entities.Memory(history, action), action, {}
+
+    return odis.two_phases(config, model, loss, act, frozen, "hybrid")

@@ -1,0 +1,38 @@
+"""MADT's fine-tuning: PPO from a pre-trained policy, with the central critic of MAPPO (Meng et al. 2021)."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+
+from mtmarl.algos import mappo, ppo
+from mtmarl.algos.base import Algorithm
+from mtmarl.algos.madt import make_actor
+from mtmarl.networks import causal, entities
+from mtmarl.types import Dims
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ppo.Config):
+    """`tell_actions`, `target_return`, `network`: those of the pre-trained policy (`init_from`). critic: width, heads
+    and layers of the critic's transformer.
+    """
+
+    tell_actions: bool
+    target_return: float | None
+    network: causal.Config
+    critic: entities.Config
+
+
+def make(config: Config, dims: Dims, updates: int) -> Algorithm:
+    actor = make_actor(config.network, config.tell_actions, config.target_return, dims)
+    model = mappo.make_model(actor, config.critic, dims)
+
+    def act(params, memory, obs, key, explore):
+        """What was asked for is written down: rewards alone do not tell it where a rollout goes on."""
+        memory, action, out = model.act(params, memory, obs, key, explore)
+        to_go = memory.history.get("to_go")
+        if to_go is not None:
+            out = {**out, "to_go": jnp.broadcast_to(to_go[:, None], action.shape)}
+        return memory, action, out
+
+    return ppo.make(config, dims.tasks, updates, model._replace(act=act))

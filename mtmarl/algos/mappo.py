@@ -1,0 +1,104 @@
+"""MAPPO: PPO with shared actors and a central critic (Yu et al. 2022), on one task or on many.
+
+Departures from the released code: the critic sees the set of entities that the team sees between them and has no
+memory, so that it fits every team; it learns from whole rollouts, not from chunks of ten steps; agents are told what
+they did last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from mtmarl.algos import ppo
+from mtmarl.algos.base import Algorithm
+from mtmarl.networks import entities, recurrent
+from mtmarl.ops import masked
+from mtmarl.types import Batch, Dims, Observation, TeamTokens
+
+
+@dataclass(frozen=True)
+class Network:
+    """`actor`: a GRU over flat observations, or the transformer over entities of UPDeT. Heads and depth are those of
+    transformers; the critic is always one.
+    """
+
+    embed_dim: int
+    actor: Literal["gru", "entity"]
+    heads: int = 1
+    depth: int = 1
+    mean_head: bool = False
+
+    @property
+    def transformer(self) -> entities.Config:
+        return entities.Config(self.embed_dim, self.heads, self.depth, self.mean_head)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ppo.Config):
+    network: Network
+
+
+def team_tokens(dims: Dims, obs: Observation, last_action: Any) -> TeamTokens:
+    """What the team sees; of tasks that do not split into entities, what each of its agents sees."""
+    if dims.entities is not None:
+        return entities.team_inputs(dims.entities, obs, last_action)
+    nothing = jnp.zeros((*obs.view.shape[:-2], 0, 0))
+    return TeamTokens(obs.view, nothing, nothing.any(-1))
+
+
+def act_by(actor: Any, value: Any):
+    """`act` with what PPO must know of it: each agent draws its action by itself."""
+
+    def act(params, memory, obs, key, explore):
+        history, logits = actor.act(params["actor"], memory, obs)
+        action = entities.choose(logits, obs, key, explore)
+        log_prob = masked.take(masked.log_softmax(logits, obs.action_mask), action)
+        out = {"log_prob": log_prob, "value": value(params, obs, memory.last_action)}
+        return entities.Memory(history, action), action, out
+
+    return act
+
+
+def make_actor(network: Network, dims: Dims) -> Any:
+    if network.actor == "entity":
+        return entities.Agent.make(network.transformer, dims)
+    return recurrent.Agent(recurrent.GruPolicy(network.embed_dim, dims.actions), network.embed_dim)
+
+
+def beside_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], Any]) -> ppo.Model:
+    """Any actor with the functions of `recurrent.Agent` beside a critic: a module that has a value for each agent by
+    look(observation, last actions) and the mask of the agents.
+    """
+
+    def value(params, obs: Observation, last_action) -> Any:
+        return critic.apply({"params": params["critic"]}, look(obs, last_action), obs.agent_mask)
+
+    def evaluate(params, batch: Batch):
+        memory = batch.extras["memory"]
+        last = entities.last_actions(batch.action, batch.first, memory.last_action)
+        logits = actor.window(params["actor"], batch, memory=memory)
+        return logits, value(params, batch.observation, last)
+
+    def init(key: jax.Array, batch: Batch):
+        key_actor, key_critic = jax.random.split(key)
+        seen = look(batch.observation, jnp.full_like(batch.action, -1))
+        return {
+            "actor": actor.init(key_actor, batch),
+            "critic": critic.init(key_critic, seen, batch.agent_mask)["params"],
+        }
+
+    return ppo.Model(init, act_by(actor, value), evaluate, actor.init_carry, ("critic",))
+
+
+def make_model(actor: Any, network: entities.Config, dims: Dims) -> ppo.Model:
+    """Any actor beside the critic of MAPPO."""
+    return beside_critic(actor, entities.TeamValue(network), partial(team_tokens, dims))
+
+
+def make(config: Config, dims: Dims, updates: int) -> Algorithm:
+    model = make_model(make_actor(config.network, dims), config.network.transformer, dims)
+    return ppo.make(config, dims.tasks, updates, model)

@@ -1,0 +1,197 @@
+"""Proximal policy optimisation (Schulman et al. 2017) for teams, on fresh rollouts of one or several tasks.
+
+What Sable, MAPPO and CARE share; they differ in their networks and settings.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches, route
+from mtmarl.errors import UserError
+from mtmarl.ops import masked, moments
+from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
+from mtmarl.ops.returns import gae
+from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Learning rate and entropy weight go linearly from their first to their last value over all updates.
+
+    critic_warmup: updates, of all, in which the critic alone learns, before the first step of the actor.
+    huber_delta: beyond it the critic's loss is linear. normalise_values: the critic learns returns brought to unit
+    size, task by task. only_choices: the actor's terms are over agents that had a choice, which the dead have not.
+    """
+
+    learning_rate: float
+    final_learning_rate: float
+    max_grad_norm: float
+    gamma: float
+    gae_lambda: float
+    clip: float
+    entropy_weight: float
+    final_entropy_weight: float
+    value_weight: float
+    epochs: int
+    minibatches: int
+    advantage_floor: float
+    critic_warmup: int = 0
+    huber_delta: float | None = None
+    normalise_values: bool = False
+    only_choices: bool = False
+
+
+class Model(NamedTuple):
+    """The networks of an actor and its critic.
+
+    init(key, batch) -> params; act as in `types.Act`, whose extras are log_prob and value [B, N]; evaluate(params,
+    batch) -> (logits [B, T, N, A], values [B, T, N]) from the memory in the batch's extras; `critic`: the top-level
+    parameters that nothing but the values depend on.
+    """
+
+    init: Callable[[jax.Array, Batch], Params]
+    act: Act
+    evaluate: Callable[[Params, Batch], tuple[Array, Array]]
+    init_carry: Callable[[int, int], Carry]
+    critic: tuple[str, ...]
+
+
+# What else is minimised: (params, target, minibatch, key) -> (loss, metrics). The target are the moments of the values
+# where these are normalised.
+More = Callable[[Params, Any, Batch, jax.Array], tuple[Array, Mapping[str, Array]]]
+
+
+class Training(NamedTuple):
+    """Its optimisers, the phases, whose fractions add up to 1, and what `Learner.target` starts from."""
+
+    txs: dict[str, optax.GradientTransformation]
+    phases: tuple[Phase, ...]
+    target: Any
+
+
+def training(
+    config: Config,
+    tasks: int,
+    updates: int,
+    model: Model,
+    *,
+    source: str = "on_policy",
+    before: Callable[[Batch, jax.Array], Batch] = lambda batch, key: batch,
+    more: More | None = None,
+    begin: int = 0,
+) -> Training:
+    """PPO for `updates` updates, the first of them after `begin` gradient steps of something else.
+
+    A row of the batch is one environment's rollout of T steps. `extras` of the batch: log_prob and value [B, T, N]
+    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]). The episode return
+    that is reported is undiscounted over a finite horizon, so a time limit ends the return here as well: nothing is
+    bootstrapped beyond it. `before` changes each minibatch first.
+    """
+    if not 0 <= config.critic_warmup < updates:
+        raise UserError(
+            f"algo.critic_warmup={config.critic_warmup} must lie in 0 … {updates - 1}, below all updates"
+        )
+    per_update = config.epochs * config.minibatches
+    alone = config.critic_warmup * per_update
+    steps = updates * per_update - alone
+    schedule = lambda start, end: optax.linear_schedule(start, end, steps)
+    entropy_weight = schedule(config.entropy_weight, config.final_entropy_weight)
+    tx = optax.chain(
+        optax.clip_by_global_norm(config.max_grad_norm),
+        optax.adam(schedule(config.learning_rate, config.final_learning_rate), eps=1e-5),
+    )
+
+    def loss(params, target, batch: Batch, key):
+        batch = before(batch, key)
+        logits, value = model.evaluate(params, batch)
+        log_probs = masked.log_softmax(logits, batch.mask)
+        log_prob = masked.take(log_probs, batch.action)
+        advantage, returns = batch.extras["advantage"], batch.extras["returns"]
+        valid = batch.agent_mask
+        acting = valid & (batch.mask.sum(-1) > 1) if config.only_choices else valid
+        mean = lambda x, where: masked.mean_over_tasks(x, where, batch.task_id, tasks)
+        centre = _per_row(advantage, acting, batch, tasks)
+        spread = jnp.sqrt(_per_row((advantage - centre) ** 2, acting, batch, tasks))
+        # The floor keeps critic noise from being blown up to unit size while no reward has been seen.
+        advantage = (advantage - centre) / jnp.maximum(spread, config.advantage_floor)
+        actor = mean(clipped_surrogate(log_prob, batch.extras["log_prob"], advantage, config.clip), acting)
+        critic = mean(
+            clipped_value_loss(value, batch.extras["value"], returns, config.clip, config.huber_delta), valid
+        )
+        entropy = mean(masked.entropy(log_probs), acting)
+        total = actor + config.value_weight * critic - batch.extras["entropy_weight"].mean() * entropy
+        kl = mean(batch.extras["log_prob"] - log_prob, acting)
+        metrics = {"actor_loss": actor, "critic_loss": critic, "entropy": entropy, "approximate_kl": kl}
+        if more is None:
+            return total, metrics
+        further, own = more(params, target, batch, key)
+        return total + further, {**metrics, **own}
+
+    def on_rollouts(step: Update) -> Update:
+        def update(learner: Learner, batch: Batch, key):
+            reward = jnp.broadcast_to(batch.reward[..., None], batch.action.shape)
+            ended = (batch.terminal | batch.truncated)[..., None]
+            discount = jnp.broadcast_to(config.gamma * ~ended, reward.shape)
+            time_first = lambda x: jnp.moveaxis(x, 1, 0)
+            value, bootstrap = batch.extras["value"], batch.extras["bootstrap"]
+            if config.normalise_values:
+                value, bootstrap = (
+                    moments.denormalise(x, learner.target, batch.task_id) for x in (value, bootstrap)
+                )
+            reward, discount, by_time = time_first(reward), time_first(discount), time_first(value)
+            advantage = time_first(gae(reward, discount, by_time, bootstrap, config.gae_lambda))
+            returns = advantage + value
+            if config.normalise_values:
+                seen = moments.update(learner.target, returns, batch.agent_mask, batch.task_id)
+                learner, returns = (
+                    learner._replace(target=seen),
+                    moments.normalise(returns, seen, batch.task_id),
+                )
+            weight = jnp.full(
+                batch.task_id.shape, entropy_weight(jnp.maximum(learner.step - begin - alone, 0))
+            )
+            extras = {**batch.extras, "advantage": advantage, "returns": returns, "entropy_weight": weight}
+            return step(learner, batch._replace(extras=extras), key)
+
+        return update
+
+    txs: dict[str, optax.GradientTransformation] = {"ppo": tx}
+    if alone:
+        rest = optax.set_to_zero()
+        txs["critic"] = route({"critic": (tx, model.critic)}, rest)
+    share = config.critic_warmup / updates
+    phases = {"critic": ("critic", share), "ppo": ("train", 1.0 - share)}
+    make = lambda name: on_rollouts(
+        minibatches(gradient_step(name, loss, txs[name]), config.epochs, config.minibatches)
+    )
+    return Training(
+        txs,
+        tuple(
+            Phase(label, part, make(name), source) for name, (label, part) in phases.items() if name in txs
+        ),
+        moments.start(tasks) if config.normalise_values else (),
+    )
+
+
+def _per_row(x: Array, valid: Array, batch: Batch, tasks: int) -> Array:
+    """The mean over the valid entries of each row's task, as a factor of x [B, T, N]."""
+    if tasks == 1:
+        return masked.mean(x, valid)
+    return masked.per_task(x, valid, batch.task_id, tasks)[batch.task_id][:, None, None]
+
+
+def make(config: Config, tasks: int, updates: int, model: Model, **options: Any) -> Algorithm:
+    """An algorithm that is PPO from its first update to its last; `options` as for `training`."""
+    trained = training(config, tasks, updates, model, **options)
+
+    def init(key, batch: Batch):
+        learner = init_learner(model.init(key, batch), trained.txs, target=False)
+        return learner._replace(target=trained.target)
+
+    return Algorithm(init, trained.phases, model.act, model.init_carry)

@@ -1,0 +1,207 @@
+"""A causal transformer over each agent's own last steps, as in decision transformers (MADT, Meng et al. 2021).
+
+One function serves windows and acting: acting is a window of one step behind a cache of the keys and values of the
+steps before. An agent sees nothing but its own past. Positions are relative: what an agent did k steps ago is known as
+that, wherever a window begins. (MADT embeds the place in the window and the time since the start of the episode.)
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtmarl.networks.entities import Memory, last_actions
+from mtmarl.ops import masked
+from mtmarl.types import Batch, Observation, Params
+
+
+@dataclass(frozen=True)
+class Config:
+    """Width D (divisible by heads) and layers. `context`: to how many steps, the present one included, a layer looks
+    back; what n layers make of a step reaches back n (context - 1) steps. 1: no memory, a feed-forward network.
+    """
+
+    embed_dim: int
+    heads: int
+    depth: int
+    context: int
+
+
+class Cache(NamedTuple):
+    """Keys and values of the last `context` steps of every layer, oldest first, and which of these steps there were."""
+
+    keys: Float[Array, "B N P S D"]
+    values: Float[Array, "B N P S D"]
+    there: Bool[Array, "B N S"]
+
+
+def empty_cache(config: Config, batch_size: int, agents: int) -> Cache:
+    """Of an agent that has seen nothing; all zeros."""
+    before = (batch_size, agents, config.depth, config.context, config.embed_dim)
+    return Cache(jnp.zeros(before), jnp.zeros(before), jnp.zeros((batch_size, agents, config.context), bool))
+
+
+def visible(first: Bool[Array, "B T"], there: Bool[Array, "B N S"], context: int) -> Bool[Array, "B N T L"]:
+    """Which of L = S + T steps, those of the cache before those of the window, each step of the window looks at."""
+    steps, cached = first.shape[1], there.shape[-1]
+    lag = jnp.arange(steps)[:, None] - (jnp.arange(cached + steps) - cached)[None, :]
+    episode = jnp.cumsum(first, axis=1)
+    of_key = jnp.pad(episode, ((0, 0), (cached, 0)))
+    same = (episode[:, :, None] == of_key[:, None, :]) & (lag >= 0) & (lag < context)
+    real = jnp.concatenate([there, jnp.ones((*there.shape[:2], steps), bool)], axis=-1)
+    return same[:, None] & real[:, :, None, :]
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each behind a LayerNorm and beside a residual (pre-norm)."""
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T N D"],
+        mask: Bool[Array, "B N T L"],
+        keys: Float[Array, "B N S D"],
+        values: Float[Array, "B N S D"],
+    ) -> tuple[Float[Array, "B T N D"], Float[Array, "B N L D"], Float[Array, "B N L D"]]:
+        """Also the keys and values of the cached steps and of those of the window."""
+        c = self.config
+        width, steps, cached = c.embed_dim // c.heads, x.shape[1], keys.shape[2]
+        y = nn.LayerNorm(epsilon=1e-5)(x)
+        project = lambda name: nn.Dense(c.embed_dim, use_bias=False, name=name)(y)
+        q, k, v = (jnp.swapaxes(project(name), 1, 2) for name in ("query", "key", "value"))
+        keys, values = jnp.concatenate([keys, k], axis=2), jnp.concatenate([values, v], axis=2)
+        split = lambda z: z.reshape(*z.shape[:-1], c.heads, width)
+        score = jnp.einsum("bnthd,bnlhd->bnhtl", split(q), split(keys)) / width**0.5
+        bias = self.param("position", nn.initializers.zeros, (c.heads, c.context))
+        lag = jnp.arange(steps)[:, None] + cached - jnp.arange(cached + steps)[None, :]
+        score += bias[:, jnp.clip(lag, 0, c.context - 1)]
+        weight = jax.nn.softmax(jnp.where(mask[:, :, None], score, masked.NEVER), axis=-1)
+        seen = jnp.einsum("bnhtl,bnlhd->btnhd", weight, split(values)).reshape(x.shape)
+        x = x + nn.Dense(c.embed_dim, name="out")(seen)
+        y = nn.LayerNorm(epsilon=1e-5)(x)
+        return x + nn.Dense(c.embed_dim)(nn.gelu(nn.Dense(4 * c.embed_dim)(y))), keys, values
+
+
+class Causal(nn.Module):
+    """[B, T, N, D] of what was seen to as much of what it means, and the cache behind the last step.
+
+    Nothing reaches across an episode start (`first`), also none in the cache.
+    """
+
+    config: Config
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T N D"], first: Bool[Array, "B T"], cache: Cache
+    ) -> tuple[Float[Array, "B T N D"], Cache]:
+        c = self.config
+        mask = visible(first, cache.there, c.context)
+        kept = []
+        for i in range(c.depth):
+            x, *both = Layer(c, name=f"layer_{i}")(x, mask, cache.keys[:, :, i], cache.values[:, :, i])
+            kept.append([y[:, :, -c.context :] for y in both])
+        keys, values = (jnp.stack(z, axis=2) for z in zip(*kept, strict=True))
+        # The steps that the step after the last one of the window would look at, were it of the same episode.
+        here = jnp.cumsum(first, axis=1)
+        own = jnp.broadcast_to((here == here[:, -1:])[:, None], (*x.shape[:1], x.shape[2], x.shape[1]))
+        there = jnp.concatenate([cache.there & ~first.any(1)[:, None, None], own], axis=-1)
+        return nn.LayerNorm(epsilon=1e-5)(x), Cache(keys, values, there[..., -c.context :])
+
+
+class Token(nn.Module):
+    """What an agent sees and did last (-1: nothing), and the return that is asked of it, as one vector per step.
+
+    Each is embedded and they are added up (MADT makes them tokens of their own, and acts on the last).
+    """
+
+    features: int
+    actions: int
+
+    @nn.compact
+    def __call__(
+        self, view: Float[Array, "*b N O"], last_action: Int[Array, "*b N"] | None, to_go: Array | None = None
+    ) -> Float[Array, "*b N D"]:
+        x = jnp.tanh(nn.Dense(self.features, name="view")(view))
+        if last_action is not None:
+            one_hot = jax.nn.one_hot(last_action, self.actions)
+            x += nn.Dense(self.features, use_bias=False, name="last_action")(one_hot)
+        if to_go is not None:
+            x += jnp.tanh(nn.Dense(self.features, name="to_go")(to_go[..., None, None]))
+        return x
+
+
+class Policy(nn.Module):
+    """MADT's policy: one number per action from an agent's own last steps."""
+
+    config: Config
+    actions: int
+    tell_actions: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        obs: Observation,
+        last_action: Int[Array, "B T N"],
+        to_go: Float[Array, "B T"] | None,
+        first: Bool[Array, "B T"],
+        cache: Cache,
+    ) -> tuple[Float[Array, "B T N A"], Cache]:
+        token = Token(self.config.embed_dim, self.actions, name="token")
+        x = token(obs.view, last_action if self.tell_actions else None, to_go)
+        x, cache = Causal(self.config, name="causal")(x, first, cache)
+        return nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01), name="head")(x), cache
+
+
+class Agent(NamedTuple):
+    """A module with the signature of `Policy`, whatever it returns before the cache, as pure functions.
+
+    `target_return`: the undiscounted return that play asks for, of which what was received is taken away; windows are
+    told what is recorded or, of one's own play, what was asked for (extras["to_go"]). None: nothing is told.
+    """
+
+    module: Any
+    target_return: float | None = None
+
+    def init_carry(self, batch_size: int, agents: int) -> Memory:
+        history: dict[str, Any] = {"cache": empty_cache(self.module.config, batch_size, agents)}
+        if self.target_return is not None:
+            history["to_go"] = jnp.full(batch_size, self.target_return, jnp.float32)
+        return Memory(history, jnp.full((batch_size, agents), -1, jnp.int32))
+
+    def told(self, batch: Batch) -> Array | None:
+        """[B, T]: the return to go at every step, None where it is not told."""
+        if self.target_return is None:
+            return None
+        if "to_go" in batch.extras:
+            return batch.extras["to_go"][..., 0]
+        assert batch.return_to_go is not None, "a batch without recorded returns"
+        return batch.return_to_go
+
+    def init(self, key: jax.Array, batch: Batch) -> Params:
+        cache = self.init_carry(batch.action.shape[0], batch.action.shape[2]).history["cache"]
+        inputs = (batch.observation, batch.action, self.told(batch), batch.first, cache)
+        return self.module.init(key, *inputs)["params"]
+
+    def window(self, params: Params, batch: Batch, memory: Memory | None = None) -> Any:
+        """What the module says at every step of a window; `memory` is that before the first one (None: a fresh one)."""
+        if memory is None:
+            memory = self.init_carry(batch.action.shape[0], batch.action.shape[2])
+        last = last_actions(batch.action, batch.first, memory.last_action)
+        inputs = (batch.observation, last, self.told(batch), batch.first, memory.history["cache"])
+        return self.module.apply({"params": params}, *inputs)[0]
+
+    def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[dict[str, Any], Any]:
+        """(history, what the module says) of one step."""
+        history, to_go = {}, None
+        if self.target_return is not None:
+            received = 0.0 if obs.reward is None else obs.reward
+            to_go = history["to_go"] = memory.history["to_go"] - received
+        now = jax.tree.map(lambda x: x[:, None], (obs._replace(reward=None), memory.last_action, to_go))
+        first = jnp.zeros((obs.view.shape[0], 1), bool)
+        out, history["cache"] = self.module.apply({"params": params}, *now, first, memory.history["cache"])
+        return history, jax.tree.map(lambda x: x[:, 0], out)
