@@ -29,7 +29,7 @@ VARIANTS = {
 
 
 # Those that take half a minute to compile, several times each.
-SLOW = [name for name in VARIANTS if name.startswith("hissd")]
+SLOW = [name for name in VARIANTS if name.startswith(("hissd", "hygen"))]
 
 
 @pytest.fixture(
