@@ -81,27 +81,27 @@ def test_two_ways_to_act_become_at_least_two_skills():
     assert discovered["skills/skill_entropy"][-30:].mean() > 0.6
 
 
-TASK = "lbf/5x5-2p-1f-coop-t20"
+TASK = "lbf/5x5-2p-1f-t20"
 
 
 def test_hybrid_training_is_better_than_its_data(tmp_path):
-    """The data are of the first steps of learning; what is played on top shows what else there is to gain."""
+    """The data are of the first half of learning; what is played on top shows what else there is to gain."""
     vaults = f"data.vault_dir={tmp_path / 'vaults'}"
     recorded = [
         "+algo=sable", f"+tasks={TASK}", vaults, f"run_dir={tmp_path / 'online'}", "algo.network.embed_dim=32",
-        "collect.env_steps=20480", "collect.evaluations=1", "collect.record_points=2", "collect.record_episodes=64",
+        "collect.env_steps=40960", "collect.evaluations=2", "collect.record_points=2", "collect.record_episodes=128",
         "quiet=true",
     ]  # fmt: skip
     assert collect.main(recorded) == 0
     data = mtmarl.read_vault(tmp_path / f"vaults/{TASK}.vlt/replay").recording
-    poor = data.reward.sum() / data.first.sum()
+    recorded_return = data.reward.sum() / data.first.sum()
     hybrid = [
         "+algo=hygen", f"+tasks={TASK}", vaults, f"run_dir={tmp_path / 'hybrid'}", "algo.network.embed_dim=32",
-        "trainer.updates=1500", "trainer.chunk=50", "trainer.checkpoint_every=1500", "trainer.batch_size=32",
-        "collect.num_envs=16", "collect.rollout_length=20", "evaluator.every=1500", "evaluator.final_episodes=160",
-        "quiet=true",
+        "algo.learning_rate=0.001", "algo.epsilon_fraction=0.5", "trainer.updates=2000", "trainer.chunk=50",
+        "trainer.checkpoint_every=2000", "trainer.batch_size=32", "trainer.context=20", "collect.num_envs=16",
+        "collect.rollout_length=20", "evaluator.every=2000", "evaluator.final_episodes=160", "quiet=true",
     ]  # fmt: skip
     assert train.main(hybrid) == 0
     policy = mtmarl.load_policy(tmp_path / "hybrid", "last")
-    good = mtmarl.evaluate_policy(policy, TASK, episodes=160, explore=0.0)[TASK].mean
-    assert good > poor + 0.15, (poor, good)
+    result = mtmarl.evaluate_policy(policy, TASK, episodes=160, explore=0.0)[TASK]
+    assert 0.5 < recorded_return < 0.85 and result.mean > recorded_return + 0.1
