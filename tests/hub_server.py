@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
             if begin >= size:
                 return self.answer(416)
         self.send_response(status)
-        etag = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else path
+        etag = hashlib.sha256(content if isinstance(content, bytes) else path.encode()).hexdigest()
         for key, text in {
             "Content-Length": end - begin, "ETag": f'"{etag}"', "X-Repo-Commit": sha, "Accept-Ranges": "bytes",
             "Content-Type": "application/octet-stream", "Content-Range": f"bytes {begin}-{end - 1}/{size}",

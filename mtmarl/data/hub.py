@@ -26,7 +26,8 @@ from typing import Any, NamedTuple
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError
 
-CHUNK = 16 * 2**20  # bytes per request; `workers` of them are in memory at a time
+CHUNK = 16 * 2**20  # bytes per request where every read is one; `workers` of them are in memory at a time
+PIECE = 2**21  # bytes read at once from a stream
 PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts that bring nothing new
 VAULTS_AT_ONCE = 4
 _HF = re.compile(
@@ -263,8 +264,9 @@ def _fetch(store: Store, relative: str, expected: Mapping[str, Any], file: Path,
         job.add(done)
         while True:
             with file.open("r+b" if done else "wb") as out:
-                out.truncate(done)
-                out.seek(done)
+                if done:  # ext4 writes a file out as it is closed, and makes all wait, if it was truncated to nothing
+                    out.truncate(done)
+                    out.seek(done)
                 for chunk in _chunks(store, relative, done, size, where, job):
                     out.write(chunk)
                     digest.update(chunk)
@@ -289,18 +291,25 @@ def _fetch(store: Store, relative: str, expected: Mapping[str, Any], file: Path,
 
 def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: Job) -> Iterator[bytes]:
     """The bytes of a file from `done` to `size`, over as many connections as it takes."""
-    failures, ranges = 0, True
+    failures, ranges, streams = 0, True, bool(store.repo)
     while done < size:
         job.check()
         try:
             # The size is known: no client needs to ask for it.
             how = {"block_size": CHUNK, "cache_type": "none", "size": size} if ranges else {"block_size": 0}
-            with store.fs.open(store.place(relative), "rb", **how) as source:
+            with store.fs.open(
+                store.place(relative), "rb", **({"block_size": 0} if streams else how)
+            ) as source:
                 at = 0
-                if ranges:
+                if streams:
+                    # Hugging Face's stream cannot seek, but begins where it believes to be: one request for all the
+                    # rest of a file, handed on in pieces that stay in the cache, for twice the speed of blocks.
+                    at = source.loc = done
+                elif ranges:
                     at = source.seek(done)
                 while done < size:
-                    chunk = source.read(min(CHUNK, size - done if at >= done else done - at))
+                    most = PIECE if streams else CHUNK
+                    chunk = source.read(min(most, size - done if at >= done else done - at))
                     if not chunk:
                         raise EOFError(f"ends after {at} of {size} bytes")
                     at += len(chunk)
@@ -474,7 +483,7 @@ def pull(
     Files come in parallel into a folder beside their place, going on from what an interrupted pull left there. A vault
     appears only when each of its files has the hash of the manifest, by one rename. Vaults that are there are left
     alone; a changed one is replaced if it was pulled itself, or with `replace`. Another process that pulls the same
-    vault is waited for. Memory: `workers` chunks of 16 MiB. UserError in one line if anything cannot be had.
+    vault is waited for. Memory: a few chunks per worker. UserError in one line if anything cannot be had.
     """
     root = Path(root).expanduser().resolve()
     manifest, store = read_manifest(connect(address))
