@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import jax
-from update import best_seconds, make_algorithm, measure, random_data
+from update import make_algorithm, measure, random_data
 
 from mtmarl import build, config, sharding, trainer
 from mtmarl.data.source import Source, vault_source
@@ -89,8 +89,10 @@ def main() -> None:
             began = time.perf_counter()
             evaluator.compile(params)
             starts[name] = time.perf_counter() - began
+        began = time.perf_counter()
+        evaluator.evaluate(params, 0, cfg.evaluator.episodes)
+        evaluation = time.perf_counter() - began
         jax.config.update("jax_compilation_cache_dir", None)
-    evaluation = best_seconds(lambda: evaluator.evaluate(params, 0, cfg.evaluator.episodes) and None, 1)
     rounds = cfg.trainer.updates // cfg.evaluator.every + 1
     whole = rounds * evaluation + cfg.trainer.updates * update
 

@@ -24,7 +24,7 @@ from mtmarl.envs.layout import Layout
 from mtmarl.envs.registry import make_env
 from mtmarl.types import Dims
 
-METHODS = ("bc_t", "bc_r", "updet_m", "updet_l", "odis", "hissd")
+METHODS = ("bc_t", "updet_m", "odis", "hissd")
 AGENTS, STEPS, WIDTH = 9, 1_000, len(smax.OBS_SCALE)
 
 

@@ -24,7 +24,7 @@ from mtmarl.types import Dims, example_batch
 GOALS = {64: 0.20, 128: 0.35, 256: 0.45}
 COMPILE_GOAL = 3.0
 # Timesteps, agents and the goal for the cost per token, relative to the first.
-SHAPES = ((20, 4, None), (50, 4, None), (100, 4, 1.5), (20, 8, None), (20, 16, None), (20, 32, 2.0))
+SHAPES = ((20, 4, None), (50, 4, None), (100, 4, 1.5), (20, 12, None), (20, 32, 2.0))
 TOKENS = 12_800
 OBS, ACTIONS, TASKS, STEPS = 66, 5, 5, 20_000
 
@@ -119,11 +119,17 @@ def measure(
 
 
 def measure_update(
-    embed_dim: int, agents: int, batch: int, context: int, repeats: int, dtype: str = "float32"
+    embed_dim: int,
+    agents: int,
+    batch: int,
+    context: int,
+    repeats: int,
+    dtype: str = "float32",
+    chunk: int = 10,
 ) -> Measured:
     algo, dims = make_algorithm("mt_oryx", embed_dim, agents, dtype)
     source = vault_source(random_data(agents), batch, context)
-    return measure(algo, dims, source, batch * context * agents, repeats)
+    return measure(algo, dims, source, batch * context * agents, repeats, chunk=chunk)
 
 
 def main() -> None:
@@ -152,7 +158,7 @@ def main() -> None:
     print("| T | N | us/token | ratio | goal | KB/token | ratio |\n|---:|---:|---:|---:|---:|---:|---:|")
     rows = []
     for context, agents, goal in SHAPES if not args.quick else [s for s in SHAPES if s[2] or s == SHAPES[0]]:
-        m = measure_update(64, agents, TOKENS // (context * agents), context, repeats)
+        m = measure_update(64, agents, TOKENS // (context * agents), context, repeats, chunk=4)
         rows.append((context, agents, 1e6 * m.seconds / m.tokens, m.memory / m.tokens / 1024))
         (_, _, cost, memory), (_, _, base, base_memory) = rows[-1], rows[0]
         print(

@@ -75,14 +75,17 @@ def initial_state(
     algo: Algorithm, source: Source, example: Batch, seed: int | tuple[int, ...], mesh=None
 ) -> TrainState:
     """Fresh parameters and source state; of several seeds stacked. Only the shapes of the example matter."""
-    mesh = mesh or sharding.make_mesh()
+    seeds = seed if isinstance(seed, tuple) else (seed,)
 
+    @partial(jax.jit, out_shardings=sharding.replicated(mesh or sharding.make_mesh()))
     def init(seed):
         key_algo, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
         return TrainState(algo.init(key_algo, example), source.init(key_source), jnp.zeros((), jnp.int32))
 
-    init = jax.vmap(init) if isinstance(seed, tuple) else init
-    return jax.jit(init, out_shardings=_placement(seed, mesh))(jnp.asarray(seed, jnp.int32))
+    # One after the other: the decompositions behind orthogonal kernels can wait for each other for ever where they are
+    # batched (jaxlib 0.10.2, two CPU cores).
+    states = [init(jnp.int32(one)) for one in seeds]
+    return stack(states, seed, mesh) if isinstance(seed, tuple) else states[0]
 
 
 def stack(states: Sequence[TrainState], seed: tuple[int, ...], mesh=None) -> TrainState:
