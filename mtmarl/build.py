@@ -52,7 +52,8 @@ def train_tasks(cfg: Config) -> tuple[str, ...]:
 def task_set_label(cfg: Config) -> str:
     """How this task set is called in paths and reports."""
     name = cfg.tasks.name.replace("/", "-")
-    return name if cfg.tasks.first is None else f"{name}-first{cfg.tasks.first}"
+    whole = len(train_tasks(cfg)) == len(cfg.tasks.train)
+    return name if whole else f"{name}-first{cfg.tasks.first}"
 
 
 def run_directory(cfg: Config, default: str) -> Path:
@@ -673,7 +674,15 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
     strip = lambda d, free: {k: v for k, v in d.items() if k not in free}
     # Parsed anew: what was not yet an option when the run began has its default.
     before = config.parse(Config, earlier["config"], str(run_dir / "run.json"))
-    settings = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+
+    def settings(c: Config) -> dict[str, Any]:
+        plain = config.to_dict(c)
+        tasks = {
+            **plain["tasks"],
+            "first": len(train_tasks(c)),
+        }  # all of a set, or as many as there are: the same
+        return {**plain, "tasks": tasks, "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+
     old, new = (
         {
             k: strip(v, _FREE_WITHIN[k]) if k in _FREE_WITHIN else v

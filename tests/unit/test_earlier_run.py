@@ -17,8 +17,13 @@ def test_only_what_changes_the_result_must_be_the_same(tmp_path):
         *groups, key = path
         (record["config"][groups[0]] if groups else record["config"]).pop(key)
     (tmp_path / "run.json").write_text(json.dumps(record))
-    for more in ((), ("data.memory_mb=100",), ("distributed=true",), ("quiet=true",)):
+    for more in ((), ("data.memory_mb=100",), ("distributed=true",), ("quiet=true",), ("tasks.first=5",)):
         assert build.earlier_run(tmp_path, compose(*more)) == record
-    for more, named in (("seed=1", "seed"), ("algo.gamma=0.5", "algo"), ("data.fraction=0.5", "data")):
+    for more, named in (
+        ("seed=1", "seed"),
+        ("algo.gamma=0.5", "algo"),
+        ("data.fraction=0.5", "data"),
+        ("tasks.first=4", "tasks"),
+    ):
         with pytest.raises(UserError, match=rf"other settings \({named}\)"):
             build.earlier_run(tmp_path, compose(more))
