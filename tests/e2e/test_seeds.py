@@ -56,8 +56,8 @@ def test_each_is_as_if_alone_also_after_a_stop(micro_vaults, tmp_path, monkeypat
     record = json.loads((together / "seed_1" / "run.json").read_text())
     assert (record["seed"], record["config"]["seeds"]) == (1, None)
 
-    assert report.main([str(together)]) == 0
-    assert "2 seeds" in (together / "report" / "report.md").read_text()
+    assert report.main([str(together), "--out", str(tmp_path / "report")]) == 0
+    assert "2 seeds" in (tmp_path / "report" / "report.md").read_text()
     capsys.readouterr()
     assert train.main(both) == 0, "a finished set is left alone"
     assert capsys.readouterr().out.count("already finished") == 2
