@@ -677,10 +677,8 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
 
     def settings(c: Config) -> dict[str, Any]:
         plain = config.to_dict(c)
-        tasks = {
-            **plain["tasks"],
-            "first": len(train_tasks(c)),
-        }  # all of a set, or as many as there are: the same
+        # A set cut to as many tasks as it has is that set.
+        tasks = {**plain["tasks"], "first": len(train_tasks(c))}
         return {**plain, "tasks": tasks, "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
 
     old, new = (

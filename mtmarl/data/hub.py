@@ -296,10 +296,9 @@ def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: 
         job.check()
         try:
             # The size is known: no client needs to ask for it.
-            how = {"block_size": CHUNK, "cache_type": "none", "size": size} if ranges else {"block_size": 0}
-            with store.fs.open(
-                store.place(relative), "rb", **({"block_size": 0} if streams else how)
-            ) as source:
+            blocks = {"block_size": CHUNK, "cache_type": "none", "size": size}
+            how = blocks if ranges and not streams else {"block_size": 0}
+            with store.fs.open(store.place(relative), "rb", **how) as source:
                 at = 0
                 if streams:
                     # Hugging Face's stream cannot seek, but begins where it believes to be: one request for all the
@@ -307,8 +306,8 @@ def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: 
                     at = source.loc = done
                 elif ranges:
                     at = source.seek(done)
+                most = PIECE if streams else CHUNK
                 while done < size:
-                    most = PIECE if streams else CHUNK
                     chunk = source.read(min(most, size - done if at >= done else done - at))
                     if not chunk:
                         raise EOFError(f"ends after {at} of {size} bytes")
