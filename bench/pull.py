@@ -35,7 +35,7 @@ def make(root: Path, size: int) -> None:
         (folder / "metadata.json").write_text(json.dumps(about | {"episode_return": {}}))
         for i, share in enumerate(SIZES):
             with (folder / "d" / f"{i:032x}").open("wb") as out:
-                for j in range(int(share * size / 2 / len(block))):
+                for j in range(max(1, int(share * size / 2 / len(block)))):
                     out.write(block[j % 1000 :] + block[: j % 1000])
     vault.update_manifest(root)
 
