@@ -104,4 +104,4 @@ def test_hybrid_training_is_better_than_its_data(tmp_path):
     assert train.main(hybrid) == 0
     policy = mtmarl.load_policy(tmp_path / "hybrid", "last")
     result = mtmarl.evaluate_policy(policy, TASK, episodes=160)[TASK]  # explores as its data were recorded
-    assert 0.5 < recorded_return < 0.85 and result.mean > recorded_return + 0.1
+    assert 0.5 < recorded_return < 0.85 and result.mean > recorded_return + 0.15
