@@ -504,7 +504,7 @@ def outline(cfg: Config) -> Outline:
     split = entities.of_layout(layout)
     dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), split, layout.task_features)
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
-    trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda s: {})])
+    trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])
     # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
     algo = make_algorithm(module, settings, dims, plan.updates, (0.0, 1.0))
     trainer.check_phases(algo, plan)
@@ -630,7 +630,7 @@ def make_sinks(cfg: Config, run_dir: Path, resume_step: int | None = None, unit:
         "config": config.to_dict(cfg),
         "quiet": cfg.quiet,
         "unit": unit,
-        "resume_step": resume_step,
+        "resume_step": -1 if resume_step is None else resume_step,
     }
     return open_sinks(cfg.sinks, run_dir, run)
 

@@ -102,8 +102,7 @@ def _collect_task(
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
     log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
-    def evaluate(state) -> Mapping[str, float]:
-        params, update = state.learner.params, int(state.update)
+    def evaluate(update: int, params) -> Mapping[str, float]:
         index = update // job.evaluate_every
         sampled = evaluator.evaluate(params, index, c.eval_episodes, 1.0)[task]
         greedy = evaluator.evaluate(params, index, c.eval_episodes, 0.0)[task]
@@ -133,11 +132,10 @@ def _collect_task(
 
     recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes)
 
-    def record_part(state) -> Mapping[str, float]:
-        update = int(state.update)
+    def record_part(update: int, params) -> Mapping[str, float]:
         if update:
             key = jax.random.fold_in(jax.random.key(cfg.seed + 1), update)
-            part = recording.cut(recorder(state.learner.params, key), update * steps_per_update)
+            part = recording.cut(recorder(params, key), update * steps_per_update)
             # Written whole or not at all: a resumed run replays the point that was cut short.
             np.savez(parts / "writing.npz", **part._asdict())
             (parts / "writing.npz").rename(parts / f"{update:08d}.npz")

@@ -33,7 +33,9 @@ def start(distributed: bool = False) -> None:
     if not getattr(jax.config, "jax_compilation_cache_dir", None):
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # A start compiles a hundred small programs besides the large ones; together they take seconds.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _join() -> None:

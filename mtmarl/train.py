@@ -72,11 +72,12 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         for r in left:
             r.start(done)
 
-        def each(
-            do: Callable[[Run, trainer.TrainState], None], state: trainer.TrainState
-        ) -> Mapping[str, float]:
-            for r, own in zip(left, split(state), strict=True):
+        def each(do: Callable[[Run, Any], None], of: Any) -> None:
+            for r, own in zip(left, split(of), strict=True):
                 do(r, own)
+
+        def evaluate(update: int, params: Any) -> Mapping[str, float]:
+            each(partial(Run.evaluate, update=update), params)
             return {}
 
         state = trainer.train(
@@ -84,7 +85,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             job.sources,
             plan,
             state,
-            [trainer.Event(cfg.evaluator.every, partial(each, Run.evaluate))],
+            [trainer.Event(cfg.evaluator.every, evaluate)],
             [r.log for r in left],
             partial(each, Run.save),
             list(job.train_envs),
@@ -160,12 +161,11 @@ class Run:
         counts |= self.job.counts(update)
         self.sinks.log(update, {**metrics, **counts})
 
-    def evaluate(self, state: "trainer.TrainState") -> None:
+    def evaluate(self, params: Any, update: int) -> None:
         from mtmarl import build
         from mtmarl.checkpoint import save_params
 
-        update, settings = int(state.update), self.cfg.evaluator
-        params = self.local(state.learner.params)
+        settings, params = self.cfg.evaluator, self.local(params)
         results = self.evaluator.evaluate(params, update, settings.episodes, settings.explore)
         if not self.primary:
             return

@@ -2,7 +2,9 @@
 
 Chunks of updates are one compiled program each (a `lax.scan`). The order at every chunk boundary is fixed:
 events on the state as it is (evaluation, recording) → checkpoint → next chunk → metrics of the chunk before,
-fetched while the next one runs. Keys are functions of (seed, update index), so a resumed run replays.
+fetched while the next one runs. Keys are functions of (seed, update index), so a resumed run replays. The events
+before the first update alone run beside the first chunk, on a copy of the parameters, so that training does not wait
+for their programs to compile.
 
 Several seeds are one program as well: the whole update is mapped over a leading axis of the state, one learner per
 seed, which meets nothing of the others. They are split over the devices where they divide evenly.
@@ -21,7 +23,7 @@ from mtmarl import sharding
 from mtmarl.algos.base import Algorithm, Phase
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
-from mtmarl.types import Batch, Learner
+from mtmarl.types import Batch, Learner, Params
 
 
 class TrainState(NamedTuple):
@@ -33,10 +35,10 @@ class TrainState(NamedTuple):
 
 
 class Event(NamedTuple):
-    """`run(state) -> metrics` before the first update, every `every` updates, and after the last."""
+    """`run(update, params) -> metrics` for the policy before the first update, every `every` updates, and the last."""
 
     every: int
-    run: Callable[[TrainState], Mapping[str, float]]
+    run: Callable[[int, Params], Mapping[str, float]]
 
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -97,13 +99,13 @@ def stack(states: Sequence[TrainState], seed: tuple[int, ...], mesh=None) -> Tra
     return join(tuple(states))
 
 
-def unstack(state: TrainState, mesh=None) -> list[TrainState]:
-    """The inverse of `stack`, replicated over the mesh as the state of a single seed is."""
+def unstack(state: Any, mesh=None) -> list[Any]:
+    """The inverse of `stack`, for a state or part of one; replicated over the mesh as that of a single seed is."""
     pick = jax.jit(
         lambda state, i: jax.tree.map(lambda x: x[i], state),
         out_shardings=sharding.replicated(mesh or sharding.make_mesh()),
     )
-    return [pick(state, i) for i in range(state.update.shape[0])]
+    return [pick(state, i) for i in range(jax.tree.leaves(state)[0].shape[0])]
 
 
 def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
@@ -198,16 +200,19 @@ def train(
                 one(done, {**_flatten(own, task_names), "updates_per_second": speed})
         pending = None
 
+    def run_events(update: int, params: Params) -> None:
+        due = [e for e in events if update % e.every == 0 or update == plan.updates]
+        if due:
+            flush()
+        for event in due:
+            seen = event.run(update, params)
+            for one in logs:
+                one(update, seen)
+
     while True:
         # A restored state was saved after its events had run.
-        if not restored:
-            due = [e for e in events if update % e.every == 0 or update == plan.updates]
-            if due:
-                flush()
-            for event in due:
-                seen = event.run(state)
-                for one in logs:
-                    one(update, seen)
+        if update > 0 and not restored:
+            run_events(update, state.learner.params)
             if update % plan.checkpoint_every == 0 or update == plan.updates:
                 flush()
                 save(state)
@@ -221,9 +226,12 @@ def train(
             chunks[index] = make_chunk(algo.phases[index], source, plan, mesh)
         if name not in data:
             data[name] = sharding.place_data(source.data, mesh)
+        fresh = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
         began = time.perf_counter()
         state, metrics = chunks[index](state, data[name], _prefetch(source, plan, update))
         flush()
+        if fresh is not None:
+            run_events(0, fresh)
         update += plan.chunk
         pending = (update, metrics, began)
     flush()

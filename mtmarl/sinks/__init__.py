@@ -32,7 +32,7 @@ class Sink(Protocol):
 
 
 # `run` holds algo, tasks, seed, and may hold config (plain values), quiet, and resume_step: the update that
-# the run goes on from, None where it starts anew.
+# the run goes on from; -1 where it starts anew, so that nothing stays of an attempt that saved nothing.
 Factory = Callable[[Path, Mapping[str, Any]], Sink]
 
 

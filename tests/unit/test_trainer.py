@@ -43,7 +43,7 @@ def test_two_devices_are_one(source):
 
 def test_order_of_events_and_metrics(source):
     seen = []
-    event = trainer.Event(4, lambda state: seen.append(("event", int(state.update))) or {"score": 1.0})
+    event = trainer.Event(4, lambda update, params: seen.append(("event", update)) or {"score": 1.0})
     log = lambda update, metrics: seen.append(("score" if "score" in metrics else "metrics", update))
     run(
         source,
@@ -53,7 +53,7 @@ def test_order_of_events_and_metrics(source):
         task_names=["a", "b"],
     )
     assert seen == [
-        ("event", 0), ("score", 0), ("save", 0), ("metrics", 2),
+        ("event", 0), ("score", 0), ("metrics", 2),
         ("metrics", 4), ("event", 4), ("score", 4), ("save", 4), ("metrics", 6),
         ("metrics", 8), ("event", 8), ("score", 8), ("save", 8),
     ]  # fmt: skip
