@@ -410,16 +410,17 @@ class Job:
 
     def summary(self, results: Mapping[str, EvalResult]) -> dict[str, dict[str, Any]]:
         """The form that sinks take."""
-        return {
-            task: {
+        out = {}
+        for task, r in results.items():
+            won = r.win_rate((self.train_envs | self.test_envs)[task].spec)
+            out[task] = {
                 "return": r.episode_return.tolist(),
                 "length": r.length.tolist(),
-                "normalised": self.normalised(task, r.mean),
-                "win_rate": r.win_rate((self.train_envs | self.test_envs)[task].spec),
+                "normalised": self.normalised(task, r.mean) if won is None else won,
+                "win_rate": won,
                 "split": self.split(task),
             }
-            for task, r in results.items()
-        }
+        return out
 
 
 def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, float]:
@@ -737,7 +738,7 @@ def describe(job: Job, run_dir: Path, done: int | None) -> str:
 
 
 def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
-    """The mean normalised return over tasks, plain returns where a task has no reference."""
+    """The mean normalised score over tasks, plain returns where a task has none."""
     values = [
         s["normalised"] if s["normalised"] is not None else float(np.mean(s["return"]))
         for s in (summary[t] for t in tasks)

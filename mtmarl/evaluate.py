@@ -38,18 +38,18 @@ def run(cfg: config.Config) -> None:
     record = {}
     for task in tasks:
         reference = references.get(task, {}).get("reference")
-        normalised = None if not reference else sampled[task].mean / reference
+        won = sampled[task].win_rate(build.make_env(task).spec)
+        normalised = won if won is not None else sampled[task].mean / reference if reference else None
         record[task] = {
             "return": sampled[task].mean,
             "standard_error": sampled[task].standard_error,
             "greedy_return": greedy[task].mean,
             "normalised": normalised,
-            "win_rate": sampled[task].win_rate(build.make_env(task).spec),
+            "win_rate": won,
         }
         line = f"{task:<{width}}  return {sampled[task].mean:.3f} ± {sampled[task].standard_error:.3f}"
         line += f"  greedy {greedy[task].mean:.3f}"
-        line += "" if normalised is None else f"  normalised {normalised:.3f}"
-        won = record[task]["win_rate"]
+        line += "" if normalised is None or won is not None else f"  normalised {normalised:.3f}"
         print(line + ("" if won is None else f"  won {won:.1%}"))
     print(json.dumps({"run": cfg.run, "which": cfg.which, "episodes": episodes, "tasks": record}))
 

@@ -22,12 +22,17 @@ CHECKPOINTS = {
     "last": "the checkpoint after the final update",
 }
 PROTOCOL = (
-    "Normalised return = return / return of online Sable on the task. Actions are sampled, {episodes} a task. Scores "
-    "are of {checkpoint}. Intervals: 95% percentile bootstrap with {resamples} resamples, stratified: seeds are drawn "
-    "anew within each task (Agarwal et al. 2021, Deep RL at the edge of the statistical precipice); IQM: mean of "
-    "the middle half of all scores. A single seed has no interval, and intervals of 3 seeds are narrow: read them "
-    "beside the standard error over seeds."
+    "Normalised score = {score}. Actions are {played}, {episodes} a task. Scores are of {checkpoint}. "
+    "Intervals: 95% percentile bootstrap with {resamples} resamples, stratified: seeds are drawn anew within each task "
+    "(Agarwal et al. 2021, Deep RL at the edge of the statistical precipice); IQM: mean of the middle half of all "
+    "scores. A single seed has no interval, and intervals of 3 seeds are narrow: read them beside the standard error "
+    "over seeds."
 )
+SCORES = {
+    False: "return / return of online Sable on the task",
+    True: "share of episodes won, where tasks are won",
+}
+PLAYED = {1.0: "sampled", 0.0: "greedy", None: "sampled or greedy, as each run's configuration says"}
 TEST_SELECTION = "**Some of these runs chose their best checkpoint on the test tasks.**"
 TASKS_DIFFER = (
     "**Not all cells were scored on the same held-out tasks**, so their means do not compare: see the comparisons, "
@@ -162,7 +167,7 @@ def _method(which: str) -> dict[str, Any]:
         "confidence": stats.CONFIDENCE,
         "resamples": stats.RESAMPLES,
         "bootstrap_seed": stats.BOOTSTRAP_SEED,
-        "score": "return / return of online Sable on the task",
+        "score": "; ".join(SCORES.values()),
     }
 
 
@@ -178,7 +183,17 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
         select="training" if select <= {"train"} else "/".join(sorted(select))
     )
     episodes = f"{low} episodes" if low == high else f"{low} to {high} episodes"
-    out = [PROTOCOL.format(episodes=episodes, checkpoint=checkpoint, resamples=f"{stats.RESAMPLES:,}")]
+    # Runs recorded before this could be chosen were sampled.
+    played = {((r.record.get("config") or {}).get("evaluator") or {}).get("explore", 1.0) for r in runs}
+    score = dict.fromkeys(SCORES[r.winnable(t)] for r in runs for s in ("train", "test") for t in r.tasks(s))
+    text = PROTOCOL.format(
+        score="; ".join(score) or SCORES[False],
+        played=PLAYED.get(played.pop(), PLAYED[None]) if len(played) == 1 else PLAYED[None],
+        episodes=episodes,
+        checkpoint=checkpoint,
+        resamples=f"{stats.RESAMPLES:,}",
+    )
+    out = [text]
     if "test" in select:
         out.append(TEST_SELECTION)
     missing = without_reference(runs)

@@ -458,7 +458,7 @@ def _last_line(log: Path) -> str:
 
 
 def _score(final: Path) -> list[str]:
-    """The held-out score of a finished run: mean over held-out tasks of the best checkpoint's normalised return."""
+    """The held-out score of a finished run: mean over held-out tasks of the best checkpoint's normalised score."""
     tasks = json.loads(final.read_text(encoding="utf-8"))["best"]["tasks"].values()
     held_out = [t for t in tasks if t["split"] == "test"]
     scores = [

@@ -1,6 +1,6 @@
 """The numbers of a report, as plain values: the tables, the figures and results.json all show these.
 
-Scores are normalised returns; `which` is the checkpoint they are of, best or last.
+Scores are normalised (see `runs.Run.normalised`); `which` is the checkpoint they are of, best or last.
 """
 
 import json

@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
 }
 styled = rc_context(STYLE)
 
-SCORE = "normalised return"
+SCORE = "normalised score"
 
 
 def _colour(i: int) -> str:
@@ -289,7 +289,7 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Figure | None:
     bounded = [v for v in values if np.isfinite(v)]
     reach = max(max(bounded), 0.0) - min(min(bounded), 0.0) or 1.0
     axis.set_xlim(100 * (min(min(bounded), 0) - 0.06 * reach), 100 * (max(max(bounded), 0) + 0.06 * reach))
-    axis.set_xlabel("gain in mean normalised return, %")
+    axis.set_xlabel(f"gain in mean {SCORE}, %")
     axis.grid(False, axis="y")
     _legend(figure, [axis], 3)
     return figure

@@ -52,8 +52,19 @@ class Run:
         """Episode returns [episodes] of the final score; `which`: best or last."""
         return np.asarray(self.final[which]["tasks"][task]["return"], float)
 
+    def winnable(self, task: str) -> bool:
+        """Whether episodes of the task are won or lost."""
+        scored = (self.final.get("best") or {}).get("tasks") or {}
+        logged = f"eval/{task}/win_rate"
+        return (scored.get(task) or {}).get("win_rate") is not None or any(logged in m for m in self.metrics)
+
+    def has_score(self, task: str) -> bool:
+        return self.winnable(task) or (self.reference(task).get("reference") or 0.0) > 0
+
     def normalised(self, task: str, which: str) -> float:
-        """Mean return / reference; NaN without a reference above 0."""
+        """The score: the share of won episodes or, where nothing is won, mean return / reference; NaN without one."""
+        if self.winnable(task):
+            return float(self.final[which]["tasks"][task]["win_rate"])
         reference = self.reference(task).get("reference") or 0.0
         return float(self.returns(task, which).mean() / reference) if reference > 0 else float("nan")
 
@@ -64,34 +75,37 @@ class Run:
         return steps, values
 
     def score_curve(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """(updates, mean normalised return over the tasks of a split) of the evaluations during training."""
-        known = {t: float(self.reference(t).get("reference") or 0.0) for t in self.tasks(split)}
-        known = {f"eval/{t}/return": reference for t, reference in known.items() if reference > 0}
+        """(updates, mean score over the tasks of a split) of the evaluations during training."""
+        known = {}
+        for task in filter(self.has_score, self.tasks(split)):
+            if self.winnable(task):
+                known[f"eval/{task}/win_rate"] = 1.0
+            else:
+                known[f"eval/{task}/return"] = float(self.reference(task)["reference"])
         rows = [m for m in self.metrics if known and all(m.get(k) is not None for k in known)]
-        means = [np.mean([m[k] / reference for k, reference in known.items()]) for m in rows]
+        means = [np.mean([m[k] / whole for k, whole in known.items()]) for m in rows]
         return np.asarray([m["step"] for m in rows], float), np.asarray(means, float)
 
 
 def scores(runs: Sequence[Run], tasks: Sequence[str], which: str) -> np.ndarray:
-    """Normalised returns [seeds, tasks]."""
+    """Scores, see `Run.normalised`: [seeds, tasks]."""
     return np.asarray([[run.normalised(t, which) for t in tasks] for run in runs], float).reshape(
         len(runs), len(tasks)
     )
 
 
 def scored_tasks(runs: Sequence[Run], split: str) -> list[str]:
-    """The tasks of a split that all runs were scored on and that have a reference above 0."""
+    """The tasks of a split that all runs were scored on: those that can be won or have a reference above 0."""
     if not runs:
         return []
     common = set.intersection(*(set(run.tasks(split)) for run in runs))
-    known = lambda t: (runs[0].reference(t).get("reference") or 0.0) > 0
-    return [t for t in runs[0].tasks(split) if t in common and known(t)]
+    return [t for t in runs[0].tasks(split) if t in common and runs[0].has_score(t)]
 
 
 def without_reference(runs: Sequence[Run]) -> list[str]:
     """The tasks that runs were scored on and that no normalised score can hold."""
     scored = {t: r for r in runs for split in ("train", "test") for t in r.tasks(split)}
-    return sorted(t for t, r in scored.items() if not (r.reference(t).get("reference") or 0.0) > 0)
+    return sorted(t for t, r in scored.items() if not r.has_score(t))
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def sweep_cells(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
     ]
     header = (*map(plain, sweep.axes), "seeds", "train tasks", "test tasks", "test tasks, IQM", "test ± s.e.")
     note = (
-        "Mean normalised return [95% interval]; s.e.: standard error over seeds of the mean over tasks. Training "
+        "Mean normalised score [95% interval]; s.e.: standard error over seeds of the mean over tasks. Training "
         "tasks are those of the cell itself."
     )
     return Table("Scores", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note)

@@ -11,8 +11,8 @@ from typing import Any, Protocol, SupportsFloat, runtime_checkable
 from mtmarl.errors import UserError
 
 Metrics = Mapping[str, SupportsFloat]
-# task name -> {"return": per episode, "length": per episode, "normalised": mean or None,
-#               "win_rate": 0 … 1 or None, "split": "train" or "test"}
+# task name -> {"return": per episode, "length": per episode, "win_rate": 0 … 1 or None, "split": "train" or "test",
+#               "normalised": win_rate or, where nothing is won, mean return / reference, or None}
 Evaluation = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger("mtmarl.sinks")

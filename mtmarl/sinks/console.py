@@ -66,7 +66,7 @@ class Console:
             parts = [f"{task} {summary[f'eval/{task}/return']:.3f}" for task in results]
             self._headline = "return: " + ", ".join(parts[:3])
         else:
-            self._headline = "normalised return: " + ", ".join(parts)
+            self._headline = "normalised score: " + ", ".join(parts)
         self._print(f"{'final score' if final else f'evaluation at {step:,} {self._unit}'}  {self._headline}")
         if final:
             width = max(map(len, results), default=0)
