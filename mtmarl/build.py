@@ -667,14 +667,11 @@ def common_update(latest: Mapping[Path, Sequence[int]]) -> int | None:
     raise UserError(f"seeds= cannot go on with runs that share no checkpoint ({stand}); run each with seed=")
 
 
-def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
-    """The run.json that lies in the directory, if any; it must be of the same configuration."""
-    earlier = read_json(run_dir / "run.json")
-    if earlier is None:
-        return None
+def differing_settings(earlier: Mapping[str, Any], cfg: Config, where: str) -> list[str]:
+    """The parts of a configuration in which a run.json differs from it, but for what a continuation may change."""
     strip = lambda d, free: {k: v for k, v in d.items() if k not in free}
     # Parsed anew: what was not yet an option when the run began has its default.
-    before = config.parse(Config, earlier["config"], str(run_dir / "run.json"))
+    before = config.parse(Config, earlier["config"], where)
 
     def settings(c: Config) -> dict[str, Any]:
         plain = config.to_dict(c)
@@ -689,7 +686,15 @@ def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
         }
         for c in (before, cfg)
     )
-    differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+
+
+def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
+    """The run.json that lies in the directory, if any; it must be of the same configuration."""
+    earlier = read_json(run_dir / "run.json")
+    if earlier is None:
+        return None
+    differing = differing_settings(earlier, cfg, str(run_dir / "run.json"))
     if differing:
         raise UserError(
             f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "

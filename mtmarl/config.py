@@ -392,6 +392,7 @@ def _known(group: str, name: str) -> None:
 
 
 def _supplied_by(experiment: str) -> set[str]:
+    """The groups that an experiment chooses from, by itself or by the experiments it starts from."""
     from omegaconf import DictConfig, OmegaConf
 
     node = OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
@@ -399,7 +400,8 @@ def _supplied_by(experiment: str) -> set[str]:
     keys = {
         str(k).removeprefix("override ").lstrip("/") for d in defaults if isinstance(d, DictConfig) for k in d
     }
-    return keys & {"algo", "tasks"}
+    parents = [d for d in defaults if isinstance(d, str) and d in options("experiment")]
+    return (keys & {"algo", "tasks"}).union(*map(_supplied_by, parents))
 
 
 def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:

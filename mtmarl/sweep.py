@@ -2,7 +2,7 @@
 
 A sweep is one YAML file in configs/sweep: axes whose product is the grid, profiles that fit it to a machine, and the
 published claims that the report sets beside the results. Each run is one process of `mtmarl.train`. The same
-command again goes on where it stopped.
+command again goes on where it stopped. A run that another sweep has finished beside it is copied, not made again.
 """
 
 import itertools
@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -308,6 +309,39 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
             raise UserError(f"{where}, run {run['dir']}: {error}") from None
 
 
+def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Path]:
+    """{directory: where it lies} of runs that another sweep beside this one has finished, with the same settings."""
+    from mtmarl import build
+
+    found: dict[str, Path] = {}
+    sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
+    others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
+    records = [(place, build.read_json(place / "run.json") or {}) for place in others]
+    for run in runs:
+        if (out / run["dir"] / "run.json").exists():
+            continue
+        cfg = config.compose(run["argv"], "train")
+        for place, record in records:
+            same = record.get("seed") == cfg.seed and record.get("algo") == cfg.algo_name
+            try:
+                if same and not build.differing_settings(record, cfg, str(place)):
+                    found[run["dir"]] = place
+                    break
+            except (UserError, KeyError, TypeError):
+                continue  # It is of another version; that is no matter here.
+    return found
+
+
+def take(found: Mapping[str, Path], out: Path) -> None:
+    """Copies finished runs into their places, without the checkpoints that only a continuation needs."""
+    for directory, place in found.items():
+        part = out / f"{directory}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
+        part.rename(out / directory)
+        print(f"taken     {directory} from {place}", flush=True)
+
+
 def check_continues(record: Mapping[str, Any], out: Path) -> None:
     """An earlier sweep.json may only gain runs, or be drawn otherwise; a UserError where its settings differ."""
     path = out / "sweep.json"
@@ -521,9 +555,11 @@ def run_sweep(options: Options) -> int:
     deaf = (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
         child.submit(check_runs, runs, out, where).result()
+        found = child.submit(find_finished, runs, out).result() if not options.dry_run else {}
     if options.dry_run:
         return 0
     write_plan(record, out)
+    take(found, out)
     failures = (
         execute(runs, out, options.jobs) if place.kind == "local" else _queue(runs, out, options, place)
     )

@@ -66,7 +66,7 @@ def test_a_sweep_from_its_file_to_its_report(micro_vaults, tmp_path, capfd, monk
     assert final.stat().st_mtime_ns == before
 
 
-ARGUMENTS = {"training_tasks": ("lbf", "connector", "rware")}
+ARGUMENTS = {"training_tasks": ("lbf", "connector", "rware"), "skills": ("smax", "jumanji")}
 COMMANDS = [
     [str(script), *argument]
     for script in sorted((ROOT / "experiment_scripts").glob("*.sh"))

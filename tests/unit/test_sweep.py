@@ -198,6 +198,26 @@ def test_a_sweep_may_gain_runs_but_not_change(file, tmp_path):
         sweep.check_continues(larger, out)
 
 
+def test_a_run_that_another_sweep_has_finished_is_copied(file, tmp_path):
+    out, other = tmp_path / "out", tmp_path / "other"
+    runs = planned(file, f"out={out}")["runs"]
+    sweep.write_plan(planned(file, f"out={other}"), other)
+    there = other / "elsewhere" / "seed_1"
+    (there / "checkpoints").mkdir(parents=True)
+    cfg = config.compose(runs[-1]["argv"], "train")  # width=32, mt_bc_sable, seed 1
+    record = {"seed": 1, "algo": "mt_bc_sable", "config": config.to_dict(cfg)}
+    (there / "run.json").write_text(json.dumps(record))
+    assert sweep.find_finished(runs, out) == {}  # It has not finished.
+    (there / "final.json").write_text("{}")
+    found = sweep.find_finished(runs, out)
+    assert found == {runs[-1]["dir"]: there}
+    sweep.take(found, out)
+    assert sorted(p.name for p in (out / runs[-1]["dir"]).iterdir()) == ["final.json", "run.json"]
+    assert sweep.find_finished(runs, out) == {}  # It lies here now.
+    wider = [{**r, "argv": [*r["argv"], "algo.network.blocks=2"]} for r in runs]
+    assert sweep.find_finished(wider, tmp_path / "third") == {}
+
+
 @pytest.mark.parametrize("name", config.options("sweep"))
 def test_every_sweep_is_whole(name):
     """Each profile and each level of each axis composes, and smoke is short."""

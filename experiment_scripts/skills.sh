@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# BC-t, UPDeT-m, ODIS and HiSSD beside MT BC-Sable and MT Oryx, on the same data at equal updates.
+#   experiment_scripts/skills.sh smax|jumanji [profile=smoke|cpu|paper] [jobs=K] [key=value …]
+# SMAX needs mtmarl[smax]; its vaults come from collect_smax.sh.
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep="skills_${1:?smax or jumanji}" "${@:2}"
