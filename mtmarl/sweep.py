@@ -318,7 +318,7 @@ def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Pat
     others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
     records = [(place, build.read_json(place / "run.json") or {}) for place in others]
     for run in runs:
-        if (out / run["dir"] / "run.json").exists():
+        if (out / run["dir"]).exists():
             continue
         cfg = config.compose(run["argv"], "train")
         for place, record in records:
