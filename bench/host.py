@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer updates")
     parser.add_argument("--embed-dim", type=int, default=64)
     args = parser.parse_args()
-    chunk, rounds = 10, 3 if args.quick else 8
+    chunk, rounds = 10, 3 if args.quick else 5
     algo, dims = make_algorithm("mt_oryx", args.embed_dim, AGENTS)
     one_task = Dims(AGENTS, OBS, ACTIONS, HORIZON)
     with tempfile.TemporaryDirectory() as folder:

@@ -6,6 +6,7 @@ one network fills, the gain is that the program is compiled once.
 
 import argparse
 
+import jax
 from update import make_algorithm, measure, random_data
 
 from mtmarl import sharding
@@ -16,9 +17,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3, 8])
+    default = [1, 3] if jax.default_backend() == "cpu" else [1, 3, 8]
+    parser.add_argument("--seeds", type=int, nargs="+", default=default, help="default here: %(default)s")
     parser.add_argument("--embed-dim", type=int, default=64)
-    parser.add_argument("--quick", action="store_true", help="one and two seeds only")
+    parser.add_argument("--quick", action="store_true", help="the first two numbers of seeds only")
     args = parser.parse_args()
     print(f"{sharding.describe()}; MT Oryx, E={args.embed_dim}, B=64, T=20, N=4\n", flush=True)
     print("| seeds | ms/update of all | times one seed | goal on an accelerator | compile s |")
