@@ -95,12 +95,12 @@ def main() -> None:
         algo = module.make(settings, dims, (0.0, 2.0))
         for phase in algo.phases:
             tokens = batch * context * AGENTS
-            m = measure(only(algo, phase), dims, source, tokens, repeats, chunk=2 if quick else 5)
+            m = measure(only(algo, phase), dims, source, tokens, repeats, chunk=2 if quick else 3)
             print(
                 f"| {name} | {phase.name} | {m.parameters:,} | {1 / m.seconds:.2f} | {m.compile_seconds:.1f} |",
                 flush=True,
             )
-    hybrid(batch, context, repeats, chunk=2 if quick else 5)
+    hybrid(batch, context, repeats, chunk=2 if quick else 3)
 
 
 if __name__ == "__main__":

@@ -403,24 +403,19 @@ class Job:
     def split(self, task: str) -> str:
         return "train" if task in self.train_envs else "test"
 
-    def normalised(self, task: str, value: float) -> float | None:
-        """return / best online-Sable evaluation mean; None where no reference is known."""
-        reference = self.references.get(task, {}).get("reference")
-        return None if not reference else value / reference
-
     def summary(self, results: Mapping[str, EvalResult]) -> dict[str, dict[str, Any]]:
         """The form that sinks take."""
-        out = {}
-        for task, r in results.items():
-            won = r.win_rate((self.train_envs | self.test_envs)[task].spec)
-            out[task] = {
+        specs = {task: env.spec for task, env in (self.train_envs | self.test_envs).items()}
+        return {
+            task: {
                 "return": r.episode_return.tolist(),
                 "length": r.length.tolist(),
-                "normalised": self.normalised(task, r.mean) if won is None else won,
-                "win_rate": won,
+                "normalised": r.normalised(specs[task], self.references.get(task, {}).get("reference")),
+                "win_rate": r.win_rate(specs[task]),
                 "split": self.split(task),
             }
-        return out
+            for task, r in results.items()
+        }
 
 
 def value_support(vaults: Sequence[vault.Vault], gamma: float) -> tuple[float, float]:

@@ -37,9 +37,9 @@ def run(cfg: config.Config) -> None:
     width = max(map(len, tasks))
     record = {}
     for task in tasks:
-        reference = references.get(task, {}).get("reference")
-        won = sampled[task].win_rate(build.make_env(task).spec)
-        normalised = won if won is not None else sampled[task].mean / reference if reference else None
+        spec = build.make_env(task).spec
+        won = sampled[task].win_rate(spec)
+        normalised = sampled[task].normalised(spec, references.get(task, {}).get("reference"))
         record[task] = {
             "return": sampled[task].mean,
             "standard_error": sampled[task].standard_error,

@@ -33,6 +33,11 @@ class EvalResult(NamedTuple):
         won = None if spec.win_return is None else self.episode_return > spec.win_return
         return None if won is None else float(won.mean())
 
+    def normalised(self, spec: TaskSpec, reference: float | None) -> float | None:
+        """The score: the win rate or, in tasks that cannot be won, mean return / reference; None without one."""
+        won = self.win_rate(spec)
+        return won if won is not None else self.mean / reference if reference else None
+
     @property
     def standard_error(self) -> float:
         return float(self.episode_return.std(ddof=1) / np.sqrt(self.episode_return.size))

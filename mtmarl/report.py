@@ -184,11 +184,11 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
     )
     episodes = f"{low} episodes" if low == high else f"{low} to {high} episodes"
     # Runs recorded before this could be chosen were sampled.
-    played = {((r.record.get("config") or {}).get("evaluator") or {}).get("explore", 1.0) for r in runs}
+    played = list({((r.record.get("config") or {}).get("evaluator") or {}).get("explore", 1.0) for r in runs})
     score = dict.fromkeys(SCORES[r.winnable(t)] for r in runs for s in ("train", "test") for t in r.tasks(s))
     text = PROTOCOL.format(
         score="; ".join(score) or SCORES[False],
-        played=PLAYED.get(played.pop(), PLAYED[None]) if len(played) == 1 else PLAYED[None],
+        played=PLAYED.get(played[0] if len(played) == 1 else None, PLAYED[None]),
         episodes=episodes,
         checkpoint=checkpoint,
         resamples=f"{stats.RESAMPLES:,}",

@@ -317,7 +317,7 @@ def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Pat
     sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
     others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
     records = [(place, build.read_json(place / "run.json") or {}) for place in others]
-    for run in runs:
+    for run in runs if records else ():  # Composing every run takes seconds.
         if (out / run["dir"]).exists():
             continue
         cfg = config.compose(run["argv"], "train")
