@@ -108,6 +108,11 @@ class Start:
     cfg: Config
     layout: Layout | None
 
+    def summary(self) -> dict[str, Any]:
+        """Which policy it is, wherever it lies: for the metadata of vaults."""
+        tasks = list(self.cfg.tasks.train)
+        return {"algorithm": self.cfg.algo_name, "tasks": tasks, "seed": self.cfg.seed, "policy": self.path.name}
+
     def check_network(self, cfg: Config, settings: Any) -> None:
         """Two networks of one kind must agree in what shapes do not show, such as how long memory lasts."""
         _, earlier = parse_algorithm(self.cfg, ALGOS)

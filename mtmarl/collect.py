@@ -156,6 +156,7 @@ def _collect_task(
     sinks.close()
 
     figures = _figures(cfg, job, run_dir, task, progress)
+    start = build.read_start(cfg)
 
     def write(quality: str, recorded: list[vault.Recording], updates: list[int]) -> None:
         package = "jaxmarl" if env.spec.family == "smax" else "jumanji"
@@ -176,6 +177,7 @@ def _collect_task(
                     "collection": config.to_dict(c),
                     "hardware": sharding.describe(),
                     "seed": cfg.seed,
+                    "starts_from": None if start is None else start.summary(),
                 },
             },
         )
