@@ -111,7 +111,12 @@ class Start:
     def summary(self) -> dict[str, Any]:
         """Which policy it is, wherever it lies: for the metadata of vaults."""
         tasks = list(self.cfg.tasks.train)
-        return {"algorithm": self.cfg.algo_name, "tasks": tasks, "seed": self.cfg.seed, "policy": self.path.name}
+        return {
+            "algorithm": self.cfg.algo_name,
+            "tasks": tasks,
+            "seed": self.cfg.seed,
+            "policy": self.path.name,
+        }
 
     def check_network(self, cfg: Config, settings: Any) -> None:
         """Two networks of one kind must agree in what shapes do not show, such as how long memory lasts."""

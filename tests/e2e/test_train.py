@@ -163,3 +163,11 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert str(tmp_path) not in json.dumps(vault.metadata), "no path of this machine may be published"
     assert collect.main(options) == 0
     assert "already collected" in capsys.readouterr().out
+
+    start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
+    assert collect.main([*options, "tasks.train=[lbf/6x6-2p-1f-t20]", *start]) == 0
+    metadata = mtmarl.read_vault(tmp_path / "vaults/lbf/6x6-2p-1f-t20.vlt/replay").metadata
+    assert metadata["provenance"]["starts_from"] == {
+        "algorithm": "sable", "tasks": ["lbf/5x5-2p-1f-t20"], "seed": 0, "policy": "policy_best",
+    }  # fmt: skip
+    assert str(tmp_path) not in json.dumps(metadata)
