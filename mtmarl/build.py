@@ -3,6 +3,7 @@
 Derived sizes (padding, value support, steps) are computed here, printed, and never written back into a config.
 """
 
+import hashlib
 import inspect
 import json
 import os
@@ -42,6 +43,8 @@ from mtmarl.types import Dims, Env, example_batch
 
 # The support of a value distribution reaches this share of the range beyond the returns in the data.
 SUPPORT_MARGIN = 0.1
+# Share of the updates between two evaluations that whole chunks may leave out.
+CHUNK_WASTE = 0.05
 
 
 def train_tasks(cfg: Config) -> tuple[str, ...]:
@@ -329,9 +332,10 @@ def online(cfg: Config, task: str) -> OnlineJob:
     module, settings = parse_algorithm(cfg, ONLINE)
     per_update = c.num_envs * c.rollout_length
     updates = max(1, c.env_steps // per_update)
-    # Evaluations and recordings fall on chunk borders: the chunk that wastes the fewest updates, longest first.
+    # Evaluations and recordings fall on chunk borders: the longest chunk that wastes few updates.
     spans = [max(1, updates // count) for count in (c.evaluations, c.record_points)]
-    chunk = min(range(min(20, *spans), 0, -1), key=lambda n: max(sum(s % n for s in spans), n < 8))
+    wasted = lambda n: sum(s % n for s in spans) / sum(spans)
+    chunk = next(n for n in range(min(20, *spans), 0, -1) if wasted(n) <= CHUNK_WASTE)
     evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
     dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))
@@ -506,6 +510,10 @@ def outline(cfg: Config) -> Outline:
     train_envs, test_envs = (
         {name: layout.wrap(env) for name, env in envs.items()} for envs in (raw_train, raw_test)
     )
+    if cfg.evaluator.select_on == "test" and not test_envs:
+        raise UserError(
+            "evaluator.select_on=test: there are no held-out tasks; name some with tasks.test=[…]"
+        )
     agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
     split = entities.of_layout(layout)
     dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), split, layout.task_features)
@@ -646,8 +654,16 @@ def read_json(path: Path) -> Any:
 
 
 # What may differ between a run and its continuation: what is seen of it, and where its data come from.
-_FREE_TO_CHANGE = ("sinks", "quiet", "run_dir", "hub", "distributed")
-_FREE_WITHIN = {"data": ("download", "memory_mb"), "tasks": ("hub",)}
+_FREE_TO_CHANGE = (
+    "sinks",
+    "quiet",
+    "run_dir",
+    "hub",
+    "distributed",
+    "data.download",
+    "data.memory_mb",
+    "tasks.hub",
+)
 
 
 def single_seeds(cfg: Config) -> list[Config]:
@@ -672,9 +688,13 @@ def common_update(latest: Mapping[Path, Sequence[int]]) -> int | None:
     raise UserError(f"seeds= cannot go on with runs that share no checkpoint ({stand}); run each with seed=")
 
 
-def differing_settings(earlier: Mapping[str, Any], cfg: Config, where: str) -> list[str]:
-    """The parts of a configuration in which a run.json differs from it, but for what a continuation may change."""
-    strip = lambda d, free: {k: v for k, v in d.items() if k not in free}
+def differing_settings(
+    earlier: Mapping[str, Any], cfg: Config, where: str, free: Sequence[str] = ()
+) -> list[str]:
+    """The keys in which a run.json differs from a configuration, but for what a continuation may change.
+
+    free: further keys, or sections, that may differ.
+    """
     # Parsed anew: what was not yet an option when the run began has its default.
     before = config.parse(Config, earlier["config"], where)
 
@@ -682,27 +702,56 @@ def differing_settings(earlier: Mapping[str, Any], cfg: Config, where: str) -> l
         plain = config.to_dict(c)
         # A set cut to as many tasks as it has is that set.
         tasks = {**plain["tasks"], "first": len(train_tasks(c))}
-        return {**plain, "tasks": tasks, "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+        whole = {**plain, "tasks": tasks, "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+        ignored = (*_FREE_TO_CHANGE, *free)
+        keep = lambda key: not any(key == f or key.startswith(f + ".") for f in ignored)
+        return {key: value for key, value in flatten(whole).items() if keep(key)}
 
-    old, new = (
-        {
-            k: strip(v, _FREE_WITHIN[k]) if k in _FREE_WITHIN else v
-            for k, v in strip(settings(c), _FREE_TO_CHANGE).items()
-        }
-        for c in (before, cfg)
-    )
-    return sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    old, new = settings(before), settings(cfg)
+    return sorted(k for k in old.keys() | new.keys() if k not in old or k not in new or old[k] != new[k])
 
 
-def earlier_run(run_dir: Path, cfg: Config) -> dict[str, Any] | None:
-    """The run.json that lies in the directory, if any; it must be of the same configuration."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    out: dict[str, Any] = {}
+    for key, value in tree.items():
+        nested = isinstance(value, Mapping)
+        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return out
+
+
+def read_origins(cfg: Config, tasks: Sequence[str]) -> dict[str, str]:
+    """What a run is made of beside its settings, as SHA-256: the vaults of these tasks, and where it starts."""
+    origins = {task: vault.identity(path) for task, path in zip(tasks, find_vaults(cfg, tasks), strict=True)}
+    start = read_start(cfg)
+    if start is not None:
+        files = sorted(f for f in start.path.rglob("*") if f.is_file())
+        origins["init_from"] = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+    return origins
+
+
+def changed_origins(earlier: Mapping[str, Any], cfg: Config) -> list[str]:
+    """What differs now of what a run.json says that the run is made of; nothing where it does not say."""
+    known = earlier.get("origins") or {}
+    now = read_origins(cfg, [name for name in known if name != "init_from"]) if known else {}
+    return [name for name in known if known[name] != now.get(name)]
+
+
+def earlier_run(run_dir: Path, cfg: Config, free: Sequence[str] = ()) -> dict[str, Any] | None:
+    """The run.json that lies in the directory, if any; it must be of the same configuration but for `free`."""
     earlier = read_json(run_dir / "run.json")
     if earlier is None:
         return None
-    differing = differing_settings(earlier, cfg, str(run_dir / "run.json"))
+    differing = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
     if differing:
         raise UserError(
             f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "
+            "give another run_dir, or remove this one"
+        )
+    changed = changed_origins(earlier, cfg)
+    if changed:
+        raise UserError(
+            f"{run_dir}: holds a run that was made of other data ({', '.join(changed)}); "
             "give another run_dir, or remove this one"
         )
     return earlier
@@ -718,7 +767,7 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
         dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
         layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
-        start=_start_record(cfg, job.start),
+        start=_start_record(cfg, job.start), origins=read_origins(cfg, list(job.train_envs) if job.steps else []),
     )  # fmt: skip
 
 
@@ -748,12 +797,9 @@ def describe(job: Job, run_dir: Path, done: int | None) -> str:
 
 
 def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
-    """The mean normalised score over tasks, plain returns where a task has none."""
-    values = [
-        s["normalised"] if s["normalised"] is not None else float(np.mean(s["return"]))
-        for s in (summary[t] for t in tasks)
-    ]
-    return float(np.mean(values))
+    """The mean normalised score over tasks; where one of them has none, the mean return."""
+    scores = [summary[t]["normalised"] for t in tasks]
+    return float(np.mean(scores if None not in scores else [np.mean(summary[t]["return"]) for t in tasks]))
 
 
 # --------------------------------------------------------------------------------------------- policies

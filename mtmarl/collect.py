@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,25 @@ def run(cfg: config.Config) -> None:
             print(f"{label}: already collected in {root}", flush=True)
             continue
         print(f"{label}: {cfg.collect.env_steps:,} env steps", flush=True)
-        collect_task(cfg, task, root, record)
+        own = replace(cfg, collect=replace(cfg.collect, record=record))
+        if cfg.run_dir is not None and len(jobs) > 1:
+            own = replace(own, run_dir=f"{cfg.run_dir}/{task}")
+        collect_task(own, task, root)
     if jobs:
         vault.update_manifest(root)
 
 
-def collect_task(cfg: config.Config, task: str, root: Path, record: bool) -> Mapping[str, Any]:
+# What may change while a task is collected: tasks have a directory each, whatever set they are collected with.
+FREE_TO_CHANGE = ("tasks", "data.vault_dir")
+
+
+def collect_task(cfg: config.Config, task: str, root: Path) -> Mapping[str, Any]:
     """Trains on one task, records (or only measures) it, and returns its reference figures."""
     with ExitStack() as stack:
-        return _collect_task(cfg, task, root, record, stack)
+        return _collect_task(cfg, task, root, stack)
 
 
-def _collect_task(
-    cfg: config.Config, task: str, root: Path, record: bool, stack: ExitStack
-) -> Mapping[str, Any]:
+def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -> Mapping[str, Any]:
     from importlib.metadata import version
 
     import jax
@@ -77,6 +83,11 @@ def _collect_task(
 
     c = cfg.collect
     run_dir = build.run_directory(cfg, f"collect/{cfg.algo_name}/{task}/seed_{cfg.seed}")
+    earlier = build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)
+    if earlier is not None and earlier["train_tasks"] != [task]:
+        raise UserError(
+            f"{run_dir}: holds a run of {', '.join(earlier['train_tasks'])}; give another run_dir"
+        )
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
     job = build.online(cfg, task)
@@ -142,7 +153,7 @@ def _collect_task(
         return {}
 
     events = [trainer.Event(job.evaluate_every, evaluate)]
-    if record:
+    if c.record:
         events.append(trainer.Event(job.record_every, record_part))
     state = job.initial_state()
     if done is None and job.start is not None:
@@ -182,12 +193,12 @@ def _collect_task(
             },
         )
 
-    if record:
+    if c.record:
         points = sorted(parts.glob("[0-9]*.npz"))
         write(
             cfg.data.quality, [vault.Recording(**np.load(p)) for p in points], [int(p.stem) for p in points]
         )
-    if record and c.single_policies:
+    if c.record and c.single_policies:
         for i, (quality, update) in enumerate(single_policies(progress["evaluations"]).items()):
             params = load_params(run_dir / "policies" / f"{update:08d}", state.learner.params)
             keys = jax.random.split(jax.random.fold_in(jax.random.key(cfg.seed + 2), i), c.record_points)

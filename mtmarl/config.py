@@ -308,12 +308,10 @@ def compose(argv: list[str], command: str) -> Config:
 
 def _check(cfg: Config, command: str) -> None:
     where = "configs/config.yaml or the command line"
-    zero_is_fine = {"evaluator.every", "trainer.checkpoint_every"}
     for section in ("trainer", "evaluator", "collect"):
         for key, value in dataclasses.asdict(getattr(cfg, section)).items():
-            path = f"{section}.{key}"
-            if type(value) is int and (value < 0 or (value == 0 and path not in zero_is_fine)):
-                raise UserError(f"{where}: {path} must be at least 1, not {value}")
+            if type(value) is int and value < 1:
+                raise UserError(f"{where}: {section}.{key} must be at least 1, not {value}")
     if not 0.0 <= cfg.evaluator.explore <= 1.0:
         raise UserError(f"{where}: evaluator.explore must lie in 0 … 1, not {cfg.evaluator.explore}")
     if not 0.0 < cfg.data.fraction <= 1.0:

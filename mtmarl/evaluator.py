@@ -34,9 +34,12 @@ class EvalResult(NamedTuple):
         return None if won is None else float(won.mean())
 
     def normalised(self, spec: TaskSpec, reference: float | None) -> float | None:
-        """The score: the win rate or, in tasks that cannot be won, mean return / reference; None without one."""
+        """The score: the win rate or, in tasks that cannot be won, mean return / reference.
+
+        None without a reference, and with one that is not positive, by which a worse return would score higher.
+        """
         won = self.win_rate(spec)
-        return won if won is not None else self.mean / reference if reference else None
+        return won if won is not None else self.mean / reference if reference and reference > 0 else None
 
     @property
     def standard_error(self) -> float:

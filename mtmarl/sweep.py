@@ -310,7 +310,10 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
 
 
 def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Path]:
-    """{directory: where it lies} of runs that another sweep beside this one has finished, with the same settings."""
+    """{directory: where it lies} of runs that another sweep beside this one has finished.
+
+    They have the same settings and, as far as they say, the same vaults and the same policy to start from.
+    """
     from mtmarl import build
 
     found: dict[str, Path] = {}
@@ -324,7 +327,9 @@ def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Pat
         for place, record in records:
             same = record.get("seed") == cfg.seed and record.get("algo") == cfg.algo_name
             try:
-                if same and not build.differing_settings(record, cfg, str(place)):
+                if same and not (
+                    build.differing_settings(record, cfg, str(place)) or build.changed_origins(record, cfg)
+                ):
                     found[run["dir"]] = place
                     break
             except (UserError, KeyError, TypeError):
@@ -339,7 +344,8 @@ def take(found: Mapping[str, Path], out: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
         part.rename(out / directory)
-        print(f"taken     {directory} from {place}", flush=True)
+        commit = (json.loads((out / directory / "run.json").read_text()).get("commit") or "unknown")[:12]
+        print(f"taken     {directory} from {place} (commit {commit})", flush=True)
 
 
 def check_continues(record: Mapping[str, Any], out: Path) -> None:
@@ -493,12 +499,11 @@ def _last_line(log: Path) -> str:
 
 def _score(final: Path) -> list[str]:
     """The held-out score of a finished run: mean over held-out tasks of the best checkpoint's normalised score."""
-    tasks = json.loads(final.read_text(encoding="utf-8"))["best"]["tasks"].values()
-    held_out = [t for t in tasks if t["split"] == "test"]
-    scores = [
-        sum(t["return"]) / len(t["return"]) if t["normalised"] is None else t["normalised"] for t in held_out
-    ]
-    return [f"held-out {sum(scores) / len(scores):.3f}"] if scores else []
+    from mtmarl import build
+
+    tasks = json.loads(final.read_text(encoding="utf-8"))["best"]["tasks"]
+    held_out = [name for name, t in tasks.items() if t["split"] == "test"]
+    return [f"held-out {build.score(tasks, held_out):.3f}"] if held_out else []
 
 
 def _span(minutes: float) -> str:

@@ -60,7 +60,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             print(f"{r.directory}: already finished; give another run_dir to train again", flush=True)
     if left:
         for i, r in enumerate(left):
-            r.open(stack, quiet=i > 0 or not sharding.is_primary())
+            r.open(stack, quiet=i > 0 or not sharding.is_primary(), sharing=len(left))
         plan, done = job.plan, build.common_update({r.directory: r.checkpoints.updates() for r in left})
         if cfg.seeds is not None:
             plan = plan._replace(seed=tuple(r.cfg.seed for r in left))
@@ -118,16 +118,18 @@ class Run:
         sharding.wait_for_all(f"record of {self.directory}")
         if not self.primary:  # It is there now.
             self.record = build.start_run(self.directory, cfg, job)
-        self.counts: dict[str, int] = dict(self.record.get("counts") or {})
+        self.counts: dict[str, int] = {}
+        # What had been done at each checkpoint that can be gone on from.
+        self.counts_at: dict[str, dict[str, int]] = dict(self.record.get("counts_at") or {})
         self.evaluator = job.evaluator.with_seed(cfg.seed)
         self.best_file = self.directory / "best.json"
         self.tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
 
-    def open(self, stack: ExitStack, quiet: bool) -> None:
-        """`quiet`: without the terminal, which one of several seeds has."""
+    def open(self, stack: ExitStack, quiet: bool, sharing: int) -> None:
+        """`quiet`: without the terminal, which one of several seeds has. `sharing`: seeds in this program."""
         from mtmarl.checkpoint import Checkpoints
 
-        self.stack, self.quiet = stack, quiet
+        self.stack, self.quiet, self.sharing = stack, quiet, sharing
         self.checkpoints = stack.enter_context(closing(Checkpoints(self.directory)))
 
     def restore(self, like: "trainer.TrainState", update: int) -> "trainer.TrainState":
@@ -140,7 +142,7 @@ class Run:
 
         if done is None:
             self.checkpoints.rewind(-1)
-            self.counts = {}
+        self.counts = dict(self.counts_at.get(str(done), {}))
         names = tuple(n for n in self.cfg.sinks if self.primary and not (self.quiet and n == "console"))
         sinks = build.make_sinks(replace(self.cfg, sinks=names), self.directory, done)
         self.sinks = self.stack.enter_context(closing(sinks))
@@ -177,17 +179,23 @@ class Run:
             save_params(self.directory / "policy_best", params)
             build.write_json(self.best_file, {"score": score, "update": update, "counts": self.counts})
 
-    def keep_minutes(self) -> None:
+    def keep_progress(self) -> None:
+        """Minutes and counts, into run.json. Seeds that share a program share its time."""
         from mtmarl import build
 
-        minutes = self.record["minutes"] + (time.time() - self.began) / 60
-        record = {**self.record, "minutes": round(minutes, 2), "counts": self.counts}
-        build.write_json(self.directory / "run.json", record)
+        minutes = self.record["minutes"] + (time.time() - self.began) / 60 / self.sharing
+        progress = {"minutes": round(minutes, 2), "counts": self.counts, "counts_at": self.counts_at}
+        build.write_json(self.directory / "run.json", {**self.record, **progress})
 
     def save(self, state: "trainer.TrainState") -> None:
-        self.checkpoints.save(int(state.update), state)
+        update = int(state.update)
+        kept = {str(u) for u in self.checkpoints.updates()}
+        self.counts_at = {u: c for u, c in self.counts_at.items() if u in kept} | {
+            str(update): dict(self.counts)
+        }
         if self.primary:
-            self.keep_minutes()
+            self.keep_progress()  # Before the checkpoint: one without its counts could not be gone on from.
+        self.checkpoints.save(update, state)
 
     def finish(self, state: "trainer.TrainState") -> None:
         """The final scores, of the best and of the last policy."""
@@ -216,7 +224,7 @@ class Run:
         self.sinks.close()
         if not self.primary:
             return
-        self.keep_minutes()
+        self.keep_progress()
         build.write_json(self.directory / "final.json", final)
 
 

@@ -188,6 +188,10 @@ def train(
     chunks: dict[int, Callable] = {}
     data: dict[str, Any] = {}
     update = int(jnp.max(state.update))
+    if update % plan.chunk:
+        raise UserError(
+            f"the run stands at update {update}, which is no multiple of trainer.chunk ({plan.chunk})"
+        )
     restored, pending = update > 0, None
 
     def flush():
@@ -228,7 +232,9 @@ def train(
             data[name] = sharding.place_data(source.data, mesh)
         fresh = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
         began = time.perf_counter()
-        state, metrics = chunks[index](state, data[name], _prefetch(source, plan, update))
+        state, metrics = chunks[index](
+            state, data[name], _prefetch(source, plan, update, drawn(algo, plan, update))
+        )
         flush()
         if fresh is not None:
             run_events(0, fresh)
@@ -238,14 +244,24 @@ def train(
     return state
 
 
-def _prefetch(source: Source, plan: Plan, update: int) -> Any:
+def drawn(algo: Algorithm, plan: Plan, update: int) -> int:
+    """How many batches the source of the phase at `update` has given before it, in earlier phases too."""
+    name = algo.phases[phase_of(algo, update, plan)].source
+    begin, total = 0, 0
+    for phase, end in zip(algo.phases, phase_ends(algo, plan), strict=True):
+        total += max(0, min(update, end) - begin) if phase.source == name else 0
+        begin = end
+    return total
+
+
+def _prefetch(source: Source, plan: Plan, update: int, drawn: int) -> Any:
     """What the host brings for the next chunk: [chunk, …], of several seeds [chunk, seeds, …]."""
     if source.prefetch is None:
         return None
     seeds = plan.seed if isinstance(plan.seed, tuple) else (plan.seed,)
     with sharding.on_host():
         keys = [_data_keys(jnp.int32(s), jnp.int32(update), plan.chunk) for s in seeds]
-        parts = [source.prefetch(update, k) for k in keys]
+        parts = [source.prefetch(drawn, k) for k in keys]
     return parts[0] if parts[1:] == [] else jax.tree.map(lambda *x: np.stack(x, axis=1), *parts)
 
 

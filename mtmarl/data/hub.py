@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,31 +328,6 @@ def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: 
             failures += 1
 
 
-@contextmanager
-def _locked(root: Path, name: str, say: Say, job: Job | None = None) -> Iterator[None]:
-    """One process at a time: what another one brings need not be fetched again."""
-    from filelock import FileLock, Timeout
-
-    folder = root / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name.replace('/', '--')}.lock")
-    waiting = False
-    while True:
-        try:
-            lock.acquire(timeout=0.2 if waiting else 0, poll_interval=0.1)
-            break
-        except Timeout:
-            if not waiting:
-                say(f"{name}: another process is at it, waiting")
-            waiting = True
-            if job is not None:
-                job.check()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _files_there(path: Path, root: Path) -> set[str]:
     return {f.relative_to(root).as_posix() for f in path.rglob("*") if f.is_file()}
 
@@ -377,7 +351,7 @@ def _was_pulled(root: Path, path: Path, known: Mapping[str, Any]) -> bool:
 
 def record(root: Path, entries: Mapping[str, Any], say: Say) -> None:
     """Adds vaults to the manifest of a root."""
-    with _locked(root, "manifest", say):
+    with vaults.locked(root, "manifest", say):
         known = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
         vaults.write_manifest(root, {**known, **entries})
 
@@ -398,7 +372,7 @@ def install(
     path = vaults.vault_path(root, task, quality)
     size = sum(f["size"] for f in files.values())
     job.expect(size)
-    with _locked(root, name, say, job):
+    with vaults.locked(root, name, say, job.check):
         known = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
         if _is_there(root, path, files):
             job.add(size)
@@ -452,7 +426,7 @@ def _install_references(
         if parts[1] in families:
             mine[place] = of
     new = False
-    with _locked(root, "references", say):
+    with vaults.locked(root, "references", say):
         for place, of in mine.items():
             file = root / place
             if file.exists():

@@ -13,13 +13,15 @@ import re
 import shlex
 import shutil
 from ast import literal_eval
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 import tensorstore as ts
+from filelock import FileLock, Timeout
 
 import mtmarl
 from mtmarl.errors import UserError
@@ -539,6 +541,14 @@ def manifest_entry(root: Path, path: Path) -> dict[str, Any]:
     }
 
 
+def identity(path: Path) -> str:
+    """A SHA-256 that differs wherever the contents of two vaults do, read off their two small files.
+
+    The root of the store names the hashes of its data; the metadata tell returns, steps and provenance.
+    """
+    return hashlib.sha256((path / METADATA).read_bytes() + (path / "manifest.ocdbt").read_bytes()).hexdigest()
+
+
 def fingerprint(file: Path) -> dict[str, Any]:
     return {"size": file.stat().st_size, "sha256": _digest(file)}
 
@@ -602,6 +612,30 @@ def write_manifest(root: Path, vaults: Mapping[str, Any]) -> Path:
     return root / MANIFEST
 
 
+@contextmanager
+def locked(
+    root: Path, name: str, say: Callable[[str], object] = print, check: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """One process at a time; `check` is called while it waits and may raise."""
+    folder = root / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name.replace('/', '--')}.lock")
+    waiting = False
+    while True:
+        try:
+            lock.acquire(timeout=0.2 if waiting else 0, poll_interval=0.1)
+            break
+        except Timeout:
+            if not waiting:
+                say(f"{name}: another process is at it, waiting")
+            waiting = True
+            check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def update_manifest(root: str | os.PathLike) -> Path:
     """Writes `manifest.json` of what lies under a root: steps, episodes, returns, and files with SHA-256.
 
@@ -609,13 +643,14 @@ def update_manifest(root: str | os.PathLike) -> Path:
     the same.
     """
     root = Path(root).expanduser().resolve()
-    earlier = read_manifest(root)["vaults"] if (root / MANIFEST).exists() else {}
-    vaults = {}
-    for name, path in list_vaults(root).items():
-        entry = manifest_entry(root, path)
-        same = earlier.get(name, {}).get("files") == entry["files"]
-        vaults[name] = {**earlier[name], **entry} if same else entry
-    return write_manifest(root, vaults)
+    with locked(root, "manifest"):
+        earlier = read_manifest(root)["vaults"] if (root / MANIFEST).exists() else {}
+        vaults = {}
+        for name, path in list_vaults(root).items():
+            entry = manifest_entry(root, path)
+            same = earlier.get(name, {}).get("files") == entry["files"]
+            vaults[name] = {**earlier[name], **entry} if same else entry
+        return write_manifest(root, vaults)
 
 
 def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:

@@ -15,7 +15,7 @@ _log = logging.getLogger("mtmarl.sinks")
 class Neptune:
     def __init__(self, run_dir: Path, run: Mapping[str, Any]):
         directory = run_dir / ".neptune"
-        os.environ.setdefault("NEPTUNE_DATA_DIRECTORY", str(directory))
+        os.environ["NEPTUNE_DATA_DIRECTORY"] = str(directory)  # read when a run is opened
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's own deprecations
             import neptune

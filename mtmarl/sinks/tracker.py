@@ -42,7 +42,10 @@ def make_wandb(run_dir: Path, run: Mapping[str, Any]) -> Tracker:
 
     mode: Any = os.environ.get("WANDB_MODE", "offline")
     config = dict(run.get("config", {}))
-    live = wandb.init(project=PROJECT, name=_name(run), dir=str(run_dir), config=config, mode=mode)
+    # Several seeds of one program have a run each, open side by side.
+    live = wandb.init(
+        project=PROJECT, name=_name(run), dir=str(run_dir), config=config, mode=mode, reinit="create_new"
+    )
     return Tracker(live.log, live.finish)
 
 
@@ -50,5 +53,5 @@ def make_trackio(run_dir: Path, run: Mapping[str, Any]) -> Tracker:
     """Writes to Trackio's local database; `trackio show` opens it."""
     import trackio
 
-    trackio.init(project=PROJECT, name=_name(run), config=dict(run.get("config", {})))
-    return Tracker(trackio.log, trackio.finish)
+    live = trackio.init(project=PROJECT, name=_name(run), config=dict(run.get("config", {})))
+    return Tracker(live.log, live.finish)

@@ -101,6 +101,8 @@ def test_report_draws_what_is_whole_and_names_the_rest(finished, tmp_path, capsy
         (["trainer.updates=abc"], ("trainer.updates", "abc")),
         (["trainer.updates=7"], ("trainer.updates", "trainer.chunk")),
         (["trainer.context=100000"], ("context",)),
+        (["evaluator.every=0"], ("evaluator.every",)),
+        (["tasks.test=[]", "evaluator.select_on=test"], ("select_on=test", "tasks.test")),
         (["algo=mt_orix"], ("mt_orix", "mt_oryx")),
         (["+tasks=lbf_55"], ("lbf_55", "lbf_5")),
         (["tasks.test=[rware/tiny-4ag]"], ("rware/tiny-4ag", "lbf")),
@@ -163,6 +165,17 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert str(tmp_path) not in json.dumps(vault.metadata), "no path of this machine may be published"
     assert collect.main(options) == 0
     assert "already collected" in capsys.readouterr().out
+
+    # The directory of a run is that of one task under one configuration.
+    elsewhere = [*options, f"data.vault_dir={tmp_path / 'elsewhere'}"]
+    for option, said in (
+        ("algo.entropy_weight=0.5", "other settings (algo.entropy_weight)"),
+        ("collect.record=false", "other settings (collect.record)"),
+        ("tasks.train=[lbf/6x6-2p-1f-t20]", "holds a run of lbf/5x5-2p-1f-t20"),
+    ):
+        assert collect.main([*elsewhere, option]) == 2
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "elsewhere").exists()
 
     start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
     assert collect.main([*options, "tasks.train=[lbf/6x6-2p-1f-t20]", *start]) == 0

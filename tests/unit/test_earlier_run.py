@@ -1,6 +1,7 @@
 """A run goes on under the configuration that it began with, whatever options have been added since."""
 
 import json
+import shutil
 
 import pytest
 
@@ -21,9 +22,36 @@ def test_only_what_changes_the_result_must_be_the_same(tmp_path):
         assert build.earlier_run(tmp_path, compose(*more)) == record
     for more, named in (
         ("seed=1", "seed"),
-        ("algo.gamma=0.5", "algo"),
-        ("data.fraction=0.5", "data"),
-        ("tasks.first=4", "tasks"),
+        ("algo.gamma=0.5", "algo.gamma"),
+        ("algo.network.heads=2", "algo.network.heads"),
+        ("data.fraction=0.5", "data.fraction"),
+        ("tasks.first=4", "tasks.first"),
     ):
         with pytest.raises(UserError, match=rf"other settings \({named}\)"):
             build.earlier_run(tmp_path, compose(more))
+    assert build.earlier_run(tmp_path, compose("data.fraction=0.5"), free=("data",)) == record
+
+
+def test_a_run_goes_on_with_what_it_was_made_of(tmp_path, micro_vaults):
+    vaults = tmp_path / "vaults"
+    shutil.copytree(micro_vaults, vaults)
+    policy = tmp_path / "start" / "policy_best"
+    policy.mkdir(parents=True)
+    (policy / "params").write_bytes(b"1")
+    options = ["+algo=mt_oryx", "+tasks=micro", f"data.vault_dir={vaults}", f"init_from={tmp_path / 'start'}"]
+    cfg = config.compose(options, "train")
+    (tmp_path / "start" / "run.json").write_text(json.dumps({"config": config.to_dict(cfg)}))
+    record = {"config": config.to_dict(cfg)}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert build.earlier_run(tmp_path, cfg) == record, "it does not say what it is made of"
+
+    first, second = cfg.tasks.train
+    record["origins"] = build.read_origins(cfg, [first, second])
+    assert len(set(record["origins"].values())) == 3
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert build.earlier_run(tmp_path, cfg) == record
+    (policy / "params").write_bytes(b"2")
+    shutil.rmtree(vaults / f"{first}.vlt")
+    shutil.copytree(vaults / f"{second}.vlt", vaults / f"{first}.vlt")
+    with pytest.raises(UserError, match=rf"other data \({first}, init_from\)"):
+        build.earlier_run(tmp_path, cfg)

@@ -381,7 +381,7 @@ def test_two_pullers_share(huggingface, origin, tmp_path):
 
 def test_a_puller_waits_for_another(huggingface, origin, tmp_path):
     said = []
-    with hub._locked(tmp_path, TOY, print):
+    with v.locked(tmp_path, TOY):
         other = threading.Thread(
             target=hub.pull, args=(huggingface.address, tmp_path, [TOY]), kwargs={"say": said.append}
         )

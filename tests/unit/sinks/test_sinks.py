@@ -146,23 +146,28 @@ def test_tensorboard_writes_events(tmp_path):
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_trackers_get_the_same_calls(tmp_path, monkeypatch, name):
-    calls = []
-    fake = types.SimpleNamespace(
-        log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("end")
-    )
-    module = types.ModuleType(name)
-    module.init = lambda **kw: calls.append(kw) or fake
-    module.log, module.finish = fake.log, fake.finish
-    monkeypatch.setitem(sys.modules, name, module)
-    sink = sinks.open_sinks([name], tmp_path, RUN)
+    opened = []
+
+    def init(**options):
+        calls = [options]
+        opened.append(calls)
+        return types.SimpleNamespace(
+            log=lambda metrics, step: calls.append((step, metrics)), finish=lambda: calls.append("end")
+        )
+
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(init=init))
+    sink, beside = (sinks.open_sinks([name], tmp_path, RUN) for _ in range(2))  # as with seeds=[0,1]
     sink.log(1, {"x": 1})
     sink.log_evaluation(2, RESULTS)
+    beside.log(1, {"x": 5})
     sink.close()
+    calls = opened[0]
     assert calls[0]["config"] == {"a": 1}
     assert calls[1] == (1, {"x": 1.0})
     assert calls[2][1][HEADLINE] == 0.75
     assert calls[3] == "end"
-    assert name == "trackio" or calls[0]["mode"] == "offline"
+    assert opened[1][1:] == [(1, {"x": 5.0})]
+    assert name == "trackio" or (calls[0]["mode"], calls[0]["reinit"]) == ("offline", "create_new")
 
 
 def test_neptune_is_offline_and_says_so(tmp_path, monkeypatch, caplog):
