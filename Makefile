@@ -50,7 +50,7 @@ sweep: setup ## Model size, embed_dim 64 … 768 (SWEEP=model_size PROFILE=cpu|s
 vaults: setup ## Collect vaults of a task set (TASKS=lbf_5 PROFILE=starter|paper ARGS=key=value)
 	$(BIN)/python -m mtmarl.collect +experiment=vaults_$(or $(PROFILE),starter) +tasks=$(or $(TASKS),lbf_5) $(ARGS)
 
-collect-lbf: setup ## Train online on the LBF tasks, record their vaults and references (about an hour)
+collect-lbf: setup ## Train online on the LBF tasks, record their vaults and references (three core-hours)
 	PYTHON=$(BIN)/python experiment_scripts/collect_lbf.sh
 
 wheel: setup ## Build the wheel into dist/

@@ -16,18 +16,20 @@ collect() { # task, env steps, more options
     algo.network.embed_dim=32 algo.network.heads=2 collect.num_envs=128 collect.eval_episodes=32 \
     collect.record_episodes=16 algo.final_learning_rate=0.001 "${@:3}"
 }
-warm() { # task, env steps, more options
-  collect "$1" "$2" "init_from=$runs/tiny-4ag/seed_0" algo.final_entropy_weight=0.001 algo.minibatches=4 \
-    algo.advantage_floor=0.03 "${@:3}"
+warm() { # task, more options
+  collect "$1" 2000000 "init_from=$runs/tiny-4ag/seed_0" algo.final_entropy_weight=0.001 algo.minibatches=4 \
+    algo.advantage_floor=0.03 "${@:2}"
 }
 if [ "$part" != references ]; then
   collect tiny-4ag 4000000 algo.final_entropy_weight=0.01
-  for task in tiny-2ag h5-4ag tiny-4ag-easy tiny-3ag h5-2ag; do warm "$task" 2000000; done
-  for task in s4-3ag small-4ag small-2ag wide-3ag m4-4ag wide-5ag s4-5ag small-6ag m4-6ag; do warm "$task" 3000000; done
+  for task in tiny-2ag h5-4ag tiny-4ag-easy tiny-3ag h5-2ag small-4ag small-2ag wide-3ag m4-4ag s4-3ag \
+    s4-5ag wide-5ag small-6ag m4-6ag; do
+    warm "$task"
+  done
 fi
 if [ "$part" != train ]; then
   for task in tiny-2ag-hard tiny-4ag-hard tiny-6ag small-5ag small-4ag-hard h6-4ag r3h5-4ag medium-4ag medium-6ag large-4ag; do
-    warm "$task" 2000000 collect.record=false
+    warm "$task" collect.record=false
   done
 fi
 "$python" -m mtmarl.report "$runs" --out runs/collect/report
