@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(cfg: config.Config) -> None:
-    """Prints one line per task, sampled and greedy, and a JSON line at the end."""
+    """Prints one line per task, acting as when the run was scored, and greedily; a JSON line at the end."""
     from mtmarl import build, sharding
     from mtmarl.data import vault
 
@@ -32,26 +32,28 @@ def run(cfg: config.Config) -> None:
     for root in build.vault_roots(cfg) or vault.default_roots():
         references = {**vault.read_references(root), **references}
     episodes = cfg.evaluator.final_episodes
-    sampled = build.evaluate_policy(policy, tasks, episodes, cfg.seed, 1.0)
+    explore = policy.config.evaluator.explore
+    scored = build.evaluate_policy(policy, tasks, episodes, cfg.seed, explore)
     greedy = build.evaluate_policy(policy, tasks, episodes, cfg.seed, 0.0)
     width = max(map(len, tasks))
     record = {}
     for task in tasks:
         spec = build.make_env(task).spec
-        won = sampled[task].win_rate(spec)
-        normalised = sampled[task].normalised(spec, references.get(task, {}).get("reference"))
+        won = scored[task].win_rate(spec)
+        normalised = scored[task].normalised(spec, references.get(task, {}).get("reference"))
         record[task] = {
-            "return": sampled[task].mean,
-            "standard_error": sampled[task].standard_error,
+            "return": scored[task].mean,
+            "standard_error": scored[task].standard_error,
             "greedy_return": greedy[task].mean,
             "normalised": normalised,
             "win_rate": won,
         }
-        line = f"{task:<{width}}  return {sampled[task].mean:.3f} ± {sampled[task].standard_error:.3f}"
+        line = f"{task:<{width}}  return {scored[task].mean:.3f} ± {scored[task].standard_error:.3f}"
         line += f"  greedy {greedy[task].mean:.3f}"
         line += "" if normalised is None or won is not None else f"  normalised {normalised:.3f}"
         print(line + ("" if won is None else f"  won {won:.1%}"))
-    print(json.dumps({"run": cfg.run, "which": cfg.which, "episodes": episodes, "tasks": record}))
+    about = {"run": cfg.run, "which": cfg.which, "episodes": episodes, "explore": explore}
+    print(json.dumps({**about, "tasks": record}))
 
 
 if __name__ == "__main__":
