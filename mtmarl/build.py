@@ -38,6 +38,7 @@ from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
+from mtmarl.settings import deciding, differing
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
 
@@ -653,19 +654,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-# What may differ between a run and its continuation: what is seen of it, and where its data come from.
-_FREE_TO_CHANGE = (
-    "sinks",
-    "quiet",
-    "run_dir",
-    "hub",
-    "distributed",
-    "data.download",
-    "data.memory_mb",
-    "tasks.hub",
-)
-
-
 def single_seeds(cfg: Config) -> list[Config]:
     """The configurations of runs with one seed each that this one stands for."""
     if cfg.seeds is None:
@@ -697,27 +685,8 @@ def differing_settings(
     """
     # Parsed anew: what was not yet an option when the run began has its default.
     before = config.parse(Config, earlier["config"], where)
-
-    def settings(c: Config) -> dict[str, Any]:
-        plain = config.to_dict(c)
-        # A set cut to as many tasks as it has is that set.
-        tasks = {**plain["tasks"], "first": len(train_tasks(c))}
-        whole = {**plain, "tasks": tasks, "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
-        ignored = (*_FREE_TO_CHANGE, *free)
-        keep = lambda key: not any(key == f or key.startswith(f + ".") for f in ignored)
-        return {key: value for key, value in flatten(whole).items() if keep(key)}
-
-    old, new = settings(before), settings(cfg)
-    return sorted(k for k in old.keys() | new.keys() if k not in old or k not in new or old[k] != new[k])
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    out: dict[str, Any] = {}
-    for key, value in tree.items():
-        nested = isinstance(value, Mapping)
-        out |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return out
+    whole = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+    return differing([deciding(whole(c), free) for c in (before, cfg)])
 
 
 def read_origins(cfg: Config, tasks: Sequence[str]) -> dict[str, str]:
@@ -742,10 +711,10 @@ def earlier_run(run_dir: Path, cfg: Config, free: Sequence[str] = ()) -> dict[st
     earlier = read_json(run_dir / "run.json")
     if earlier is None:
         return None
-    differing = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
-    if differing:
+    different = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
+    if different:
         raise UserError(
-            f"{run_dir}: holds a run with other settings ({', '.join(differing)}); "
+            f"{run_dir}: holds a run with other settings ({', '.join(different)}); "
             "give another run_dir, or remove this one"
         )
     changed = changed_origins(earlier, cfg)
@@ -794,12 +763,6 @@ def describe(job: Job, run_dir: Path, done: int | None) -> str:
         "compiling …",
     ]
     return "\n".join(lines)
-
-
-def score(summary: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
-    """The mean normalised score over tasks; where one of them has none, the mean return."""
-    scores = [summary[t]["normalised"] for t in tasks]
-    return float(np.mean(scores if None not in scores else [np.mean(summary[t]["return"]) for t in tasks]))
 
 
 # --------------------------------------------------------------------------------------------- policies

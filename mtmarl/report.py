@@ -22,20 +22,21 @@ CHECKPOINTS = {
     "last": "the checkpoint after the final update",
 }
 PROTOCOL = (
-    "Normalised score = {score}. Actions are {played}, {episodes} a task. Scores are of {checkpoint}. "
-    "Intervals: 95% percentile bootstrap with {resamples} resamples, stratified: seeds are drawn anew within each task "
-    "(Agarwal et al. 2021, Deep RL at the edge of the statistical precipice); IQM: mean of the middle half of all "
-    "scores. A single seed has no interval, and intervals of 3 seeds are narrow: read them beside the standard error "
-    "over seeds."
+    "Normalised score = {score}. Actions are {played}. Scores are of {checkpoint}, over {episodes} a task. "
+    "Intervals: 95% percentile bootstrap with {resamples} resamples of whole runs. A run scores all its tasks, so the "
+    "seeds of a cell (an algorithm with its settings and training tasks) are drawn for all tasks at once, and those of "
+    "different cells apart. A single seed has no interval. That of the mean of one cell with 3 seeds reaches from the "
+    "lowest run to the highest and holds the true mean about three times in four: read it beside the standard error "
+    "over seeds. IQM: mean of the middle half of all scores (Agarwal et al. 2021, Deep RL at the edge of the "
+    "statistical precipice)."
 )
 SCORES = {
     False: "return / return of online Sable on the task",
     True: "share of episodes won, where tasks are won",
 }
-PLAYED = {1.0: "sampled", 0.0: "greedy", None: "sampled or greedy, as each run's configuration says"}
 TEST_SELECTION = "**Some of these runs chose their best checkpoint on the test tasks.**"
 TASKS_DIFFER = (
-    "**Not all cells were scored on the same held-out tasks**, so their means do not compare: see the comparisons, "
+    "**Not all {these} were scored on the same held-out tasks**, so their means do not compare: see the comparisons, "
     "which take the tasks that both sides share, and the table task by task."
 )
 
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out",
         type=Path,
-        help="where the report goes; default: PATH/report for one run or sweep, else report/",
+        help="where the report goes; default: PATH/report, or ./report where several paths are given",
     )
     parser.add_argument(
         "--checkpoint",
@@ -70,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         help="of the reference return; how soon runs that learn by acting, or from an earlier policy, reach it",
     )
     args = parser.parse_args(argv)
-    alone = len(args.runs) == 1 and any((args.runs[0] / n).exists() for n in ("run.json", "sweep.json"))
-    out = args.out or (args.runs[0] / "report" if alone else Path("report"))
+    # The first of several paths has a report of its own.
+    out = args.out or (args.runs[0] / "report" if len(args.runs) == 1 else Path("report"))
     try:
         report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold)
     except UserError as error:
@@ -79,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for notice in notices:
         print(notice)
-    print(report)
+    print(f"report: {report}")
     return 0
 
 
@@ -163,7 +164,8 @@ def _method(which: str) -> dict[str, Any]:
 
     return {
         "checkpoint": which,
-        "interval": "percentile bootstrap over seeds, stratified by task (Agarwal et al. 2021)",
+        "interval": "percentile bootstrap of whole runs: the seeds of a cell are drawn for all its tasks at once",
+        "interval_by_task": "percentile bootstrap over seeds, stratified by task (Agarwal et al. 2021)",
         "confidence": stats.CONFIDENCE,
         "resamples": stats.RESAMPLES,
         "bootstrap_seed": stats.BOOTSTRAP_SEED,
@@ -173,7 +175,7 @@ def _method(which: str) -> dict[str, Any]:
 
 def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
     """How the numbers below came about, in words."""
-    from mtmarl.analysis import stats
+    from mtmarl.analysis import acting, stats
     from mtmarl.analysis.runs import without_reference
 
     select = {str(r.record.get("select_on", "train")) for r in runs}
@@ -183,12 +185,10 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
         select="training" if select <= {"train"} else "/".join(sorted(select))
     )
     episodes = f"{low} episodes" if low == high else f"{low} to {high} episodes"
-    # Runs recorded before this could be chosen were sampled.
-    played = list({((r.record.get("config") or {}).get("evaluator") or {}).get("explore", 1.0) for r in runs})
     score = dict.fromkeys(SCORES[r.winnable(t)] for r in runs for s in ("train", "test") for t in r.tasks(s))
     text = PROTOCOL.format(
         score="; ".join(score) or SCORES[False],
-        played=PLAYED.get(played[0] if len(played) == 1 else None, PLAYED[None]),
+        played=acting.described(runs),
         episodes=episodes,
         checkpoint=checkpoint,
         resamples=f"{stats.RESAMPLES:,}",
@@ -208,7 +208,7 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
 def _sweep(
     sweep: "Sweep", paths: Sequence[Path], which: str, threshold: float
 ) -> tuple["Section", dict[str, Any]]:
-    from mtmarl.analysis import few_shot, measure, plots, tables
+    from mtmarl.analysis import few_shot, measure, plots, sweeps, tables
     from mtmarl.analysis.document import Code, Picture, Section, slug
 
     cells, combined = measure.cells(sweep, which), measure.combined(sweep, which)
@@ -231,6 +231,7 @@ def _sweep(
         "comparisons": comparisons,
         "test_tasks": tasks,
         "to_do": to_do,
+        "remarks": sweeps.remarks(sweep),
         "provenance": origin,
         "runs": measure.sweep_runs(sweep, paths),
     }
@@ -243,9 +244,10 @@ def _sweep(
     ]
     if finished:
         parts += _protocol(finished, which)
+    parts += numbers["remarks"]
     comparable = not measure.tasks_differ(sweep)
     if not comparable:
-        parts.append(TASKS_DIFFER)
+        parts.append(TASKS_DIFFER.format(these="cells"))
     band = "Bands" if sweep.numbers() is not None else "Whiskers"
     pictures = [
         (
@@ -310,18 +312,23 @@ def _sweep(
 def _experiments(
     trained: Sequence["Run"], paths: Sequence[Path], which: str, threshold: float
 ) -> tuple["Section", list[dict[str, Any]]]:
-    from mtmarl.analysis import measure, plots, stats, tables
+    from mtmarl.analysis import experiments, measure, plots, stats, tables
     from mtmarl.analysis.document import Picture, Section, slug
     from mtmarl.analysis.runs import scored_tasks, scores
 
-    groups = tables.grouped(trained)
+    found = experiments.sort_out(trained, paths)
+    groups = found.groups
+    counted = [run for group in groups.values() for run in group]
     checkpoints = [which, *(w for w in CHECKPOINTS if w != which)]
     numbers = {k: {w: measure.group(g, w) for w in checkpoints} for k, g in groups.items()}
     comparisons = _between(groups, which)
     profile = {
         k: b for k, g in groups.items() if (b := stats.blocks([scores(g, scored_tasks(g, "test"), which)]))
     }
-    parts: list[Part | None] = [*_protocol(trained, which), tables.summary(numbers)]
+    parts: list[Part | None] = [*_protocol(counted, which), *found.remarks]
+    if len({frozenset(scored_tasks(g, "test")) for g in groups.values()}) > 1:
+        parts.append(TASKS_DIFFER.format(these="experiments"))
+    parts.append(tables.summary(numbers))
     parts.append(
         Picture(
             "learning_curves",
@@ -333,7 +340,7 @@ def _experiments(
         Picture(
             "tasks",
             plots.task_bars(groups, which),
-            "Normalised return task by task. Whiskers: 95% intervals over seeds.",
+            "Normalised return task by task. Whiskers: 95% intervals over seeds. A task without a bar has no score.",
         )
     )
     parts += [tables.per_task(label, group, which) for label, group in groups.items()]
@@ -348,13 +355,14 @@ def _experiments(
         figure = plots.training_curves(group)
         if figure is not None:
             parts.append(Picture(f"training_{i}", figure, f"{label}: losses and other scalars of training."))
-    origin = measure.provenance(trained)
+    origin = measure.provenance(counted)
     parts.append(tables.provenance(origin))
     title = next(iter(groups)) if len(groups) == 1 else "Experiments"
     results = [
         {
             "label": label,
             "slug": slug(label),
+            "settings": found.settings[label],
             "scores": of,
             "comparisons": [c for c in comparisons if c["one"] == label],
             **({"few_shot": own} if (own := [f for f in soon if f["label"] == label]) else {}),
@@ -400,12 +408,12 @@ def _between(groups: dict[str, list["Run"]], which: str) -> list[dict[str, Any]]
 
 
 def _collection(collected: Sequence["Run"], paths: Sequence[Path]) -> tuple["Section", list[dict[str, Any]]]:
-    from mtmarl.analysis import measure, plots, tables
+    from mtmarl.analysis import acting, measure, plots, tables
     from mtmarl.analysis.document import Picture, Section
 
     collected = sorted(collected, key=lambda r: (r.tasks("train"), r.seed, r.started))
     known = [(r, n) for r in collected if (n := measure.collection(r)) is not None]
-    parts: list[Part | None] = [tables.collection([n for _, n in known])]
+    parts: list[Part | None] = [tables.collection([n for _, n in known], acting.described(collected))]
     figure = plots.collection_curves(collected)
     parts.append(Picture("collection", figure, "Online training: return per episode over env steps."))
     parts.append(tables.provenance(measure.provenance([_with_minutes(r, n) for r, n in known])))

@@ -23,8 +23,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from mtmarl import config, launcher
+from mtmarl import config, launcher, settings
 from mtmarl.errors import UserError
+from mtmarl.sinks.summary import score
 
 USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value …]
 
@@ -43,7 +44,6 @@ POLL_SECONDS = 0.2
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
 # They say where and how loudly a run runs, not what it computes.
-_FREE_TO_CHANGE = ("run_dir", "quiet", "sinks")
 _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
 
 
@@ -355,14 +355,14 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         return
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        old = {r["dir"]: _settings(r) for r in earlier["runs"]}
+        old = {r["dir"]: settings.overrides(r["argv"]) for r in earlier["runs"]}
         names = [earlier["name"], earlier["profile"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a readable record of a sweep ({error!r}); remove it") from error
     remedy = "give another out=, or remove this one"
     if names != [record["name"], record["profile"]]:
         raise UserError(f"{out}: holds the sweep {names[0]} with profile {names[1]}; {remedy}")
-    new = {r["dir"]: _settings(r) for r in record["runs"]}
+    new = {r["dir"]: settings.overrides(r["argv"]) for r in record["runs"]}
     for directory, settings in old.items():
         if directory not in new:
             raise UserError(f"{out}: holds the run {directory}, which this sweep lacks; {remedy}")
@@ -371,10 +371,6 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
             raise UserError(
                 f"{out}: holds this sweep with other settings ({directory}: {differing}); {remedy}"
             )
-
-
-def _settings(run: Mapping[str, Any]) -> frozenset[str]:
-    return frozenset(o for o in run["argv"] if _key(o) not in _FREE_TO_CHANGE)
 
 
 def write_plan(record: Mapping[str, Any], out: Path) -> None:
@@ -499,11 +495,9 @@ def _last_line(log: Path) -> str:
 
 def _score(final: Path) -> list[str]:
     """The held-out score of a finished run: mean over held-out tasks of the best checkpoint's normalised score."""
-    from mtmarl import build
-
     tasks = json.loads(final.read_text(encoding="utf-8"))["best"]["tasks"]
     held_out = [name for name, t in tasks.items() if t["split"] == "test"]
-    return [f"held-out {build.score(tasks, held_out):.3f}"] if held_out else []
+    return [f"held-out {score(tasks, held_out):.3f}"] if held_out else []
 
 
 def _span(minutes: float) -> str:

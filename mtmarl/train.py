@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.sinks.summary import score
 
 if TYPE_CHECKING:
     from mtmarl import build, trainer
@@ -173,11 +174,11 @@ class Run:
             return
         summary = self.job.summary(results)
         self.sinks.log_evaluation(update, summary)
-        score = build.score(summary, self.tasks)
+        value = score(summary, self.tasks)
         best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
-        if best["update"] >= update or score > best["score"]:
+        if best["update"] >= update or value > best["score"]:
             save_params(self.directory / "policy_best", params)
-            build.write_json(self.best_file, {"score": score, "update": update, "counts": self.counts})
+            build.write_json(self.best_file, {"score": value, "update": update, "counts": self.counts})
 
     def keep_progress(self) -> None:
         """Minutes and counts, into run.json. Seeds that share a program share its time."""

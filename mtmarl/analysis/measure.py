@@ -33,7 +33,7 @@ def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[s
     ):
         out[name] = stats.value(blocks, statistic)
         out[f"{name}_interval"] = stats.interval(blocks, statistic)
-    out["mean_interval_whole_runs"] = stats.interval(blocks, whole_runs=True)
+    out["mean_interval_by_task"] = stats.interval(blocks, by_task=True)
     out["standard_error"] = stats.standard_error(blocks)
     return out
 
@@ -121,7 +121,7 @@ def compare_runs(
         "mean_over": stats.value(right),
         "gain": gain,
         "interval": interval,
-        "interval_whole_runs": stats.gain(left, right, whole_runs=True)[1],
+        "interval_by_task": stats.gain(left, right, by_task=True)[1],
         "improvement": stats.probability_of_improvement(left, right),
         "improvement_interval": stats.improvement_interval(left, right),
     }
@@ -158,10 +158,9 @@ def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
     else:
         out["verdict"] = verdict(out["gain"], out["interval"], claim.gain)
         out["why"] = {"undecided": "the interval holds both no gain and the claimed one"}.get(out["verdict"])
-        # Where the runs of a seed rise and fall together the usual interval is too narrow to decide alone.
-        other = verdict(out["gain"], out["interval_whole_runs"], claim.gain)
+        other = verdict(out["gain"], out["interval_by_task"], claim.gain)
         if other != out["verdict"]:
-            out["why"] = "; ".join(filter(None, [out["why"], f"with whole runs resampled: {other}"]))
+            out["why"] = "; ".join(filter(None, [out["why"], f"stratified by task: {other}"]))
     return out
 
 

@@ -79,6 +79,9 @@ def _legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)
     if len(entries) > 1:
+        # Inches of the longest label and of its mark.
+        longest = 0.066 * max(map(len, entries)) + 0.5
+        columns = max(1, min(columns, int(figure.get_figwidth() / longest)))
         rows = -(-len(entries) // columns)
         columns = -(-len(entries) // rows)
         figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
@@ -427,39 +430,72 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
 
 @styled
 def task_bars(groups: Mapping[str, Sequence[Run]], which: str) -> Figure:
-    """Normalised return per task, with 95% intervals over seeds. Experiments on other test tasks are left out."""
-    first = next(iter(groups.values()))[0]
-    same = {k: v for k, v in groups.items() if v[0].tasks("test") == first.tasks("test")}
-    tasks = {s: list(dict.fromkeys(t for v in same.values() for t in v[0].tasks(s))) for s in measure.SPLITS}
-    places = [(split, task) for split in measure.SPLITS for task in tasks[split]]
-    figure, ((axis,),) = _grid(1, 1, max(5.5, 0.35 * len(places) * (1 + 0.6 * len(same)) + 1), 3.6)
-    width = 0.82 / len(same)
-    for i, (label, runs) in enumerate(same.items()):
+    """Normalised return per task, with 95% intervals over seeds; one row per set of experiments that share tasks.
+
+    The place of a task that an experiment was not scored on stays empty.
+    """
+    rows = []
+    for of in _sharing(groups):
+        runs = [run for group in of.values() for run in group]
+        rows.append(
+            (of, [(s, t) for s in measure.SPLITS for t in dict.fromkeys(t for r in runs for t in r.tasks(s))])
+        )
+    width = max(5.5, *(0.35 * len(places) * (1 + 0.6 * len(of)) + 1 for of, places in rows), 0)
+    figure, grid = _grid(len(rows), 1, width, 3.6)
+    most = max(len(places) for _, places in rows)
+    for axis, (of, places) in zip(grid.ravel(), rows, strict=True):
+        _task_bars(axis, of, places, which, list(groups))
+        axis.set_xlim(-0.6, most - 0.4)
+    _score_axes(grid.ravel())
+    _legend(figure, grid.ravel(), 3)
+    return figure
+
+
+def _sharing(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Sequence[Run]]]:
+    """Experiments apart where they have no task in common, neither by themselves nor through others."""
+    lots: list[tuple[set[str], dict[str, Sequence[Run]]]] = []
+    for label, runs in groups.items():
+        tasks, own = {t for r in runs for s in measure.SPLITS for t in r.tasks(s)}, {label: runs}
+        joined = [lot for lot in lots if lot[0] & tasks]
+        lots = [lot for lot in lots if not lot[0] & tasks]
+        lots.append(
+            (tasks.union(*(t for t, _ in joined)), {k: v for _, of in joined for k, v in of.items()} | own)
+        )
+    return [of for _, of in lots]
+
+
+def _task_bars(
+    axis: Axes,
+    of: Mapping[str, Sequence[Run]],
+    places: Sequence[tuple[str, str]],
+    which: str,
+    labels: list[str],
+) -> None:
+    width = 0.82 / len(of)
+    for k, (label, runs) in enumerate(of.items()):
+        i = labels.index(label)
         for x, (split, task) in enumerate(places):
-            if not all(task in run.tasks(split) for run in runs):
+            scored = [run for run in runs if task in run.tasks(split)]
+            values = np.asarray([[run.normalised(task, which)] for run in scored])
+            if not scored or np.isnan(values).any():
                 continue
-            values = np.asarray([[run.normalised(task, which)] for run in runs])
-            if np.isnan(values).any():
-                continue
-            at = x + (i - (len(same) - 1) / 2) * width
+            at = x + (k - (len(of) - 1) / 2) * width
             axis.bar(at, values.mean(), min(width * 0.92, 0.6), color=_colour(i), label=label, zorder=2,
-                     edgecolor="white", linewidth=0.5)  # fmt: skip
+                     hatch=None if i < len(COLOURS) else "//", edgecolor="white", linewidth=0.5)  # fmt: skip
             errors = _errors(float(values.mean()), stats.interval(values))
             if errors is not None:
                 axis.errorbar(at, values.mean(), yerr=errors, color="#222222", linewidth=1, zorder=3)
-    border = len(tasks["train"]) - 0.5
-    if tasks["test"]:
-        axis.axvline(border, color="#888888", linewidth=0.8, linestyle="--")
+    trained = sum(split == "train" for split, _ in places)
+    if trained < len(places):
+        axis.axvline(trained - 0.5, color="#888888", linewidth=0.8, linestyle="--")
         for shift, side, text in ((-0.08, "right", "trained on"), (0.08, "left", "held out")):
-            axis.text(border + shift, 1.02, text, ha=side, transform=axis.get_xaxis_transform(), fontsize=8.5)
+            axis.text(
+                trained - 0.5 + shift, 1.02, text, ha=side, transform=axis.get_xaxis_transform(), fontsize=8.5
+            )
     names = [task.partition("/")[2] or task for _, task in places]
     axis.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
-    axis.set_xlim(-0.6, len(names) - 0.4)
     axis.grid(False, axis="x")
     axis.set_ylabel(SCORE)
-    _score_axes([axis])
-    _legend(figure, [axis], 3)
-    return figure
 
 
 @styled

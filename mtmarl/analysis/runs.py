@@ -25,7 +25,7 @@ class Run:
 
     @property
     def label(self) -> str:
-        """Runs with one label are seeds of one experiment."""
+        """What is trained on what; runs with one label may still differ in settings, see `experiments`."""
         earlier = (self.record.get("start") or {}).get("algo")
         algo = f"{self.record['algo']} from {earlier}" if earlier else self.record["algo"]
         return self.record.get("label") or f"{algo} · {self.record['tasks']}"
@@ -162,6 +162,10 @@ def read(directory: Path) -> Run:
     for key in ("train_tasks", "test_tasks"):
         if not isinstance(record[key], list) or not all(isinstance(t, str) for t in record[key]):
             raise ValueError(f"run.json: {key} is no list of names")
+    for key in ("config", "start", "origins"):
+        if not isinstance(record.get(key) or {}, dict):
+            raise ValueError(f"run.json: {key} is no object")
+    np.asarray(record.get("value_range") or (), float)
     for task, known in (record.get("references") or {}).items():
         if not np.isfinite(float(known.get("reference") or 0.0)):
             raise ValueError(f"run.json: the reference of {task} is not finite")

@@ -1,12 +1,14 @@
 """Statistics over seeds and tasks, after Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
 
 Scores are one block [seeds, tasks], or several blocks whose tasks are pooled (cells of a sweep, families of
-environments; they may differ in seeds). Every task weighs the same. A (block, task) is a stratum: the bootstrap draws
-its seeds anew within each stratum, independently, and takes percentiles of the statistic. Two things to know:
+environments; they may differ in seeds). Every task weighs the same. A block is a stratum: the bootstrap draws its
+seeds anew, by itself, and takes percentiles of the statistic. Two things to know:
 
-* With n seeds the bootstrap variance is (n - 1) / n of the unbiased one, so intervals of 3 seeds are narrow.
-* One run of multi-task training scores all its tasks at once. Where a seed is good or bad on all of them together,
-  strata are not independent; `whole_runs` draws the seeds of a block once for all its tasks instead.
+* A row of a block is one run that scores all tasks of it, so its seeds are drawn once for all tasks. The paper's
+  strata are single tasks, each with runs of its own; `by_task` draws so. Where a run is good or bad on all tasks at
+  once, those intervals are too narrow.
+* With n seeds the bootstrap variance is (n - 1) / n of the unbiased one, so intervals of 3 seeds are narrow. Of one
+  block's mean they reach from the lowest run to the highest and hold the true mean three times in four.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,23 +77,26 @@ def standard_error(scores: Scores) -> float:
 
 
 def resample(
-    parts: Sequence[np.ndarray], rng: np.random.Generator, whole_runs: bool = False
+    parts: Sequence[np.ndarray], rng: np.random.Generator, by_task: bool = False
 ) -> list[np.ndarray]:
-    """Each block [seeds, tasks] with its seeds drawn anew: [RESAMPLES, seeds, tasks]."""
+    """Each block [seeds, tasks] with its seeds drawn anew: [RESAMPLES, seeds, tasks].
+
+    Seeds are drawn for all tasks of a block at once or, `by_task`, for each of them by itself.
+    """
     out = []
     for part in parts:
         seeds, tasks = part.shape
-        rows = rng.integers(0, seeds, (RESAMPLES, seeds, 1 if whole_runs else tasks))
+        rows = rng.integers(0, seeds, (RESAMPLES, seeds, tasks if by_task else 1))
         out.append(part[rows, np.arange(tasks)])
     return out
 
 
-def interval(scores: Scores, statistic: Statistic = mean, whole_runs: bool = False) -> Interval:
+def interval(scores: Scores, statistic: Statistic = mean, by_task: bool = False) -> Interval:
     """The 95% percentile interval of a statistic. NaN with one seed: a seed alone says nothing of its spread."""
     parts = blocks(scores)
     if not _repeated(parts):
         return UNKNOWN
-    return percentiles(statistic(resample(parts, np.random.default_rng(BOOTSTRAP_SEED), whole_runs)))
+    return percentiles(statistic(resample(parts, np.random.default_rng(BOOTSTRAP_SEED), by_task)))
 
 
 def percentiles(samples: np.ndarray) -> Interval:
@@ -108,7 +113,7 @@ def _repeated(parts: Sequence[np.ndarray]) -> bool:
 # ---------------------------------------------------------------------------------------------- comparisons
 
 
-def gain(scores: Scores, baseline: Scores, whole_runs: bool = False) -> tuple[float, Interval]:
+def gain(scores: Scores, baseline: Scores, by_task: bool = False) -> tuple[float, Interval]:
     """mean(scores) / mean(baseline) - 1 with its 95% interval, both sides resampled.
 
     NaN where the baseline's mean is not above 0: no ratio has a meaning there.
@@ -120,7 +125,7 @@ def gain(scores: Scores, baseline: Scores, whole_runs: bool = False) -> tuple[fl
     if not (_repeated(a) and _repeated(b)):
         return point, UNKNOWN
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    over, under = (mean(resample(side, rng, whole_runs)) for side in (a, b))
+    over, under = (mean(resample(side, rng, by_task)) for side in (a, b))
     # Where a resampled baseline is not positive only the direction is known.
     unbounded = np.where(over > under, np.inf, np.where(over < under, -np.inf, 0.0))
     ratios = np.where(under > 0, over / np.where(under > 0, under, 1.0) - 1, unbounded)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mtmarl import settings
+from mtmarl.analysis import experiments
 from mtmarl.analysis import runs as runs_
 from mtmarl.analysis.runs import Found, Run
 
@@ -53,6 +55,8 @@ class Claim:
 
 @dataclass(frozen=True)
 class Sweep:
+    """`mixed`: overrides that some parts of it were planned with and others were not."""
+
     name: str
     profile: str
     title: str
@@ -62,6 +66,7 @@ class Sweep:
     axes: Mapping[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
     claims: tuple[Claim, ...]
+    mixed: frozenset[str] = frozenset()
 
     def label(self, cell: Cell) -> str:
         """A cell as people read it; bare numbers get the name of their axis."""
@@ -138,13 +143,18 @@ WORDS = {
     "lbf": "LBF",
     "connector": "Connector",
     "smax": "SMAX",
+    "madt": "MADT",
+    "updet": "UPDeT",
+    "qmix": "QMIX",
+    "mappo": "MAPPO",
+    "care": "CARE",
 }
 
 
 def title(level: str) -> str:
     """A level as people read it: "mt_cql_sable" is MT CQL-Sable."""
     words = " ".join(WORDS.get(word, word) for word in level.split("_"))
-    return re.sub(r"\b(CQL|BC) Sable\b", r"\1-Sable", words)
+    return re.sub(r"\b(CQL|BC|UPDeT) (Sable|[mlrt])\b", r"\1-\2", words)
 
 
 def name(levels: Sequence[str]) -> str:
@@ -298,12 +308,44 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
     axes = {axis: tuple(dict.fromkeys((*a.axes[axis], *b.axes[axis]))) for axis in a.axes}
     entries = {(e.cell, e.seed): e for e in a.entries}
     order = [list(b.axes).index(axis) for axis in axes]
+    mixed = a.mixed | b.mixed
     for entry in b.entries:
         entry = replace(entry, cell=tuple(entry.cell[i] for i in order))
         key = entry.cell, entry.seed
+        if key in entries:
+            mixed |= settings.overrides(entries[key].argv) ^ settings.overrides(entry.argv)
         entries[key] = _better(entries[key], entry) if key in entries else entry
     claims = (*a.claims, *(c for c in b.claims if c not in a.claims))
-    return replace(a, axes=axes, entries=_ordered(entries), claims=claims)
+    return replace(a, axes=axes, entries=_ordered(entries), claims=claims, mixed=mixed)
+
+
+def remarks(sweep: Sweep) -> list[str]:
+    """What keeps runs from being seeds of each other, or cells from being compared: settings that were changed."""
+    out = []
+    if sweep.mixed:
+        out.append(
+            f"**Parts of this sweep were planned with different settings** ({', '.join(sorted(sweep.mixed))}): cells "
+            "of different parts do not compare."
+        )
+    for cell in sweep.cells():
+        runs = sweep.runs(cell)
+        known = experiments.deciding(runs)
+        found = [f"{key} ({_seeds_by_value(runs, known, key)})" for key in settings.differing(known)]
+        if found:
+            out.append(
+                f"**{sweep.label(cell) or sweep.title}: its runs are not seeds of one configuration.** They differ "
+                f"in {', '.join(found)}."
+            )
+    return out
+
+
+def _seeds_by_value(runs: Sequence[Run], known: Sequence[Mapping[str, Any]], key: str) -> str:
+    """ "64: seeds 0, 1; 128: seed 2"."""
+    of: dict[str, list[str]] = {}
+    for run, own in zip(runs, known, strict=True):
+        value = settings.spell(own[key]) if key in own else experiments.NOT_SET
+        of.setdefault(value, []).append(str(run.seed))
+    return "; ".join(f"{v}: seed{'s' if len(s) > 1 else ''} {', '.join(s)}" for v, s in of.items())
 
 
 # --------------------------------------------------------------------------------------------- comparisons

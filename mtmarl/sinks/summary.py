@@ -1,11 +1,17 @@
 """Per-episode results to the few scalars that a line, a plot or a progress bar shows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 HEADLINE = "eval/mean_normalised_return"
 HEADLINE_TEST = "eval/test/mean_normalised_return"
+
+
+def score(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
+    """The mean normalised score over tasks; where one of them has none, the mean return."""
+    scores = [results[t]["normalised"] for t in tasks]
+    return fmean(scores if None not in scores else [fmean(results[t]["return"]) for t in tasks])
 
 
 def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

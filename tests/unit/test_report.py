@@ -175,7 +175,7 @@ def test_missing_runs_are_counted_and_their_commands_given(tmp_path, capsys):
     assert report.main([str(tmp_path / "sweep")]) == 0
     line, where = capsys.readouterr().out.splitlines()
     assert line.startswith("example (cpu): 31 of 36 runs finished, 5 missing or unfinished")
-    assert where == str(tmp_path / "sweep/report/report.md")
+    assert where == f"report: {tmp_path / 'sweep/report/report.md'}"
     text = (tmp_path / "sweep/report/report.md").read_text()
     assert "# unfinished: env=lbf, n=4, algo=mt_oryx, seed 1" in text
     command = "python -m mtmarl.train +algo=mt_bc_sable +tasks=lbf_5 seed=2 "
@@ -232,6 +232,7 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     write_run(tmp_path / "older", {"a/x": 1.0}, {"a/y": 0.5})
     (tmp_path / "older/final.json").write_text('{"best": {}, "last": {}}')
     write_run(tmp_path / "nan", {"a/x": float("nan")}, {"a/y": 0.5})
+    write_run(tmp_path / "odd", {"a/x": 1.0}, {"a/y": 0.5}, config=["seed=0"])
     for name, text in (("torn", '{"kind": "tr'), ("list", "[]"), ("foreign", '{"a": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(text)
@@ -240,9 +241,37 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     missing = tmp_path / "nowhere"
     assert report.main([str(tmp_path), str(missing), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    for name in ("half", "older", "nan", "torn", "list", "foreign", "nowhere"):
+    for name in ("half", "older", "nan", "odd", "torn", "list", "foreign", "nowhere"):
         assert re.search(rf"^- `.*{name}`: \w+", text, re.M), name
     assert "mt_oryx · lbf_5" in text and str(tmp_path) not in text
+
+
+def test_where_a_report_goes(tmp_path, capsys, monkeypatch):
+    """Into what it is about; of several paths the first may well have a report of its own."""
+    for name in ("one", "two"):
+        write_run(tmp_path / f"runs/{name}", {"a/x": 1.0}, {"a/y": 0.5}, seed=len(name), algo=name)
+    monkeypatch.chdir(tmp_path)
+    for given, place in (
+        (["runs/one"], "runs/one/report"),
+        (["runs"], "runs/report"),
+        (["runs/one", "runs/two"], "report"),
+        (["runs", "--out", "elsewhere"], "elsewhere"),
+    ):
+        assert not (tmp_path / place).exists()
+        assert report.main(given) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"report: {place}/report.md"
+        assert (tmp_path / place / "report.md").exists()
+
+
+def test_minutes_are_those_of_a_run_and_hours_those_of_all(tmp_path):
+    axes = {"n": ["1", "2"]}
+    write_sweep(tmp_path, axes, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert "| 1 | 116,000 | 1,000 | 12.5 |" in text
+    (numbers,) = json.loads((tmp_path / "report/results.json").read_text())["sweeps"]
+    assert numbers["cells"][0]["minutes"] == 37.5 and numbers["provenance"][0]["minutes"] == 75.0
+    assert "| 6 | 1.25 |" in text
 
 
 def test_nothing_to_report_is_one_line(tmp_path, capsys):
@@ -303,7 +332,7 @@ def test_collection_figures(tmp_path):
     assert whole["steps_per_second"] == pytest.approx(1000)
     assert (whole["final"], whole["best"], whole["best_at"]) == (0.85, 0.9, 12000)
     assert whole["greedy"] == pytest.approx(0.425) and whole["untrained"] == 0.05
-    table = tables.collection([whole, going])
+    table = tables.collection([whole, going], "sampled")
     assert table.rows[0][3] == "5" and table.rows[1][3] == "3 (of 5)"
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mtmarl import build
 from mtmarl.evaluator import EvalResult
+from mtmarl.sinks.summary import score
 from mtmarl.types import TaskSpec
 
 SPEC = TaskSpec("toy/a", "toy", agents=1, obs=1, actions=2, horizon=5)
@@ -24,5 +24,5 @@ def test_where_tasks_are_won_the_score_is_the_share_of_those():
 def test_returns_and_scores_are_not_averaged():
     entry = lambda value, score: {"return": [value], "normalised": score}
     known, unknown = {"a": entry(1.0, 0.5), "b": entry(3.0, 0.7)}, {"c": entry(50.0, None)}
-    assert build.score(known, ["a", "b"]) == pytest.approx(0.6)
-    assert build.score(known | unknown, ["a", "b", "c"]) == pytest.approx(18.0)
+    assert score(known, ["a", "b"]) == pytest.approx(0.6)
+    assert score(known | unknown, ["a", "b", "c"]) == pytest.approx(18.0)

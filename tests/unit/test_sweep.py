@@ -251,7 +251,7 @@ if options["+algo"] == "mt_bc_sable" and options["seed"] == "1" and not (run.par
     sys.exit("error: out of luck")
 time.sleep(float(options.get("sleep", 0)))
 task = lambda split, x: {"split": split, "normalised": x, "return": [9.0]}
-tasks = {"a": task("train", 1.0), "b": task("test", 0.25), "c": task("test", None)}
+tasks = {"a": task("train", 1.0), "b": task("test", 0.25), "c": task("test", 0.75)}
 (run / "final.json").write_text(json.dumps({"best": {"step": 1, "tasks": tasks}}))
 """
 
@@ -272,7 +272,7 @@ def test_a_failure_stops_no_other_and_is_repeated_alone(file, tmp_path, stand_in
     assert len(failures) == 2 and all("seed_1: error: out of luck (" in f for f in failures)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[1/8] started   width=16/algo=mt_oryx/seed_0" and len(lines) == 16
-    assert any(line.startswith("[1/8] finished") and "held-out 4.625, about" in line for line in lines)
+    assert any(line.startswith("[1/8] finished") and "held-out 0.500, about" in line for line in lines)
     assert sum("FAILED" in line for line in lines) == 2
     started = [line.rpartition("/")[2] for line in lines if " started " in line]
     assert started == ["seed_0"] * 4 + ["seed_1"] * 4

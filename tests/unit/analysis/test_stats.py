@@ -53,45 +53,100 @@ def test_one_seed_has_no_interval():
 
 
 def test_interval_covers_the_mean_of_a_normal_sample():
-    """Stratified by task: differences between tasks do not widen it."""
+    """Differences between tasks do not widen it."""
     rng = np.random.default_rng(0)
     scores = np.asarray([0.0, 100.0]) + rng.normal(size=(40, 2))
     low, high = stats.interval(scores)
     assert low < 50 < high and high - low < 2 * 2.6 * np.sqrt(1 / 80)
 
 
-def test_bootstrap_draws_seeds_anew_within_each_task():
-    """Every resample of a task holds that task's scores alone, and tasks are drawn independently."""
+def test_bootstrap_draws_whole_runs():
+    """A run scores all its tasks: whichever seed is drawn for one task is drawn for all of them."""
     scores = np.asarray([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]])
     (drawn,) = stats.resample([scores], np.random.default_rng(0))
     assert drawn.shape == (stats.RESAMPLES, 3, 2)
+    assert set(np.unique(drawn[..., 0])) == {0, 1, 2}
+    np.testing.assert_array_equal(drawn[..., 0] + 10, drawn[..., 1])
+
+
+def test_blocks_are_strata():
+    """Cells hold different runs: the seeds of one say nothing about those of another."""
+    block = np.arange(3.0)[:, None]
+    one, other = stats.resample([block, block], np.random.default_rng(0))
+    assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.05
+
+
+def test_bootstrap_stratified_by_task_draws_seeds_anew_within_each_task():
+    """Every resample of a task holds that task's scores alone, and tasks are drawn independently."""
+    scores = np.asarray([[0.0, 10.0], [1.0, 11.0], [2.0, 12.0]])
+    (drawn,) = stats.resample([scores], np.random.default_rng(0), by_task=True)
+    assert drawn.shape == (stats.RESAMPLES, 3, 2)
     assert set(np.unique(drawn[..., 0])) == {0, 1, 2} and set(np.unique(drawn[..., 1])) == {10, 11, 12}
     assert abs(np.corrcoef(drawn[..., 0].ravel(), drawn[..., 1].ravel())[0, 1]) < 0.05
-    (whole,) = stats.resample([scores], np.random.default_rng(0), whole_runs=True)
-    np.testing.assert_array_equal(whole[..., 0] + 10, whole[..., 1])
+
+
+def test_of_single_tasks_both_ways_are_the_same():
+    """Several blocks, too: a stratum is then a task."""
+    rng = np.random.default_rng(0)
+    blocks, others = [[rng.normal(1.0, 0.1, (3, 1)) for _ in range(4)] for _ in range(2)]
+    assert stats.interval(blocks) == stats.interval(blocks, by_task=True)
+    assert stats.gain(blocks, others) == stats.gain(blocks, others, by_task=True)
 
 
 def test_bootstrap_variance_of_three_seeds_is_two_thirds_of_the_unbiased_one():
     scores = np.asarray([[0.0, 5.0], [1.0, 9.0], [5.0, 1.0]])
-    means = stats.mean(stats.resample([scores], np.random.default_rng(0)))
-    unbiased = scores.var(0, ddof=1).sum() / 3 / 4
-    assert means.var() == pytest.approx(2 / 3 * unbiased, rel=0.08)
+    for by_task, unbiased in (
+        (False, scores.mean(1).var(ddof=1) / 3),
+        (True, scores.var(0, ddof=1).sum() / 3 / 4),
+    ):
+        means = stats.mean(stats.resample([scores], np.random.default_rng(0), by_task))
+        assert means.var() == pytest.approx(2 / 3 * unbiased, rel=0.08)
 
 
-@pytest.mark.parametrize(("seeds", "low", "high"), [(3, 0.78, 0.92), (12, 0.89, 0.98)])
-def test_coverage(seeds, low, high, monkeypatch):
-    """How often the interval of 5 tasks holds the truth: near 95% with 12 seeds, less with 3, as the theory says."""
+def coverage(seeds, shared, by_task=False):
+    """How often the interval of 5 tasks holds the truth; `shared`: the part of the variance that is a run's own."""
+    rng, hits = np.random.default_rng(1), []
+    for _ in range(500):
+        noise = np.sqrt(shared) * rng.normal(size=(seeds, 1)) + np.sqrt(1 - shared) * rng.normal(
+            size=(seeds, 5)
+        )
+        low, high = stats.interval(noise, by_task=by_task)
+        hits.append(low < 0 < high)
+    return float(np.mean(hits))
+
+
+def test_coverage(monkeypatch):
+    """Near 95% with 12 seeds. With 3 it is 1 - 2 / 2^3: the truth lies outside if all lie on one side of it."""
+    monkeypatch.setattr(stats, "RESAMPLES", 1000)
+    for shared in (0.0, 0.8):
+        assert 0.88 < coverage(12, shared) < 0.97
+        assert coverage(3, shared) == pytest.approx(0.75, abs=0.05)
+
+
+def test_stratified_by_task_it_covers_less_where_runs_are_good_on_all_tasks_at_once(monkeypatch):
     monkeypatch.setattr(stats, "RESAMPLES", 400)
-    rng = np.random.default_rng(1)
-    hits = [a < 0 < b for a, b in (stats.interval(rng.normal(size=(seeds, 5))) for _ in range(400))]
-    assert low < np.mean(hits) < high
+    assert 0.88 < coverage(12, 0.0, by_task=True) < 0.97
+    assert coverage(12, 0.8, by_task=True) < 0.75
+
+
+def test_three_seeds_of_a_cell_span_their_interval():
+    scores = np.asarray([[0.0, 0.2], [0.5, 0.7], [1.0, 0.9]])
+    assert stats.interval(scores) == pytest.approx((0.1, 0.95))
 
 
 def test_runs_that_are_good_on_all_tasks_at_once_need_the_wider_interval():
     scores = np.asarray([[0.0], [0.5], [1.0]]) + np.zeros((3, 10))
     width = lambda interval: interval[1] - interval[0]
-    assert width(stats.interval(scores, whole_runs=True)) == 1.0
-    assert width(stats.interval(scores)) < 0.4
+    assert width(stats.interval(scores)) == 1.0
+    assert width(stats.interval(scores, by_task=True)) < 0.4
+
+
+def test_probability_of_improvement_and_profiles_draw_whole_runs():
+    """One seed of two wins everywhere, the other loses everywhere: so may all of a resample."""
+    scores, level = np.asarray([[0.0], [1.0]]) + np.zeros((2, 10)), np.full((2, 10), 0.5)
+    assert stats.improvement_interval(scores, level) == (0.0, 1.0)
+    band = stats.profile_band(scores, np.asarray([0.5]))
+    assert band is not None and (band[0][0], band[1][0]) == (0.0, 1.0)
 
 
 def test_intervals_are_the_same_each_time():

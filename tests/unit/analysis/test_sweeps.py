@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from mtmarl import report
 from mtmarl.analysis import measure, runs, sweeps, tables
 from tests.unit.analysis.run_directories import write_run, write_sweep
 
@@ -101,16 +102,22 @@ def test_one_seed_decides_nothing(tmp_path):
     assert claim["verdict"] == "undecided" and claim["gain"] > 0.1
 
 
-def test_a_verdict_that_whole_runs_would_not_give_says_so(tmp_path):
+def test_verdicts_go_by_whole_runs(tmp_path):
+    """One run of three fails on all 20 tasks at once: 3 seeds cannot tell, and 60 scores are no 60 runs."""
+
     def score(cell, seed):
-        """One seed of three fails on all tasks at once."""
         level = 0.58 if cell["n"] == "4" else 0.5
         return {"a/x": 0.9}, {f"a/{k}": (0.1 if seed == 2 and cell["n"] == "4" else level) for k in range(20)}
 
     paper = [{"claim": "x", "of": {"n": "1"}, "over": {"n": "4"}, "split": "test", "gain": None}]
     sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, score, paper=paper))
     (claim,) = measure.claims(sweep, "best")
-    assert claim["verdict"] == "reproduced" and "with whole runs resampled: undecided" in claim["why"]
+    assert claim["interval"][0] < 0 < claim["interval_by_task"][0]
+    assert claim["verdict"] == "undecided" and "stratified by task: reproduced" in claim["why"]
+    table = tables.claims([claim])
+    assert table is not None and table.header[3] == "stratified by task" and "−" not in table.rows[0][3]
+    (cell,) = (c for c in measure.cells(sweep, "best") if c["cell"]["n"] == "4")
+    assert cell["test"]["mean_interval"] == pytest.approx((0.1, 0.58))
 
 
 def test_parts_of_one_sweep_are_put_together(tmp_path):
@@ -238,3 +245,32 @@ def test_numbers_of_levels(level, value):
 def test_titles():
     assert sweeps.title("mt_cql_sable") == "MT CQL-Sable"
     assert sweeps.title("no_masks_no_shuffling") == "no masks no shuffling"
+
+
+def test_settings_that_changed_within_a_cell_are_said(tmp_path):
+    root = write_sweep(tmp_path, {"n": ["1", "2"]}, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
+    assert sweeps.remarks(only(root)) == []
+    again = {"seed": 2, "trainer": {"updates": 50}, "quiet": True}
+    write_run(root / "n=2/seed_2", {"a/x": 1.0}, {"a/y": 0.5}, seed=2, config=again)
+    (remark,) = sweeps.remarks(only(root))
+    assert "**n 2: its runs are not seeds of one configuration.**" in remark
+    assert "trainer.updates (not set: seeds 0, 1; 50: seed 2)" in remark and "quiet" not in remark
+
+
+def test_a_level_that_was_made_again_with_other_settings_is_said(tmp_path):
+    """All seeds of it, in another directory, so that its cell is whole in itself."""
+    halves = [
+        write_sweep(tmp_path / m, AXES, lambda c, s, mine=mine: flat(c, s) if c["n"] == mine else None)
+        for m, mine in (("first", "1"), ("again", "4"))
+    ]
+    assert sweeps.remarks(only(*halves)) == []
+    record = json.loads((halves[1] / "sweep.json").read_text())
+    for run in record["runs"]:
+        run["argv"] += ["trainer.updates=50", "quiet=true"]
+    (halves[1] / "sweep.json").write_text(json.dumps(record))
+    (remark,) = sweeps.remarks(only(*halves))
+    assert "planned with different settings** (trainer.updates=50)" in remark
+    assert report.main([*map(str, halves), "--out", str(tmp_path / "out")]) == 0
+    assert remark in (tmp_path / "out/report.md").read_text()
+    (numbers,) = json.loads((tmp_path / "out/results.json").read_text())["sweeps"]
+    assert numbers["remarks"] == [remark]

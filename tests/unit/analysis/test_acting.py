@@ -1,0 +1,71 @@
+"""What reports say of how actions were chosen, against the algorithms themselves."""
+
+import jax
+import numpy as np
+import pytest
+
+from mtmarl import config, report
+from mtmarl.algos import ALGOS
+from mtmarl.analysis import acting, runs
+from mtmarl.types import Observation, example_batch
+from tests.contract.test_algos import DIMS, make
+from tests.unit.analysis.run_directories import write_run
+
+ROWS = 256
+
+
+def write(directory, algo="mt_oryx", explore=1.0, **settings):
+    recorded = {"algo": settings, "evaluator": {"explore": explore}}
+    return runs.read(write_run(directory, {"lbf/a": 1.0}, {"lbf/b": 0.5}, algo=algo, config=recorded))
+
+
+@pytest.mark.parametrize(
+    ("algo", "explore", "settings", "words"),
+    [
+        ("mt_oryx", 1.0, {}, "sampled from the policy"),
+        ("mt_oryx", 0.0, {}, "greedy"),
+        ("mt_oryx", 0.5, {}, "sampled from the policy with probability 0.5, else greedy"),
+        ("updet_m", 1.0, {}, "greedy"),
+        ("mt_cql_sable", 1.0, {"acting_temperature": 0.0}, "greedy"),
+        ("mt_cql_sable", 1.0, {"acting_temperature": 0.1},
+         "sampled from a softmax over values at temperature 0.1"),
+        ("hygen", 1.0, {"final_epsilon": 0.05}, "epsilon-greedy with epsilon 0.05"),
+        ("qmix", 0.5, {"final_epsilon": 0.05}, "epsilon-greedy with epsilon 0.025"),
+        ("qmix", 0.0, {"final_epsilon": 0.05}, "greedy"),
+        ("new", 0.5, {}, "chosen in a way that this version does not know, with evaluator.explore=0.5"),
+    ],
+)  # fmt: skip
+def test_by_what_is_recorded(tmp_path, algo, explore, settings, words):
+    assert acting.chosen(write(tmp_path, algo, explore, **settings)) == words
+
+
+def test_reports_name_which_methods_sample_and_which_are_greedy(tmp_path):
+    for algo, settings in (("mt_oryx", {}), ("mt_cql_sable", {"acting_temperature": 0.0}), ("updet_l", {})):
+        write(tmp_path / algo, algo, **settings)
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert "Actions are greedy (MT CQL-Sable, UPDeT-l); sampled from the policy (MT Oryx). " in text
+
+
+def test_every_algorithm_is_known():
+    assert acting.WAYS.keys() == ALGOS.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ALGOS))
+def test_algorithms_act_as_reports_say(name, tmp_path):
+    """With `explore` at 1 and the settings of its YAML file; the share of actions that change with the key."""
+    settings, algo = config.compose([f"+algo={name}", "+tasks=lbf_5"], "train").algo, make(name)
+    params = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS)).params
+    everything = np.ones((ROWS, 3, 5), bool), np.ones((ROWS, 3), bool)
+    obs = Observation(jax.random.normal(jax.random.key(1), (ROWS, 3, 7)), *everything)
+    act = jax.jit(algo.act)
+    once, again = (act(params, algo.init_carry(ROWS, 3), obs, jax.random.key(k), 1.0)[1] for k in (2, 3))
+    change = float(np.mean(np.asarray(once) != np.asarray(again)))
+    words = acting.chosen(write(tmp_path, name, **settings))
+    if words == acting.GREEDY:
+        assert change == 0
+    elif words == acting.SAMPLED:
+        assert change > 0.3
+    else:
+        assert words == "epsilon-greedy with epsilon 0.05" and 0.03 < change < 0.15
