@@ -363,11 +363,11 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
     if names != [record["name"], record["profile"]]:
         raise UserError(f"{out}: holds the sweep {names[0]} with profile {names[1]}; {remedy}")
     new = {r["dir"]: settings.overrides(r["argv"]) for r in record["runs"]}
-    for directory, settings in old.items():
+    for directory, planned in old.items():
         if directory not in new:
             raise UserError(f"{out}: holds the run {directory}, which this sweep lacks; {remedy}")
-        if settings != new[directory]:
-            differing = ", ".join(sorted(settings ^ new[directory]))
+        if planned != new[directory]:
+            differing = ", ".join(sorted(planned ^ new[directory]))
             raise UserError(
                 f"{out}: holds this sweep with other settings ({directory}: {differing}); {remedy}"
             )
