@@ -40,17 +40,14 @@ def _partly(way: str, share: float) -> str:
     return f"{way} with probability {share:g}, else {GREEDY}"
 
 
-# By algorithm: what `evaluator.explore` means to it.
-WAYS: dict[str, Callable[[Settings, float], str]] = {
-    **dict.fromkeys(
-        ("mt_oryx", "mt_bc_sable", "sable", "bc_t", "bc_r", "odis", "hissd", "madt", "madt_finetune", "m3",
-         "m3_finetune", "mappo", "care"),
-        _by_policy,
-    ),
-    **dict.fromkeys(("updet_m", "updet_l"), _greedily),
-    **dict.fromkeys(("qmix", "hygen"), _nearly_greedily),
+# What `evaluator.explore` means to the algorithms that have no policy to sample from.
+WITHOUT_POLICY: dict[str, Callable[[Settings, float], str]] = {
+    "updet_m": _greedily,
+    "updet_l": _greedily,
+    "qmix": _nearly_greedily,
+    "hygen": _nearly_greedily,
     "mt_cql_sable": _by_values,
-}  # fmt: skip
+}
 
 
 def chosen(run: Run) -> str:
@@ -59,9 +56,7 @@ def chosen(run: Run) -> str:
     # Records from before this could be chosen lack it. Collection scores with 1, and greedily beside that.
     asked = 1.0 if run.kind == "collect" else (config.get("evaluator") or {}).get("explore", 1.0)
     explore = float(asked)
-    if algo not in WAYS:
-        return f"chosen in a way that this version does not know, with evaluator.explore={explore:g}"
-    return WAYS[algo](config.get("algo") or {}, explore)
+    return WITHOUT_POLICY.get(algo, _by_policy)(config.get("algo") or {}, explore)
 
 
 def described(runs: Sequence[Run]) -> str:
