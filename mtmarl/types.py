@@ -143,7 +143,9 @@ class Batch(NamedTuple):
     `first[t]`: reset memory before t. `terminal[t]` / `truncated[t]`: the transition at t ended the
     episode by termination / by time limit or by the end of the recording. `time_mask[t]`: step t is
     real. `return_to_go[t]`: the undiscounted reward from t to the end of the episode, beyond the window too; None
-    where the future is not recorded. `extras` holds what the acting policy wrote (log-probabilities, values, memory).
+    where the future is not recorded. `last_action`: what each agent did in the step before the window, -1 where an
+    episode or the data begin with it; None where it is not recorded, or the memory in `extras` says it. `extras` holds
+    what the acting policy wrote (log-probabilities, values, memory).
     """
 
     obs: Float[Array, "B T N O"]
@@ -157,6 +159,7 @@ class Batch(NamedTuple):
     time_mask: Bool[Array, "B T"]
     task_id: Int[Array, "B"]
     return_to_go: Float[Array, "B T"] | None = None
+    last_action: Int[Array, "B N"] | None = None
     extras: Mapping[str, Any] = {}
 
     @property

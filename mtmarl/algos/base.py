@@ -106,19 +106,6 @@ def gradient_step(
     return update
 
 
-def chain(*updates: Update) -> Update:
-    """Several updates in sequence on the same batch."""
-
-    def update(learner: Learner, batch: Batch, key: jax.Array):
-        out: dict[str, Any] = {}
-        for one, k in zip(updates, jax.random.split(key, len(updates)), strict=True):
-            learner, metrics = one(learner, batch, k)
-            out |= metrics
-        return learner, out
-
-    return update
-
-
 def minibatches(update: Update, epochs: int, count: int) -> Update:
     """`update` on every one of `count` slices of the rows, `epochs` times, rows newly permuted each time.
 

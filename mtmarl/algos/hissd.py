@@ -8,11 +8,13 @@ tasks; a controller acts by what the agent sees and both. Value, skills and acti
     planner:    min(exp(alpha u), 100) |predicted - next state|^2, u the error of V on that transition
     controller: -log pi(a | what is seen, common skills, task skill) + beta InfoNCE of the task skills
 
-Departures from the released code, whose variants are not supported: V keeps training (there it freezes after one
-update, the mixer alone learns); the expectile and the weight are of single transitions (there of batch means, the
-former inverted); an anchor's positive is another agent of its own row and its negatives are rows of other tasks (there
-all rows share one positive); the predictor's output is linear (there it cannot leave [-1, 1]); weight decay spares
-biases, norms and the bilinear form; losses are means over real steps of real agents.
+Departures from the released code, whose variants are not supported: agents are not numbered; windows instead of whole
+episodes, so that an episode may be under way where one begins; actions are cloned among those that are legal; a time
+limit is no step to learn values from, as for MT Oryx; V keeps training (there it freezes after one update, the mixer
+alone learns); the expectile and the weight are of single transitions (there of batch means, the former inverted); an
+anchor's positive is another agent of its own row and its negatives are rows of other tasks (there all rows share one
+positive); the predictor's output is linear (there it cannot leave [-1, 1]); weight decay spares biases, norms and the
+bilinear form; losses are means over real steps of real agents.
 """
 
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return hissd.Predictor(state.agents.shape[-1], state.targets.shape[-1])
 
     def last(batch: Batch):
-        return entities.last_actions(batch.action, batch.first)
+        return entities.last_actions(batch)
 
     def inputs(batch: Batch):
         return entities.agent_inputs(split, batch.observation, last(batch))

@@ -8,8 +8,8 @@ value network of ODIS on batches of which a falling share is recorded and the re
 
 Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released; the released
 code calls the decoder refined but computes no loss of it, so L_decoder is here that of the first phase, with the skills
-that the state names. As in ODIS, updates are counted, one for all tasks (there one tick per task), and losses are means
-over real steps of real agents.
+that the state names. The rest as in ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no
+values learned at time limits, updates counted for all tasks together, and means over real steps of real agents.
 """
 
 from dataclasses import dataclass

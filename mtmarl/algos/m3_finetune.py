@@ -41,10 +41,8 @@ def near_data(config: Config, model: ppo.Model, dims: Dims) -> ppo.More:
 
     def more(params, target, batch: Batch, key):
         offline: Batch = batch.extras["offline"]
-        rows, _, agents = offline.action.shape
-        logits, value = model.evaluate(
-            params, offline._replace(extras={"memory": model.init_carry(rows, agents)})
-        )
+        memory = entities.memory_before(model.init_carry, offline)
+        logits, value = model.evaluate(params, offline._replace(extras={"memory": memory}))
         if config.normalise_values:
             value = moments.denormalise(value, target, offline.task_id)
         better = jax.vmap(lambda v: td.target(offline, 1.0, config.gamma, v) - v[:, :-1], 2, 2)(value)

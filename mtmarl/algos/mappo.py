@@ -79,7 +79,7 @@ def beside_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], An
 
     def evaluate(params, batch: Batch):
         memory = batch.extras["memory"]
-        last = entities.last_actions(batch.action, batch.first, memory.last_action)
+        last = entities.last_actions(batch, memory.last_action)
         logits = actor.window(params["actor"], batch, memory=memory)
         return logits, value(params, batch.observation, last)
 

@@ -4,10 +4,13 @@ First phase: a variational auto-encoder names what each agent does, seen from th
 a decoder, seeing what the agent sees, recovers its action. Second phase: a monotone value network learns, under a
 conservative penalty, which skill each agent should take; what was learned before stays bit for bit as it is.
 
-Departures from the released code: losses are means over real steps of real agents (there the sum runs over padding as
-well and the divisor does not); the divergence is that of the skills' distribution from uniform, summed over skills
-(there of a sample, averaged over them); both phases count updates, one for all tasks (there one tick per task). The
-released variants of these are not supported.
+Departures from the released code: agents are not numbered; windows instead of whole episodes, so that an episode may
+be under way where one begins; actions are cloned among those that are legal; aiming at a target has a head of its own
+(with `network.mean_head` it has not); a time limit is no step to learn values from, as for MT Oryx (there it is
+bootstrapped from a state recorded beyond it); losses are means over real steps of real agents (there the sum runs over
+padding as well and the divisor does not); the divergence is that of the skills' distribution from uniform, summed over
+skills (there of a sample, averaged over them); both phases count updates, one for all tasks (there one tick per task).
+The released variants of these are not supported, but for `mean_head`.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +83,7 @@ def make_model(
         return net.apply({"params": {k: v for k, v in params.items() if k != "mixer"}}, *args, method=method)
 
     def last(batch: Batch):
-        return entities.last_actions(batch.action, batch.first)
+        return entities.last_actions(batch)
 
     def inputs(batch: Batch):
         return entities.agent_inputs(split, batch.observation, last(batch))

@@ -89,9 +89,11 @@ def training(
     """PPO for `updates` updates, the first of them after `begin` gradient steps of something else.
 
     A row of the batch is one environment's rollout of T steps. `extras` of the batch: log_prob and value [B, T, N]
-    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]). The episode return
-    that is reported is undiscounted over a finite horizon, so a time limit ends the return here as well: nothing is
-    bootstrapped beyond it. `before` changes each minibatch first.
+    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]). `before` changes
+    each minibatch first.
+
+    A time limit ends the return, unlike in `ops.td.known`: what is reported is the return of a finite episode, and
+    nothing is bootstrapped beyond it. Observations carry no time, so a value is a mean over the time that may be left.
     """
     if not 0 <= config.critic_warmup < updates:
         raise UserError(

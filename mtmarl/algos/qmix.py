@@ -72,7 +72,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
 
     def values(params, batch: Batch):
         rows, _, agents = batch.action.shape
-        last = entities.last_actions(batch.action, batch.first)
+        last = entities.last_actions(batch)
         one = lambda memory, x: recurrent.scores(agent, params["agent"], x[0], x[1], memory)
         start = init_carry(rows, agents).history["agent"]
         return entities.unroll(one, start, (batch.observation, last), batch.first)[1]

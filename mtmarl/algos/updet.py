@@ -18,8 +18,9 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`return_scale`: rewards are scaled so that the largest return of the data is this (20 in SMAC, for which
-    `conservative_weight` was chosen). `target_period`: updates between copies of the target network.
+    """`return_scale`: rewards are scaled so that this is the end of the range of values, a little beyond the largest
+    return of the data (20 in SMAC, for which `conservative_weight` was chosen). `target_period`: updates between copies
+    of the target network.
     """
 
     learning_rate: float

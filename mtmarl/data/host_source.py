@@ -133,8 +133,9 @@ class _Bringer:
         self.resident = resident
 
     def __call__(self, task_id: np.ndarray, start: np.ndarray, steps: int) -> dict[str, np.ndarray]:
-        """Columns of `TaskData` for windows of `steps` steps, [rows * steps, …]."""
+        """Columns of `TaskData` for windows of `steps` steps, [rows * steps, …]; `before` them, actions [rows, N]."""
         rows = task_id.size
+        before = np.zeros((rows, self.dims.agents), np.int8)
         obs, mask, action = padded_columns(rows * steps, self.dims, self.dtype)
         flat = lambda dtype: np.zeros(rows * steps, dtype)
         out = {
@@ -146,8 +147,7 @@ class _Bringer:
         out["return_to_go"] = flat(np.float32)
         span = np.arange(steps)
         for k, r in enumerate(self.recordings):
-            # Every window may touch two faults in each of seven columns.
-            per_row = sum(2 * FAULT_BYTES + steps * column[0].nbytes for column in r)
+            per_row = _touched(r, steps)
             at_once = max(1, self.resident // per_row)
             mine = np.flatnonzero(task_id == k)
             for some in (mine[i : i + at_once] for i in range(0, len(mine), at_once)):
@@ -159,8 +159,14 @@ class _Bringer:
                 for field in ("reward", "first", "terminal", "truncated"):
                     out[field][there] = getattr(r, field)[here]
                 out["return_to_go"][there] = self.to_go[k][here]
+                before[some, : r.action.shape[1]] = r.action[np.maximum(start[some] - 1, 0)]
                 release(r)
-        return {"obs": obs, "mask": mask, "action": action, **out}
+        return {"obs": obs, "mask": mask, "action": action, "before": before, **out}
+
+
+def _touched(recording: Recording, steps: int) -> int:
+    """How many bytes of a mapped recording one window, and the step before it, make resident at most."""
+    return sum(2 * FAULT_BYTES + (1 + steps) * column[0].nbytes for column in recording)
 
 
 def host_source(
@@ -185,10 +191,10 @@ def host_source(
     windows.check()
     wide = np.result_type(*(v.recording.obs.dtype for v in vaults)).itemsize
     per_step = dims.agents * (dims.obs * wide + dims.actions + 1) + 11
-    buffers = CHUNKS_AT_ONCE * chunk * batch_size * context * per_step
+    buffers = CHUNKS_AT_ONCE * chunk * batch_size * (context * per_step + dims.agents)
     always = sum(4 * n for n in windows.length)  # returns-to-go are not stored
     resident = memory - buffers - always
-    least = max(sum(2 * FAULT_BYTES + context * c[0].nbytes for c in v.recording) for v in vaults)
+    least = max(_touched(v.recording, context) for v in vaults)
     if resident < least:
         raise UserError(
             f"data.memory_mb={memory / 2**20:g}: {CHUNKS_AT_ONCE} chunks of {chunk} updates alone take "
@@ -201,18 +207,18 @@ def host_source(
     none = jnp.zeros(len(vaults), jnp.int32)
     known = (agents, jnp.asarray(observation_scales(vaults, dims, constant_scale)))
 
-    def prefetch(update: int, keys: jax.Array) -> dict[str, np.ndarray]:
-        updates = jnp.arange(update, update + keys.shape[0], dtype=jnp.int32)
-        task_id, start = jax.device_get(draw(updates, keys))
+    def prefetch(drawn: int, keys: jax.Array) -> dict[str, np.ndarray]:
+        numbers = jnp.arange(drawn, drawn + keys.shape[0], dtype=jnp.int32)
+        task_id, start = jax.device_get(draw(numbers, keys))
         columns = bring(task_id.ravel(), start.ravel(), context)
         each = lambda x: x.reshape(keys.shape[0], -1, *x.shape[1:])
         return {"task_id": task_id, **{name: each(column) for name, column in columns.items()}}
 
-    def next_batch(update: jax.Array, known: Any, x: Any, params: Params, key: jax.Array):
+    def next_batch(drawn: jax.Array, known: Any, x: Any, params: Params, key: jax.Array):
         agents, scale = known
-        columns = {name: column for name, column in x.items() if name != "task_id"}
+        columns = {name: column for name, column in x.items() if name not in ("task_id", "before")}
         data = TaskData(**columns, agents=agents, offset=none, length=none, obs_scale=scale)
         at = jnp.arange(batch_size * context).reshape(batch_size, context)
-        return update + 1, windows.finish(gather(data, x["task_id"], at), key)
+        return drawn + 1, windows.finish(gather(data, x["task_id"], at, x["before"]), key)
 
     return Source(lambda key: jnp.zeros((), jnp.int32), next_batch, known, prefetch)

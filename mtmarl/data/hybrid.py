@@ -97,11 +97,11 @@ def hybrid_source(
     def replayed(kept: Kept, task_id: Int[Array, "B"], key: jax.Array) -> Batch:
         key_env, key_start = jax.random.split(key)
         row = task_id * num_envs + jax.random.randint(key_env, task_id.shape, 0, num_envs)
-        seen = kept_windows(kept, row, context, key_start)
+        seen, before = kept_windows(kept, row, context, key_start)
         seen = seen._replace(obs=seen.obs.astype(jnp.float32) * scales[task_id][:, None, None])
         there = jnp.arange(agents) < teams[task_id][:, None]
         mask = jnp.broadcast_to(there[:, None], seen.action.shape)
-        return as_batch(seen, {})._replace(agent_mask=mask, task_id=task_id)
+        return as_batch(seen, {})._replace(agent_mask=mask, task_id=task_id, last_action=before)
 
     def next_batch(state: HybridState, data: Any, x: Any, params: Params, key: jax.Array):
         # A vault source splits its key in three; 3 is the first number that gives another key.

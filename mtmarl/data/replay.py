@@ -70,13 +70,21 @@ def keep(kept: Kept, new: Trajectory) -> Kept:
     return Kept(jax.tree.map(write, kept.seen, new), kept.steps + steps)
 
 
-def kept_windows(kept: Kept, row: Int[Array, "B"], context: int, key: jax.Array) -> Trajectory:
-    """`context` successive steps of each environment `row`, uniformly from all that is kept; [B, T, …], still raw."""
+def kept_windows(
+    kept: Kept, row: Int[Array, "B"], context: int, key: jax.Array
+) -> tuple[Trajectory, Int[Array, "B N"]]:
+    """`context` successive steps of each environment `row`, uniformly from all that is kept; [B, T, …], still raw.
+
+    Also what each agent did in the step before, -1 where an episode begins or nothing earlier is kept.
+    """
     length = kept.seen.first.shape[1]
     filled = jnp.minimum(kept.steps, length)
-    begin = kept.steps - filled + jax.random.randint(key, row.shape, 0, filled - context + 1)
+    oldest = kept.steps - filled
+    begin = oldest + jax.random.randint(key, row.shape, 0, filled - context + 1)
     at = (begin[:, None] + jnp.arange(context)) % length
-    return jax.tree.map(lambda x: x[row[:, None], at], kept.seen)
+    seen = jax.tree.map(lambda x: x[row[:, None], at], kept.seen)
+    nothing = seen.first[:, 0] | (begin == oldest)
+    return seen, jnp.where(nothing[:, None], -1, kept.seen.action[row, (begin - 1) % length])
 
 
 def ended(new: Trajectory, rows: int) -> Int[Array, "rows"]:
@@ -111,9 +119,9 @@ def replay_source(
     def windows(kept: Kept, new: Trajectory, key: jax.Array) -> Batch:
         key_env, key_start = jax.random.split(key)
         row = jax.random.randint(key_env, (batch_size,), 0, num_envs)
-        seen = kept_windows(kept, row, context, key_start)
+        seen, before = kept_windows(kept, row, context, key_start)
         seen = seen._replace(obs=seen.obs.astype(jnp.float32) * scale)
-        return as_batch(seen, {"episodes": ended(new, batch_size)})
+        return as_batch(seen, {"episodes": ended(new, batch_size)})._replace(last_action=before)
 
     def next_batch(state: ReplayState, data: Any, x: Any, params: Params, key: jax.Array):
         key_steps, key_windows = jax.random.split(key)

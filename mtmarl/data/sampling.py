@@ -187,11 +187,14 @@ def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "
 
     `first`, `terminal` and `truncated` are as stored: a window may begin inside an episode and span several.
     """
-    return gather(data, task_id, (data.offset[task_id] + start)[:, None] + jnp.arange(steps, dtype=jnp.int32))
+    at = (data.offset[task_id] + start)[:, None] + jnp.arange(steps, dtype=jnp.int32)
+    return gather(data, task_id, at, data.action[jnp.maximum(at[:, 0] - 1, 0)])
 
 
-def gather(data: TaskData, task_id: Int[Array, "B"], at: Int[Array, "B T"]) -> Batch:
-    """The steps `at` of the time axis as a batch."""
+def gather(
+    data: TaskData, task_id: Int[Array, "B"], at: Int[Array, "B T"], before: Int[Array, "B N"]
+) -> Batch:
+    """The steps `at` of the time axis as a batch. `before`: the actions of the step before; any where none was."""
     active = jnp.arange(data.action.shape[1]) < data.agents[task_id][:, None]
     return Batch(
         obs=data.obs[at].astype(jnp.float32) * data.obs_scale[task_id][:, None, None, :],
@@ -205,4 +208,6 @@ def gather(data: TaskData, task_id: Int[Array, "B"], at: Int[Array, "B T"]) -> B
         time_mask=jnp.ones(at.shape, bool),
         task_id=task_id,
         return_to_go=None if data.return_to_go is None else data.return_to_go[at],
+        # Every recording begins with the first step of an episode.
+        last_action=jnp.where(data.first[at[:, :1]], -1, before.astype(jnp.int32)),
     )

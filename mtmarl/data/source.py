@@ -24,11 +24,11 @@ class Source(NamedTuple):
     """A stream of batches inside the compiled training loop.
 
     init(key) -> state. next(state, data, x, params, key) -> (state, Batch), called in the scan; `x` is one
-    slice of what `prefetch(update, keys)` brought from the host for the updates from `update` on, one per key; the
-    keys are those that `next` will get (None: it brings nothing). `data` are device arrays that no update changes:
-    pass them to jit as an argument, so that they are not baked into the program. `env_steps`: how many steps of
-    environments one `next` takes, of all tasks together; how many episodes ended in them is extras["episodes"], summed
-    over the rows.
+    slice of what `prefetch(drawn, keys)` brought from the host for the next batches, one per key, of a source that
+    has given `drawn` so far; the keys are those that `next` will get (None: it brings nothing). `data` are device
+    arrays that no update changes: pass them to jit as an argument, so that they are not baked into the program.
+    `env_steps`: how many steps of environments one `next` takes, of all tasks together; how many episodes ended in them
+    is extras["episodes"], summed over the rows.
     """
 
     init: Callable[[jax.Array], Any]
@@ -104,9 +104,9 @@ def beside(played: Source, vault: Source) -> Source:
         drawn, offline = vault.next(state[1], data[1], x, params, of_vault(key))
         return (fresh, drawn), batch._replace(extras={**batch.extras, "offline": offline})
 
-    def prefetch(update: int, keys: jax.Array) -> Any:
+    def prefetch(drawn: int, keys: jax.Array) -> Any:
         assert vault.prefetch is not None
-        return vault.prefetch(update, jax.vmap(of_vault)(keys))
+        return vault.prefetch(drawn, jax.vmap(of_vault)(keys))
 
     bring = None if vault.prefetch is None else prefetch
     return Source(init, next_batch, (played.data, vault.data), bring, played.env_steps)
@@ -146,11 +146,11 @@ class Windows(NamedTuple):
                 "shorten it or collect more"
             )
 
-    def draw(self, update: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The task of each row [B], and the first step of its window within the task [B]."""
+    def draw(self, drawn: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The task of each row [B] and the first step of its window within the task [B], after `drawn` batches."""
         key_task, key_start, _ = jax.random.split(key, 3)
         if self.balanced:
-            task_id = balanced_rows(self.batch_size, len(self.length), update)
+            task_id = balanced_rows(self.batch_size, len(self.length), drawn)
         else:
             task_id = random_task_rows(self.batch_size, len(self.length), key_task)
         length = jnp.asarray(self.length, jnp.int32)
@@ -176,8 +176,8 @@ def vault_source(data: TaskData, batch_size: int, context: int, **options: Any) 
     windows = Windows(tuple(np.asarray(data.length).tolist()), batch_size, context, **options)
     windows.check()
 
-    def draw(update: jax.Array, data: TaskData, x: Any, params: Params, key: jax.Array):
-        task_id, start = windows.draw(update, key)
-        return update + 1, windows.finish(gather_windows(data, task_id, start, context), key)
+    def draw(drawn: jax.Array, data: TaskData, x: Any, params: Params, key: jax.Array):
+        task_id, start = windows.draw(drawn, key)
+        return drawn + 1, windows.finish(gather_windows(data, task_id, start, context), key)
 
     return Source(init=lambda key: jnp.zeros((), jnp.int32), next=draw, data=data)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.networks.entities import Memory, last_actions
+from mtmarl.networks.entities import Memory, last_actions, memory_before
 from mtmarl.ops import masked
 from mtmarl.types import Batch, Observation, Params
 
@@ -188,10 +188,9 @@ class Agent(NamedTuple):
         return self.module.init(key, *inputs)["params"]
 
     def window(self, params: Params, batch: Batch, memory: Memory | None = None) -> Any:
-        """What the module says at every step of a window; `memory` is that before the first one (None: a fresh one)."""
-        if memory is None:
-            memory = self.init_carry(batch.action.shape[0], batch.action.shape[2])
-        last = last_actions(batch.action, batch.first, memory.last_action)
+        """What the module says at every step of a window; `memory`: see `memory_before`."""
+        memory = memory_before(self.init_carry, batch) if memory is None else memory
+        last = last_actions(batch, memory.last_action)
         inputs = (batch.observation, last, self.told(batch), batch.first, memory.history["cache"])
         return self.module.apply({"params": params}, *inputs)[0]
 

@@ -4,6 +4,10 @@ The parts of UPDeT (Hu et al. 2021) in the form that ODIS (Zhang et al. 2023) ga
 on how many agents or targets there are: absent ones are masked out of every attention and every sum, so parameters
 fit every task of a family. Apart from mixers and state encoders, which only training calls, every agent sees its own
 tokens and nothing else.
+
+A window that begins inside an episode knows the last actions before it (`Batch.last_action`), but not the histories,
+which begin as zeros there, as in play they do only at the start of an episode. ODIS and HiSSD train on whole episodes;
+here a context that covers most of one keeps the difference small. Windows are not burned in.
 """
 
 from collections.abc import Callable
@@ -70,12 +74,18 @@ def _append(x: Shaped[Array, "*b F"], *more: Shaped[Array, "*b _"]) -> Shaped[Ar
     return jnp.concatenate([x, *more], axis=-1)
 
 
-def last_actions(
-    action: Int[Array, "B T N"], first: Bool[Array, "B T"], before: Int[Array, "B N"] | None = None
-) -> Int[Array, "B T N"]:
-    """Each agent's action of the step before; -1 where an episode begins, and the window unless `before` says it."""
-    start = jnp.full_like(action[:, :1], -1) if before is None else before[:, None]
-    return jnp.where(first[..., None], -1, jnp.concatenate([start, action[:, :-1]], axis=1))
+def last_actions(batch: Batch, before: Int[Array, "B N"] | None = None) -> Int[Array, "B T N"]:
+    """Each agent's action of the step before; -1 where an episode begins. `before`: that of the step before the
+    window (None: what the batch knows of it).
+    """
+    before = actions_before(batch) if before is None else before
+    shifted = jnp.concatenate([before[:, None], batch.action[:, :-1]], axis=1)
+    return jnp.where(batch.first[..., None], -1, shifted)
+
+
+def actions_before(batch: Batch) -> Int[Array, "B N"]:
+    """What each agent did in the step before the window; -1 where the batch does not know it."""
+    return jnp.full_like(batch.action[:, 0], -1) if batch.last_action is None else batch.last_action
 
 
 def agent_inputs(entities: Entities, obs: Observation, last_action: Int[Array, "*b N"]) -> Tokens:
@@ -110,7 +120,7 @@ def team_inputs(
 
 def team_of(entities: Entities, batch: Batch) -> TeamTokens:
     """`team_inputs` at every step of a batch, before its actions are known: what a mixer sees."""
-    return team_inputs(entities, batch.observation, last_actions(batch.action, batch.first))
+    return team_inputs(entities, batch.observation, last_actions(batch))
 
 
 # ------------------------------------------------------------------------------------------------- blocks
@@ -346,6 +356,12 @@ def empty_histories(names: tuple[str, ...], width: int) -> Callable[[int, int], 
     return init_carry
 
 
+def memory_before(init_carry: Callable[[int, int], Memory], batch: Batch) -> Memory:
+    """The memory before a window of which no other is known: fresh, but for the actions that the batch knows."""
+    rows, _, agents = batch.action.shape
+    return init_carry(rows, agents)._replace(last_action=actions_before(batch))
+
+
 def unroll(step: Callable, history: Any, inputs: Any, first: Bool[Array, "B T"]) -> tuple[Any, Any]:
     """`step(history, inputs of one step) -> (history, outputs)` over time, the history zeroed where `first`.
 
@@ -431,10 +447,9 @@ class Agent(NamedTuple):
         more: Float[Array, "B T"] | None = None,
         memory: Memory | None = None,
     ) -> Shaped[Array, "B T N A"]:
-        """One number per action at every step of a window; `memory` is that before the first (None: a fresh one)."""
-        rows, _, agents = batch.action.shape
-        before: Memory = self.init_carry(rows, agents) if memory is None else memory
-        last = last_actions(batch.action, batch.first, before.last_action)
+        """One number per action at every step of a window; `memory`: see `memory_before`."""
+        before = memory_before(self.init_carry, batch) if memory is None else memory
+        last = last_actions(batch, before.last_action)
         tokens = self.inputs(batch.observation, last, more)
         return unroll(lambda h, x: self.step(params, h, x), before.history, tokens, batch.first)[1]
 

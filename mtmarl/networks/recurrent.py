@@ -81,7 +81,7 @@ class Agent(NamedTuple):
 
     def window(self, params: Params, batch: Batch, memory: Memory) -> Any:
         """Its numbers at every step of a window; `memory` is that before the first."""
-        last = last_actions(batch.action, batch.first, memory.last_action)
+        last = last_actions(batch, memory.last_action)
 
         def step(history, x):
             obs, last = x

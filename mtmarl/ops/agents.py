@@ -24,11 +24,13 @@ def reorder(x: Shaped[Array, "B *rest"], order: Int[Array, "B N"], axis: int = 1
 def reorder_agents(batch: Batch, order: Int[Array, "B N"], extras: Sequence[str] = ()) -> Batch:
     """Every per-agent leaf, and the named per-agent extras, in these orders, constant over time."""
     permute = lambda x: reorder(x, order, axis=2)
+    last_action = None if batch.last_action is None else reorder(batch.last_action, order)
     return batch._replace(
         obs=permute(batch.obs),
         mask=permute(batch.mask),
         action=permute(batch.action),
         agent_mask=permute(batch.agent_mask),
+        last_action=last_action,
         extras={**batch.extras, **{name: permute(batch.extras[name]) for name in extras}},
     )
 

@@ -11,7 +11,8 @@ from mtmarl.types import Batch
 def known(batch: Batch) -> Bool[Array, "B S"]:
     """Of S = T - 1 transitions those that a value can learn from: their next state is in the window, or there is none.
 
-    What follows a truncated step is not recorded, so a time limit is neither bootstrapped nor taken for an end.
+    What follows a truncated step is not recorded, so a time limit is neither bootstrapped nor taken for an end. The
+    exception among all algorithms is PPO on rollouts (`algos.ppo`), where it is an end.
     """
     follows = batch.time_mask[:, 1:] | batch.terminal[:, :-1]
     return batch.time_mask[:, :-1] & follows & ~batch.truncated[:, :-1]
@@ -26,7 +27,10 @@ def target(
 
 
 def reward_scale(return_scale: float, value_range: tuple[float, float]) -> float:
-    """What to multiply rewards by so that the largest discounted return of the data is `return_scale`."""
+    """What to multiply rewards by so that the farther end of the range of values is `return_scale`.
+
+    The range has a margin around the discounted returns of the data, so these come near it and do not reach it.
+    """
     return return_scale / max(abs(value_range[0]), abs(value_range[1]))
 
 

@@ -93,6 +93,7 @@ def test_shapes_and_dtypes(drawn):
         "time_mask": (shape, np.bool_),
         "task_id": (shape[:2], np.int32),
         "return_to_go": (shape, np.float32),
+        "last_action": ((*shape[:2], n), np.int32),
     }
     if drawn.return_to_go is None:  # How what was just played goes on is not known.
         del expected["return_to_go"]
@@ -110,6 +111,17 @@ def test_actions_are_legal_and_padded_agents_idle(drawn):
     assert (drawn.mask[padded] == [True, False, False]).all()
     np.testing.assert_array_equal(drawn.agent_mask[..., 0, :].sum(-1), np.array([1, 3, 2])[drawn.task_id])
     assert (drawn.agent_mask == drawn.agent_mask[:, :, :1]).all()
+
+
+def test_the_action_before_a_window_is_known_inside_an_episode(drawn):
+    known = (drawn.last_action >= 0).all(-1)
+    np.testing.assert_array_equal(known, (drawn.last_action >= 0).any(-1))
+    assert not known[drawn.first[..., 0]].any()
+    # Replay may have forgotten it.
+    inside = known[~drawn.first[..., 0]]
+    assert inside.all() or ("recorded" in drawn.extras and inside.mean() > 0.5)
+    there = drawn.agent_mask[..., 0, :] & known[..., None]
+    assert drawn.last_action[there].any() and not drawn.last_action[~drawn.agent_mask[..., 0, :]].max() > 0
 
 
 def test_memory_is_reset_exactly_after_an_end(drawn):

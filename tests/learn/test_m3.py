@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl.algos import m3
+from mtmarl import build
+from mtmarl import config as configs
+from mtmarl.algos import ALGOS, m3
 from mtmarl.networks.m3 import Config
 from mtmarl.types import Batch, Dims
 
@@ -112,9 +114,17 @@ def probe(z, role, split):
     return ((x[split:] @ weight > 0) == (role[split:] > 0)).mean()
 
 
+def published(**changes):
+    """The settings of the YAML, but for sizes and the speed of learning."""
+    cfg = configs.compose(["+algo=m3", "+tasks=lbf_5"], "train")
+    _, settings = build.parse_algorithm(cfg, ALGOS)
+    of_tests = ("learning_rate", "weight_decay", "max_grad_norm", "usage_decay", "network")
+    return replace(settings, **{name: getattr(CONFIG, name) for name in of_tests}, **changes)
+
+
 def test_an_agents_own_latent_tells_its_role():
     """What each did last step follows from its role and its task, and must be recovered; the codes are too few."""
-    config = replace(CONFIG, codes=1)
+    config = published(codes=1)
     learner, metrics = train(config, by_task_and_role, 1000)
     keys = jax.random.split(jax.random.key(7), 8)
     batch = jax.tree.map(lambda *x: jnp.concatenate(x), *(batch_of(k, by_task_and_role) for k in keys))

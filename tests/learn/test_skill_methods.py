@@ -155,6 +155,16 @@ def test_the_planner_foretells_what_can_be_foretold(linear):
     assert ratio > 10 if linear else error[-20:].mean() > 0.5 * spread
 
 
+def test_without_plans_and_contrast_it_clones_as_well_as_cloning_does():
+    """With alpha = 0 and beta = 0; as many updates on the same data."""
+    make = lambda key: batch_of(key, 3, nearest)
+    _, (floor,) = train(bc_t.make(bc_t.Config(3e-3, 10.0, NETWORK), DIMS), make, 400)
+    _, (metrics,) = train(hissd.make(replace(HISSD, contrastive_weight=0.0), DIMS, (-1.0, 1.0)), make, 400)
+    last = lambda accuracy: accuracy[-50:].mean()
+    assert last(metrics["hissd/accuracy"]) > last(floor["bc/accuracy"]) - 0.02
+    assert last(floor["bc/accuracy"]) > 0.9
+
+
 @pytest.mark.parametrize("different", [True, False])
 def test_task_skills_tell_tasks_apart_where_they_differ(different):
     def make(key):

@@ -16,7 +16,7 @@ from mtmarl.networks import entities
 from mtmarl.networks.entities import Seen
 from mtmarl.networks.hissd import Predictor, next_state
 from mtmarl.types import Dims
-from tests.batches import ACTIONS, OBS, TOY, make_batch
+from tests.batches import ACTIONS, OBS, TOY, make_batch, pad
 from tests.unit.test_odis import moved
 
 CONFIG = hissd.Config(
@@ -111,6 +111,18 @@ def test_one_task_has_no_contrast_and_one_agent_no_pair(agents, tasks):
     _, metrics = update(learner, make_batch(agents, tasks=tasks), jax.random.key(0))
     assert metrics["hissd/contrast_loss"] == 0
     assert all(np.isfinite(np.asarray(x)).all() for x in metrics.values())
+
+
+@pytest.mark.slow
+def test_padded_agents_change_nothing(full):
+    """The draws of the contrast included."""
+    _, learner, update = full
+    batch = make_batch(3)
+    _, plain = update(learner, batch, jax.random.key(0))
+    _, padded = build(replace(DIMS, agents=5))[2](learner, pad(batch, 5), jax.random.key(0))
+    assert plain.keys() == padded.keys() and plain["hissd/contrast_loss"] > 0
+    for name in plain:
+        np.testing.assert_allclose(plain[name], padded[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_the_predictor_knows_no_order_of_targets_and_no_absent_agents():

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl.algos import hygen, odis
+from mtmarl import build, config
+from mtmarl.algos import ALGOS, hygen, odis
 from mtmarl.algos.base import adam, freeze
 from mtmarl.errors import UserError
 from mtmarl.networks import entities
@@ -64,6 +65,19 @@ def test_the_share_falls_and_stays():
     np.testing.assert_allclose(config.share_at(updates, 50_000), [1.0, 0.55, 0.1, 0.1], rtol=1e-6)
     assert (jnp.diff(config.share_at(jnp.arange(0, 7000, 7), 50_000)) <= 0).all()
     np.testing.assert_allclose(replace(config, share=0.2).share_at(updates, 50_000), [0.2] * 4)
+
+
+def test_by_default_it_plays_little_and_keeps_much():
+    """As released: two episodes of each task before an update, and 2,000 of each are kept."""
+    cfg = config.compose(["+algo=hygen", "+tasks=marine_hard"], "train")
+    _, settings = build.parse_algorithm(cfg, ALGOS)
+    rollout = cfg.collect.num_envs * cfg.collect.rollout_length
+    assert cfg.trainer.context <= cfg.collect.rollout_length and rollout <= 64
+    assert settings.capacity // len(cfg.tasks.train) >= 500 * rollout
+    assert (
+        config.compose(["+algo=hygen", "+tasks=marine_hard", "collect.num_envs=7"], "train").collect.num_envs
+        == 7
+    )
 
 
 def test_random_actions_become_rare_within_the_second_phase():

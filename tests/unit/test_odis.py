@@ -43,6 +43,22 @@ def test_each_phase_leaves_the_other_s_parts_bit_for_bit_as_they_are(case):
     assert moved(skilled.params, after.params) == {"look", "observer", "q_head", "mixer"}
 
 
+def test_the_penalty_is_nothing_where_the_best_skills_are_those_taken(case):
+    """All agents value skill 0 most; they are said to follow it, or another."""
+    _, learner, (_, choose) = case
+    batch, gaps = make_batch(3), []
+    for named in (0, 1):
+        always = lambda head, skill: {
+            "kernel": 0.0 * learner.params[head]["kernel"],
+            "bias": jax.nn.one_hot(skill, 3),
+        }
+        params = {**learner.params, "q_head": always("q_head", 0), "skill_head": always("skill_head", named)}
+        gaps.append(
+            float(choose(learner._replace(params=params), batch, jax.random.key(0))[1]["policy/gap_loss"])
+        )
+    assert gaps[0] == 0.0 < gaps[1]
+
+
 def test_the_target_is_copied_every_so_many_updates(case):
     _, learner, (_, choose) = case
     batch, changed = make_batch(3), []

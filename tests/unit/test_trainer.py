@@ -6,7 +6,7 @@ import pytest
 
 from mtmarl import sharding, trainer
 from mtmarl.algos import mt_oryx
-from mtmarl.algos.base import Algorithm, Phase, chain, freeze, gradient_step
+from mtmarl.algos.base import Algorithm, Phase, freeze, gradient_step
 from mtmarl.data import sampling, vault
 from mtmarl.data.source import vault_source
 from mtmarl.errors import UserError

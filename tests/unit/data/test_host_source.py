@@ -4,18 +4,20 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recordings import make_vault, save
 
 from mtmarl import build, config, trainer
 from mtmarl.algos import mt_bc_sable
+from mtmarl.algos.base import Algorithm, Phase, no_carry, random_act
 from mtmarl.data import host_source as h
 from mtmarl.data import sampling, vault
-from mtmarl.data.source import vault_source
+from mtmarl.data.source import together, vault_source
 from mtmarl.errors import UserError
 from mtmarl.networks import sable
-from mtmarl.types import Dims, example_batch
+from mtmarl.types import Dims, Learner, example_batch
 
 DIMS = Dims(agents=4, obs=7, actions=5, horizon=12, tasks=2)
 CONSTANTS = [np.array([1, 0], np.int8), np.array([0, 1], np.int8)]
@@ -141,6 +143,35 @@ def test_the_setting_decides(micro_vaults, monkeypatch, tmp_path):
         offline("data.memory_mb=1000", "data.fraction=0.5")
     with pytest.raises(UserError, match="data.memory_mb must be at least 1"):
         offline("data.memory_mb=0")
+
+
+def test_each_phase_counts_the_batches_of_its_own_source(paths, tmp_path):
+    """A source that a later phase draws from begins at its first batch, also after a stop; rows left over go round."""
+    mapped = [h.map_vault(p, tmp_path) for p in paths]
+    bring = lambda rows: h.host_source(mapped, DIMS, rows, 5, chunk=3, memory=4 * MB)
+    data = sampling.make_task_data([vault.read_vault(p) for p in paths], DIMS)
+    update = lambda learner, batch, key: (
+        learner._replace(step=learner.step + 1),
+        {"rows": jnp.bincount(batch.task_id, length=2), "seen": batch.obs.sum(), "done": batch.action.sum()},
+    )
+    phases = tuple(
+        Phase(n, f, update, s) for n, f, s in (("a", 0.25, "x"), ("b", 0.5, "y"), ("c", 0.25, "x"))
+    )
+    init = lambda key, batch: Learner((), (), {}, jnp.zeros((), jnp.int32))
+    algo, plan = Algorithm(init, phases, random_act, no_carry), trainer.Plan(0, 12, 3, 3)
+
+    def run(make):
+        sources, seen, states = together({"x": make(5), "y": make(3)}), [], {}
+        log = lambda u, metrics: seen.append({k: v for k, v in metrics.items() if k != "updates_per_second"})
+        start = trainer.initial_state(algo, sources["x"], example_batch(DIMS), 0)
+        keep = lambda state: states.setdefault(int(state.update), jax.device_get(state))
+        trainer.train(algo, sources, plan, start, log=log, save=keep)
+        trainer.train(algo, sources, plan, jax.device_put(states[6]), log=log)
+        return seen
+
+    want, got = run(lambda rows: vault_source(data, rows, 5)), run(bring)
+    assert len(want) == 6 and want == got
+    assert want[2:4] == want[4:]
 
 
 def test_several_seeds_get_their_own_windows(paths, tmp_path):

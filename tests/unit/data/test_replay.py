@@ -62,6 +62,15 @@ def test_windows_are_pieces_of_what_was_played():
         np.testing.assert_array_equal(batch.terminal, obs == 4)
         np.testing.assert_array_equal(batch.action[..., 0], obs % 2)
         np.testing.assert_array_equal(batch.reward, obs % 2)
+        # The step before a window is the one that was played before it, or no longer kept.
+        before = batch.last_action[:, 0]
+        forgotten = (before == -1) & ~batch.first[:, 0]
+        np.testing.assert_array_equal(
+            before[~forgotten], np.where(obs[:, 0] > 0, (obs[:, 0] - 1) % 2, -1)[~forgotten]
+        )
+        # In each environment the oldest step kept is the same one.
+        assert set(obs[forgotten, 0]) <= {(int(state.kept.steps) - 8) % 5}
+        assert forgotten.mean() < 0.5
         # Of the eight steps kept, all beginnings come up once that many were played.
         assert len(set(map(tuple, obs))) == min(1 + 4 * update, 5)
     assert int(state.update) == 6 and int(state.kept.steps) == 24

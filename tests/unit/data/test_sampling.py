@@ -71,6 +71,8 @@ def test_every_window_equals_the_stored_steps(vaults, data):
         np.testing.assert_array_equal(batch.action[:, :, :n], r.action[at])
         for field in ("reward", "first", "terminal", "truncated"):
             np.testing.assert_array_equal(getattr(batch, field), getattr(r, field)[at])
+        before = np.where(r.first[starts, None], -1, r.action[starts - 1])
+        np.testing.assert_array_equal(batch.last_action[:, :n], before)
         # padding: nothing to see, NOOP the only legal action, no agent there
         assert not batch.obs[:, :, n:].any() and not batch.obs[..., width:].any()
         assert batch.mask[:, :, n:, 0].all() and not batch.mask[:, :, n:, 1:].any()
@@ -97,7 +99,8 @@ def test_data_stays_narrow(data):
 def test_shuffle_is_one_order_per_row_and_recoverable(data):
     rng = np.random.default_rng(0)
     task_id = jnp.asarray(rng.integers(0, 3, 32), jnp.int32)
-    batch = s.gather_windows(data, task_id, jnp.zeros(32, jnp.int32), 9)
+    batch = s.gather_windows(data, task_id, jnp.arange(1, 32 + 1, dtype=jnp.int32), 9)
+    assert (batch.last_action > 0).any()
     slot = jnp.broadcast_to(jnp.arange(4.0)[:, None], (*batch.action.shape, 1))
     batch = batch._replace(obs=jnp.concatenate([batch.obs, slot], -1))  # each slot carries its own number
     shuffled = jax.jit(shuffle_agents)(batch, jax.random.key(1))
@@ -109,6 +112,9 @@ def test_shuffle_is_one_order_per_row_and_recoverable(data):
         after, before = (np.asarray(getattr(b, field)) for b in (shuffled, batch))
         index = inverse.reshape(*inverse.shape, *[1] * (after.ndim - 3))
         np.testing.assert_array_equal(np.take_along_axis(after, index, 2), before, err_msg=field)
+    np.testing.assert_array_equal(
+        np.take_along_axis(np.asarray(shuffled.last_action), inverse[:, 0], 1), batch.last_action
+    )
     for field in ("reward", "first", "terminal", "truncated", "time_mask", "task_id"):
         np.testing.assert_array_equal(getattr(shuffled, field), getattr(batch, field))
     padded = ~np.asarray(shuffled.agent_mask)[np.asarray(task_id) == 0, 0]

@@ -93,10 +93,23 @@ def test_memory_goes_from_window_to_window(case):
     whole = agent.window(params, batch, start)
     cut = lambda a, b: jax.tree.map(lambda x: x[:, a:b] if x.ndim > 1 else x, batch)
     head, tail = cut(0, 3), cut(3, STEPS)
-    inputs = (head.observation, causal.last_actions(head.action, head.first), head.return_to_go, head.first)
+    inputs = (head.observation, causal.last_actions(head), head.return_to_go, head.first)
     _, cache = agent.module.apply({"params": params}, *inputs, start.history["cache"])
     out = agent.window(params, tail, Memory({**start.history, "cache": cache}, head.action[:, -1]))
     np.testing.assert_allclose(out, whole[:, 3:], rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_inside_an_episode_knows_what_was_done_before_it():
+    """Without any further memory a piece of a window says what the window says."""
+    agent, batch = agent_of(replace(CONFIG, context=1), True, None), make_batch(AGENTS)
+    params = agent.init(jax.random.key(0), batch)
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
+    whole = agent.window(params, batch)
+    tail = jax.tree.map(lambda x: x[:, 3:] if x.ndim > 1 else x, batch)
+    assert not tail.first[:, 0].all()
+    assert (agent.window(params, tail) != whole[:, 3:]).any()
+    known = tail._replace(last_action=batch.action[:, 2])
+    np.testing.assert_allclose(agent.window(params, known), whole[:, 3:], rtol=1e-4, atol=1e-5)
 
 
 def test_it_remembers_no_further_than_it_may(case):

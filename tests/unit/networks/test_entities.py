@@ -231,7 +231,7 @@ def test_mixing_represents_what_adding_cannot():
 def test_states_are_padding_proof():
     batch = make_batch(3)
     padded = pad(batch, 5)
-    last = lambda b: entities.last_actions(b.action, b.first)
+    last = entities.last_actions
     for action in (None, "now"):
         team, more = (
             entities.team_inputs(TOY, b.observation, last(b), None if action is None else b.action)
@@ -251,9 +251,15 @@ def test_actions_as_inputs():
     np.testing.assert_array_equal(
         entities.aimed_at(jnp.asarray([-1, 2, 3, 4]), aimed, 2), [[0, 0], [0, 0], [1, 0], [0, 1]]
     )
-    action = jnp.asarray([[[1], [2], [3]]])
-    first = jnp.asarray([[False, False, True]])
-    np.testing.assert_array_equal(entities.last_actions(action, first)[0, :, 0], [-1, 1, -1])
+    batch = make_batch(1)._replace(
+        action=jnp.asarray([[[1], [2], [3]]]), first=jnp.asarray([[False, False, True]])
+    )
+    last = lambda **known: entities.last_actions(batch._replace(**known))[0, :, 0]
+    np.testing.assert_array_equal(last(), [-1, 1, -1])
+    np.testing.assert_array_equal(last(last_action=jnp.asarray([[4]])), [4, 1, -1])
+    np.testing.assert_array_equal(
+        last(last_action=jnp.asarray([[4]]), first=jnp.asarray([[True, False, True]])), [-1, 1, -1]
+    )
 
 
 def test_a_state_encoder_of_many_heads_knows_no_order_and_no_padding():

@@ -82,6 +82,21 @@ def test_equals_the_team_without_padding():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * float(jnp.abs(b).max()))
 
 
+def test_encoding_knows_no_order_of_agents():
+    """In another order, padding included, every agent has the value that it had; the memory is the same."""
+    net, params, obs, action, first, memory = make()
+    encode = jax.jit(lambda obs: net.window(params, obs, action, first, memory))
+    order = jnp.asarray([2, 0, 3, 1])
+    out, after = encode(obs)
+    other, other_after = encode(jax.tree.map(lambda x: x[:, :, order], obs))
+    seen = obs.agent_mask[:, :, order]
+    np.testing.assert_allclose(
+        active(other.value, seen), active(out.value[:, :, order], seen), rtol=1e-4, atol=1e-4
+    )
+    assert np.ptp(active(out.value, obs.agent_mask)) > 0.1
+    np.testing.assert_allclose(other_after.encoder, after.encoder, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("form", ["parallel", "factored"])
 def test_acting_step_by_step_equals_the_window(form):
     config = sable.Config(16, 2, 2, 0.8, form)
@@ -129,6 +144,19 @@ def test_feed_forward_learns():
     loss = lambda p: (net.window(p, obs, action, first)[0].value ** 2).sum()
     ffn = jax.grad(loss)(params)["encoder_0"]["ffn"]
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(ffn))
+
+
+def test_a_head_says_its_biases_to_the_last_digit_under_half_width():
+    bias = (-13.8155, 2.001)
+    head = sable.Head(4, 2, bias)
+    x = jax.random.normal(jax.random.key(1), (8, 4)).astype(jnp.bfloat16)
+    params = head.init(jax.random.key(0), x)["params"]
+    out = head.apply({"params": params}, jnp.zeros_like(x))
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, np.broadcast_to(np.float32(bias), (8, 2)), rtol=1e-6)
+    whole = head.apply({"params": params}, x.astype(jnp.float32))
+    # What differs are the products and norms before the last one.
+    np.testing.assert_allclose(head.apply({"params": params}, x), whole, atol=1e-3)
 
 
 def test_half_width_products_keep_parameters_memory_and_outputs_in_float32():
