@@ -80,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="smaller batches, fewer repeats")
     quick = parser.parse_args().quick
-    batch, context, repeats = (5, 10, 1) if quick else (30, 20, 2)
+    batch, context, repeats = (5, 10, 1) if quick else (30, 20, 1)
     print(
         f"{sharding.describe()}; {batch} windows of {context} steps, {AGENTS} agents, {TASKS} tasks\n",
         flush=True,

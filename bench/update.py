@@ -137,7 +137,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="fewer repeats and sizes")
-    parser.add_argument("--plot", help="where to draw cost and memory per token over timesteps and agents")
+    parser.add_argument("--plot", help="where to draw cost and memory per token, at more T and N")
     args = parser.parse_args()
     repeats = 2 if args.quick else 4
     print(f"{sharding.describe()}; compiled programs are not taken from a cache\n", flush=True)
@@ -157,7 +157,7 @@ def main() -> None:
     print(f"\nCost and memory per token at E=64, about {TOKENS:,} tokens a batch, relative to T=20, N=4\n")
     print("| T | N | us/token | ratio | goal | KB/token | ratio |\n|---:|---:|---:|---:|---:|---:|---:|")
     rows = []
-    for context, agents, goal in SHAPES if not args.quick else [s for s in SHAPES if s[2] or s == SHAPES[0]]:
+    for context, agents, goal in SHAPES if args.plot else [s for s in SHAPES if s[2] or s == SHAPES[0]]:
         m = measure_update(64, agents, TOKENS // (context * agents), context, repeats, chunk=4)
         rows.append((context, agents, 1e6 * m.seconds / m.tokens, m.memory / m.tokens / 1024))
         (_, _, cost, memory), (_, _, base, base_memory) = rows[-1], rows[0]
