@@ -114,10 +114,9 @@ class Start:
 
     def summary(self) -> dict[str, Any]:
         """Which policy it is, wherever it lies: for the metadata of vaults."""
-        tasks = list(self.cfg.tasks.train)
         return {
             "algorithm": self.cfg.algo_name,
-            "tasks": tasks,
+            "tasks": list(self.cfg.tasks.train),
             "seed": self.cfg.seed,
             "policy": self.path.name,
         }

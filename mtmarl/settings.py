@@ -57,6 +57,11 @@ def spell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def key_of(override: str) -> str:
+    """The key of one word of a command line."""
+    return override.partition("=")[0].lstrip("+")
+
+
 def overrides(argv: Iterable[str]) -> frozenset[str]:
     """What of a command line decides what a run computes."""
-    return frozenset(word for word in argv if not is_free(word.partition("=")[0].lstrip("+")))
+    return frozenset(word for word in argv if not is_free(key_of(word)))

@@ -43,7 +43,6 @@ TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
-# They say where and how loudly a run runs, not what it computes.
 _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
 
 
@@ -189,7 +188,7 @@ def _check(sweep: Sweep, where: str) -> None:
                 )
     owner: dict[str, str] = {}
     for axis, levels in sweep.axes.items():
-        for key in {_key(o) for overrides in levels.values() for o in overrides}:
+        for key in {settings.key_of(o) for overrides in levels.values() for o in overrides}:
             if key in _OWN:
                 raise UserError(f"{where}: axes.{axis} sets {key}, which a sweep sets itself")
             if owner.setdefault(key, axis) != axis:
@@ -223,10 +222,6 @@ def _known(name: str, known: Mapping[str, Any], where: str) -> None:
         raise UserError(f"{where}: unknown {name}{config.suggest(name, known)}")
 
 
-def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+")
-
-
 # ------------------------------------------------------------------------------------------------- planning
 
 
@@ -243,8 +238,10 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
     axes = {a: [n for n in levels if n in kept.get(a, levels)] for a, levels in sweep.axes.items()}
     for override in options.overrides:
         for axis, levels in sweep.axes.items():
-            if _key(override) in {_key(o) for overrides in levels.values() for o in overrides}:
-                raise UserError(f"{override}: the axis {axis} of this sweep sets {_key(override)}")
+            if settings.key_of(override) in {
+                settings.key_of(o) for overrides in levels.values() for o in overrides
+            }:
+                raise UserError(f"{override}: the axis {axis} of this sweep sets {settings.key_of(override)}")
 
     out = out_directory(options)
     seeds = next(s for s in (options.seeds, profile.seeds, sweep.seeds) if s is not None)
@@ -255,10 +252,10 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
         levels = [o for axis, name in cell.items() for o in sweep.axes[axis][name]]
         merged: dict[str, str] = {}
         for override in (*sweep.base, *profile.overrides, *levels, *options.overrides):
-            merged.pop(_key(override), None)
+            merged.pop(settings.key_of(override), None)
             for name, value in {**cell, "seed": seed, "profile": options.profile}.items():
                 override = override.replace(f"{{{name}}}", str(value))
-            merged[_key(override)] = override
+            merged[settings.key_of(override)] = override
         argv = [*merged.values(), f"seed={seed}", f"run_dir={out / directory}"]
         runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
     paper = [{**asdict(c), "of": _texts(c.of), "over": _texts(c.over)} for c in sweep.paper]

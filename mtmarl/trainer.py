@@ -232,9 +232,7 @@ def train(
             data[name] = sharding.place_data(source.data, mesh)
         fresh = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
         began = time.perf_counter()
-        state, metrics = chunks[index](
-            state, data[name], _prefetch(source, plan, update, drawn(algo, plan, update))
-        )
+        state, metrics = chunks[index](state, data[name], _prefetch(algo, source, plan, update))
         flush()
         if fresh is not None:
             run_events(0, fresh)
@@ -244,7 +242,7 @@ def train(
     return state
 
 
-def drawn(algo: Algorithm, plan: Plan, update: int) -> int:
+def _drawn(algo: Algorithm, plan: Plan, update: int) -> int:
     """How many batches the source of the phase at `update` has given before it, in earlier phases too."""
     name = algo.phases[phase_of(algo, update, plan)].source
     begin, total = 0, 0
@@ -254,13 +252,14 @@ def drawn(algo: Algorithm, plan: Plan, update: int) -> int:
     return total
 
 
-def _prefetch(source: Source, plan: Plan, update: int, drawn: int) -> Any:
+def _prefetch(algo: Algorithm, source: Source, plan: Plan, update: int) -> Any:
     """What the host brings for the next chunk: [chunk, …], of several seeds [chunk, seeds, …]."""
     if source.prefetch is None:
         return None
     seeds = plan.seed if isinstance(plan.seed, tuple) else (plan.seed,)
     with sharding.on_host():
         keys = [_data_keys(jnp.int32(s), jnp.int32(update), plan.chunk) for s in seeds]
+        drawn = _drawn(algo, plan, update)
         parts = [source.prefetch(drawn, k) for k in keys]
     return parts[0] if parts[1:] == [] else jax.tree.map(lambda *x: np.stack(x, axis=1), *parts)
 
