@@ -22,7 +22,7 @@ warm() { # task, more options
 }
 if [ "$part" != references ]; then
   collect tiny-4ag 4000000 algo.final_entropy_weight=0.01
-  for task in tiny-2ag h5-4ag tiny-4ag-easy tiny-3ag h5-2ag small-4ag small-2ag wide-3ag m4-4ag s4-3ag \
+  for task in tiny-2ag h5-4ag tiny-4ag-easy tiny-3ag h5-2ag small-4ag tiny-5ag wide-3ag m4-4ag s4-3ag \
     s4-5ag wide-5ag small-6ag m4-6ag; do
     warm "$task"
   done
