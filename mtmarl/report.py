@@ -1,7 +1,8 @@
 """`python -m mtmarl.report runs/…`: tables, curves and intervals from whatever runs and sweeps lie there.
 
 Reads files alone, so runs of several machines can be put side by side: parts of one sweep below different paths are
-put together. Writes Markdown, one HTML page, LaTeX tables, figures as PNG and SVG, and every number as results.json.
+put together, and the results.json of an earlier report stands for the runs that it was made of. Writes Markdown, one
+HTML page, LaTeX tables, figures as PNG and SVG, and every number as results.json.
 """
 
 import argparse
@@ -44,12 +45,15 @@ TASKS_DIFFER = (
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mtmarl.report", description=__doc__)
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="directories of runs or sweeps, or directories that hold some"
+        "runs",
+        nargs="+",
+        type=Path,
+        help="directories of runs or sweeps, directories that hold some, or results.json of earlier reports",
     )
     parser.add_argument(
         "--out",
         type=Path,
-        help="where the report goes; default: PATH/report, or ./report where several paths are given",
+        help="where the report goes; default: PATH/report, or ./report where several paths or files are given",
     )
     parser.add_argument(
         "--checkpoint",
@@ -72,7 +76,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     # The first of several paths has a report of its own.
-    out = args.out or (args.runs[0] / "report" if len(args.runs) == 1 else Path("report"))
+    alone = len(args.runs) == 1 and not args.runs[0].is_file()
+    out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
         report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold)
     except UserError as error:
@@ -103,7 +108,7 @@ def _write(
 
     found = runs.load(paths, references)
     plans = sweeps.load(paths, found)
-    planned, refused = plans.sweeps, [*found.refused, *plans.refused]
+    planned, refused = plans.sweeps, list(dict.fromkeys([*found.refused, *plans.refused]))
     rest = [r for r in found.runs if r.path not in plans.directories]
     trained = [r for r in rest if r.kind == "train" and r.final]
     collected = [r for r in rest if r.kind == "collect" and measure.collection(r) is not None]
@@ -116,7 +121,12 @@ def _write(
         raise UserError(f"{', '.join(map(str, paths))}: nothing to report on. {reasons}".strip())
 
     sections: list[Section] = []
-    results: dict[str, Any] = {"format": 1, "method": _method(which), "sweeps": [], "experiments": []}
+    results: dict[str, Any] = {
+        "format": runs.FORMAT,
+        "method": _method(which),
+        "sweeps": [],
+        "experiments": [],
+    }
     notices = []
     for sweep in planned:
         section, numbers = _sweep(sweep, paths, which, threshold)
@@ -148,7 +158,9 @@ def _write(
     write("report.md", document.markdown(title, sections))
     write("report.html", document.page(title, sections))
     write("table.tex", document.latex(sections))
-    results["references"] = measure.references([*trained, *(r for s in planned for r in s.finished())])
+    reported = [*trained, *(r for s in planned for r in s.finished())]
+    results["references"] = measure.references(reported)
+    results["settings"] = measure.all_settings(reported)
     write("results.json", measure.to_json(results) + "\n")
     return out / "report.md", notices
 
@@ -179,7 +191,7 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
     from mtmarl.analysis.runs import without_reference
 
     select = {str(r.record.get("select_on", "train")) for r in runs}
-    counts = {len(r.returns(t, which)) for r in runs for s in ("train", "test") for t in r.tasks(s)}
+    counts = {r.episodes(t, which) for r in runs for s in ("train", "test") for t in r.tasks(s)}
     low, high = (min(counts), max(counts)) if counts else (0, 0)
     checkpoint = CHECKPOINTS[which].format(
         select="training" if select <= {"train"} else "/".join(sorted(select))
@@ -196,6 +208,11 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
     out = [text]
     if "test" in select:
         out.append(TEST_SELECTION)
+    silent = sum(not run.metrics for run in runs)
+    if silent:
+        out.append(
+            f"No evaluations during training were kept of {silent} of these runs: no learning curves of those."
+        )
     missing = without_reference(runs)
     if missing:
         out.append(f"No reference return is known of {', '.join(missing)}: left out of normalised scores.")

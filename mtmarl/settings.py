@@ -29,6 +29,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return out
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    out: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = out
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return out
+
+
 def is_free(key: str, free: Iterable[str] = ()) -> bool:
     """Whether a dotted key is one of FREE_TO_CHANGE or `free`, or lies in a section that is."""
     return any(key == f or key.startswith(f + ".") for f in (*FREE_TO_CHANGE, *free))

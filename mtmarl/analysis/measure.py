@@ -3,6 +3,7 @@
 Scores are normalised (see `runs.Run.normalised`); `which` is the checkpoint they are of, best or last.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mtmarl.analysis import stats, sweeps
-from mtmarl.analysis.runs import Run, scored_tasks, scores, shown
+from mtmarl import settings
+from mtmarl.analysis import experiments, stats, sweeps
+from mtmarl.analysis.runs import KEPT, Run, scored_tasks, scores, shown
 from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
@@ -256,21 +258,20 @@ def _in_order(sweep: Sweep) -> list[Entry]:
 
 
 def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
-    """Where a run comes from and what it scored on each task at both checkpoints."""
+    """Where a run comes from, what it scored on each task at both checkpoints, and its evaluations on the way.
+
+    It is all that a later report needs, see `runs.recorded`; "settings" names an entry of `all_settings`.
+    """
     record = run.record
     out: dict[str, Any] = {
-        "dir": shown(run.path, roots),
-        "kind": run.kind,
-        "algo": record["algo"],
-        "tasks": record["tasks"],
-        "seed": run.seed,
-        **{
-            key: record.get(key)
-            for key in ("started", "minutes", "hardware", "commit", "versions", "parameters", "updates")
-        },
-        "select_on": record.get("select_on"),
+        "dir": record.get("dir") or shown(run.path, roots),
+        **{key: record[key] for key in KEPT if record.get(key) is not None},
     }
+    if "start" in out:  # Not where it lies on this machine.
+        out["start"] = {**out["start"], "from": experiments.origin(str(out["start"].get("from")))}
     if run.kind == "train" and run.final:
+        out["settings"] = _name(_settings(run))
+        out["evaluations"] = _evaluations(run)
         out["scores"] = {
             task: {
                 "split": split,
@@ -283,12 +284,40 @@ def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
 
 
 def _task_score(run: Run, task: str, which: str) -> dict[str, Any]:
-    returns = run.returns(task, which)
+    score = run.normalised(task, which)
     return {
-        "return": float(returns.mean()),
-        "episodes": int(returns.size),
-        "normalised": run.normalised(task, which),
+        "return": run.mean_return(task, which),
+        "standard_error": run.episode_error(task, which),
+        "episodes": run.episodes(task, which),
+        "normalised": score,
+        **({"win_rate": score} if run.winnable(task) else {}),
     }
+
+
+def _evaluations(run: Run) -> dict[str, list[Any]]:
+    """The columns that learning curves are drawn from, one value per evaluation during training."""
+    rows = [m for m in run.metrics if any(map(_drawn, m))]
+    names = ["step", *(["env_steps"] if any("env_steps" in m for m in rows) else [])]
+    names += dict.fromkeys(k for m in rows for k in m if _drawn(k))
+    return {name: [m.get(name) for m in rows] for name in names}
+
+
+def _drawn(metric: str) -> bool:
+    return metric.startswith("eval/") and metric.endswith(("/return", "/win_rate"))
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    return settings.deciding(run.record.get("config") or {}, experiments.FREE)
+
+
+def _name(known: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(finite(known), sort_keys=True).encode()).hexdigest()[:8]
+
+
+def all_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """What decided what runs computed, each configuration once, by a name of its contents."""
+    known = {_name(own): own for own in map(_settings, runs)}
+    return {name: known[name] for name in sorted(known)}
 
 
 def references(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:

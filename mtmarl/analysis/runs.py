@@ -1,4 +1,7 @@
-"""Runs as they lie on disk. What is half-written, foreign or broken is named and left out; the rest is read."""
+"""Runs as they lie on disk, or in the results.json of an earlier report.
+
+What is half-written, foreign or broken is named and left out; the rest is read.
+"""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from mtmarl import settings
 from mtmarl.errors import UserError
 
 # Everything that a file of another make or version, or one that is being written, can throw at its reader.
@@ -49,8 +53,23 @@ class Run:
         return list(self.record[f"{split}_tasks"])
 
     def returns(self, task: str, which: str) -> np.ndarray:
-        """Episode returns [episodes] of the final score; `which`: best or last."""
+        """Episode returns [episodes] of the final score; `which`: best or last. A results.json has their mean: []."""
         return np.asarray(self.final[which]["tasks"][task]["return"], float)
+
+    def mean_return(self, task: str, which: str) -> float:
+        return float(self.returns(task, which).mean())
+
+    def episodes(self, task: str, which: str) -> int:
+        """How many episodes the final score is of."""
+        return int(self.final[which]["tasks"][task].get("episodes") or self.returns(task, which).size)
+
+    def episode_error(self, task: str, which: str) -> float:
+        """The standard error of the mean return over episodes; NaN where it was not kept."""
+        returns = self.returns(task, which)
+        if not returns.ndim:
+            known = self.final[which]["tasks"][task].get("standard_error")
+            return float("nan") if known is None else float(known)
+        return float(returns.std(ddof=1) / np.sqrt(returns.size)) if returns.size > 1 else 0.0
 
     def winnable(self, task: str) -> bool:
         """Whether episodes of the task are won or lost."""
@@ -66,7 +85,7 @@ class Run:
         if self.winnable(task):
             return float(self.final[which]["tasks"][task]["win_rate"])
         reference = self.reference(task).get("reference") or 0.0
-        return float(self.returns(task, which).mean() / reference) if reference > 0 else float("nan")
+        return self.mean_return(task, which) / reference if reference > 0 else float("nan")
 
     def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) of a metric that was logged."""
@@ -127,22 +146,33 @@ def shown(path: Path, roots: Iterable[Path]) -> str:
 
 
 def files(paths: Iterable[Path], name: str) -> list[Path]:
-    """All files of a name at or below the paths, each once."""
-    found = [f.resolve() for p in paths for f in sorted(p.rglob(name))]
+    """All files of a name at or below those of the paths that are directories, each once."""
+    found = [f.resolve() for p in paths if p.is_dir() for f in sorted(p.rglob(name))]
     return list(dict.fromkeys(found))
+
+
+def results(paths: Iterable[Path]) -> list[Path]:
+    """Those of the paths that are files, each once: results.json of earlier reports."""
+    return list(dict.fromkeys(p.resolve() for p in paths if p.is_file()))
 
 
 def load(paths: Sequence[Path], references: Path | None = None) -> Found:
     """All runs at or below the paths; `references`: a vault directory whose reference returns go before theirs.
 
-    Raises UserError where that directory holds none.
+    A path that is a file is the results.json of a report and stands for the runs in it. Raises UserError where the
+    directory of references holds none.
     """
-    runs, refused = [], [(shown(p, paths), "no such directory") for p in paths if not p.is_dir()]
+    runs, refused = [], [(shown(p, paths), "no such file or directory") for p in paths if not p.exists()]
     for file in files(paths, "run.json"):
         try:
             runs.append(read(file.parent))
         except BROKEN as error:
             refused.append((shown(file.parent, paths), reason(error)))
+    for file in results(paths):
+        try:
+            runs += recorded(file)
+        except BROKEN as error:
+            refused.append((shown(file, paths), reason(error)))
     known = {} if references is None else _references(references)
     runs, remarks = _one_reference_per_task(runs, known)
     return Found(tuple(runs), tuple(refused), tuple(remarks))
@@ -192,6 +222,48 @@ def read(directory: Path) -> Run:
                 if returns.ndim != 1 or not returns.size or not np.isfinite(returns).all():
                     raise ValueError(f"final.json: the returns of {task} are not finite numbers")
     return run
+
+
+# What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
+KEPT = (
+    "kind", "algo", "tasks", "seed", "label", "started", "minutes", "hardware", "commit", "versions", "parameters",
+    "updates", "select_on", "start", "counts", "dataset_steps", "value_range", "origins",
+)  # fmt: skip
+FORMAT = 2
+
+
+def read_results(file: Path) -> dict[str, Any]:
+    """The results.json of a report. Raises one of BROKEN."""
+    value = _read_object(file)
+    made = value.get("format")
+    if made not in range(1, FORMAT + 1) or "sweeps" not in value:
+        raise ValueError(
+            f"{file.name} is no results.json of a report" + (f" (format {made})" if made else "")
+        )
+    return value
+
+
+def recorded(file: Path) -> list[Run]:
+    """The runs that a report was made of, from its results.json. Raises one of BROKEN.
+
+    Format 1 has no evaluations during training and no settings.
+    """
+    value = read_results(file)
+    kept = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
+    return [_recorded(file, run, value) for run in kept if "scores" in run]
+
+
+def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> Run:
+    tasks = own["scores"]
+    record = {key: own[key] for key in ("dir", *KEPT) if own.get(key) is not None}
+    record |= {f"{s}_tasks": [t for t in tasks if tasks[t]["split"] == s] for s in ("train", "test")}
+    record["references"] = {t: value["references"][t] for t in tasks if t in value["references"]}
+    record["config"] = settings.unflatten((value.get("settings") or {}).get(own.get("settings")) or {})
+    columns = own.get("evaluations") or {"step": []}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")}
+    # A path within the file, where nothing lies, tells it from other runs.
+    return Run(file / own["dir"], record, tuple(rows), final)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -190,15 +190,17 @@ def load(paths: Sequence[Path], found: Found) -> Plans:
     merged: dict[tuple[str, str], Sweep] = {}
     refused, directories = [], set()
     at = {run.path: run for run in found.runs}
-    for file in runs_.files(paths, "sweep.json"):
+    plans = [(f, f.parent, _planned) for f in runs_.files(paths, "sweep.json")]
+    plans += [(f, f, _recorded) for f in runs_.results(paths)]
+    for file, root, read in plans:
         try:
-            sweep, own = _read(file, at)
-            key = sweep.name, sweep.profile
-            merged[key] = _merge(merged[key], sweep) if key in merged else sweep
+            for record in read(file):
+                sweep, own = _read(record, root, at)
+                key = sweep.name, sweep.profile
+                merged[key] = _merge(merged[key], sweep) if key in merged else sweep
+                directories |= own
         except runs_.BROKEN as error:
             refused.append((runs_.shown(file, paths), runs_.reason(error)))
-            continue
-        directories |= own
     return Plans(tuple(merged[key] for key in sorted(merged)), tuple(refused), frozenset(directories))
 
 
@@ -216,8 +218,29 @@ def _levels(value: Any, axes: Mapping[str, Any], what: str) -> dict[str, str]:
     return {axis: _text(level) for axis, level in value.items()}
 
 
-def _read(file: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[Path]]:
-    record = json.loads(file.read_text(encoding="utf-8"))
+def _planned(file: Path) -> list[Any]:
+    return [json.loads(file.read_text(encoding="utf-8"))]
+
+
+def _recorded(file: Path) -> list[dict[str, Any]]:
+    """The sweeps of a results.json as sweep.json has them."""
+    return [_as_planned(sweep) for sweep in runs_.read_results(file)["sweeps"]]
+
+
+def _as_planned(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    argv = lambda run: shlex.split(run["command"])[3:]
+    planned = [
+        {"cell": r["cell"], "seed": r["seed"], "dir": r["dir"], "argv": argv(r)} for r in sweep["runs"]
+    ]
+    for run in sweep["to_do"]:
+        directory = "/".join([*(f"{a}={v}" for a, v in run["cell"].items()), f"seed_{run['seed']}"])
+        planned.append({"cell": run["cell"], "seed": run["seed"], "dir": directory, "argv": argv(run)})
+    paper = [{**claim, "gain": claim["published"]} for claim in sweep["claims"]]
+    return {**sweep, "kind": "sweep", "runs": planned, "paper": paper}
+
+
+def _read(record: Any, root: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[Path]]:
+    """The sweep of a plan, as sweep.json has it; `root`: what the directories of its runs begin with."""
     if not isinstance(record, dict) or record.get("kind") != "sweep":
         raise ValueError('no sweep: "kind" is not "sweep"')
     for key in ("name", "profile", "title", "axes", "runs"):
@@ -240,7 +263,7 @@ def _read(file: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[Path]]:
         cell, seed = tuple(levels[a] for a in axes), int(planned["seed"])
         if Path(planned["dir"]).is_absolute():
             raise ValueError("a run's dir is not relative to the sweep")
-        directory = (file.parent / planned["dir"]).resolve()
+        directory = (root / planned["dir"]).resolve()
         directories.add(directory)
         argv = tuple(str(word) for word in planned.get("argv") or ())
         run, problem = _outcome(directory, at, seed)

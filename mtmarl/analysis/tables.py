@@ -295,12 +295,12 @@ def per_task(label: str, runs: Sequence[Run], which: str) -> Table:
         for task in dict.fromkeys(t for run in runs for t in run.tasks(split)):
             scored = [run for run in runs if task in run.tasks(split)]
             known = scored[0].reference(task)
-            ours = np.asarray([run.returns(task, which).mean() for run in scored])
+            ours = np.asarray([run.mean_return(task, which) for run in scored])
             error = ours.std(ddof=1) / np.sqrt(len(scored)) if len(scored) > 1 else float("nan")
             if len(runs) == 1:
-                error = _episode_error(runs[0], task, which)
+                error = runs[0].episode_error(task, which)
             some = "" if len(scored) == len(runs) else f" ({len(scored)} of {len(runs)} seeds)"
-            beside = float(np.mean([run.returns(task, other).mean() for run in scored]))
+            beside = float(np.mean([run.mean_return(task, other) for run in scored]))
             random, reference = known.get("random"), known.get("reference")
             above = None
             if reference is not None and random is not None and reference > random:
@@ -329,11 +329,6 @@ def per_task(label: str, runs: Sequence[Run], which: str) -> Table:
     )
     spread = "standard error over seeds" if len(runs) > 1 else "standard error over episodes"
     return Table(f"{label}: {_count(runs)}", header, tuple(rows), "llrrrrrr", f"±: {spread}.")
-
-
-def _episode_error(run: Run, task: str, which: str) -> float:
-    returns = run.returns(task, which)
-    return float(returns.std(ddof=1) / np.sqrt(returns.size)) if returns.size > 1 else 0.0
 
 
 def _count(runs: Sequence[Run]) -> str:

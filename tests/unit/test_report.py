@@ -105,6 +105,89 @@ def test_results_follow_from_the_scores(written):
     assert len(normalised) == 9 and numbers["test"]["mean"] == pytest.approx(np.mean(normalised), abs=1e-5)
 
 
+def assert_alike(one, other):
+    """Equal but for the last of the six digits that results.json keeps."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        one, other = list(one.values()), list(other.values())
+    if isinstance(one, list):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_alike(a, b)
+    else:
+        assert one == (pytest.approx(other, rel=1e-4, abs=1e-5) if isinstance(other, float) else other)
+
+
+def results_in(directory):
+    return json.loads((directory / "results.json").read_text())
+
+
+def test_results_stand_for_the_runs_that_they_are_of(written, tmp_path):
+    assert report.main([str(written / "results.json"), "--out", str(tmp_path)]) == 0
+    assert_alike(results_in(tmp_path), results_in(written))
+    assert (tmp_path / "report.md").read_text() == (written / "report.md").read_text()
+    assert (tmp_path / "example-cpu-curves.png").stat().st_size > 0
+
+
+def test_experiments_come_back_from_results(tmp_path):
+    more = {
+        "config": {"seed": 0, "algo": {"tau": 0.03}},
+        "start": {"from": "/home/me/runs/a/seed_0", "algo": "m3"},
+    }
+    for seed in (0, 1):
+        write_run(tmp_path / "all" / f"s{seed}", {"lbf/a": 0.5}, {"lbf/b": 0.4}, seed, **more)
+    write_run(tmp_path / "all" / "other", {"lbf/a": 0.5}, {"lbf/b": 0.3}, config={"algo": {"tau": 0.005}})
+    assert report.main([str(tmp_path / "all"), "--out", str(tmp_path / "one")]) == 0
+    assert report.main([str(tmp_path / "one" / "results.json"), "--out", str(tmp_path / "two")]) == 0
+    assert "/home/me" not in (tmp_path / "one" / "results.json").read_text()
+    assert_alike(results_in(tmp_path / "one"), results_in(tmp_path / "two"))
+    assert "jump" in (tmp_path / "two" / "report.md").read_text().lower()
+
+
+def test_runs_and_the_results_of_others_are_one_sweep(tmp_path):
+    """One machine made seed 0 and sent its report, the other has the rest."""
+    part = lambda seeds: lambda cell, seed: score(cell, seed) if seed in seeds else None
+    plan(tmp_path / "first", score=part((0,)))
+    plan(tmp_path / "second", score=part((1, 2)))
+    assert report.main([str(tmp_path / "first"), "--out", str(tmp_path / "sent")]) == 0
+    file = tmp_path / "sent" / "results.json"
+    assert report.main([str(tmp_path / "second"), str(file), "--out", str(tmp_path / "both")]) == 0
+    plan(tmp_path / "whole")
+    assert report.main([str(tmp_path / "whole"), "--out", str(tmp_path / "out")]) == 0
+    both, out = results_in(tmp_path / "both"), results_in(tmp_path / "out")
+    assert_alike(both["sweeps"][0]["cells"], out["sweeps"][0]["cells"])
+
+
+def test_old_results_have_no_learning_curves(written, tmp_path):
+    results = json.loads((written / "results.json").read_text())
+    for run in results["sweeps"][0]["runs"]:
+        del run["evaluations"], run["settings"]
+    write_json(tmp_path / "old.json", {**results, "format": 1, "settings": {}})
+    assert report.main([str(tmp_path / "old.json"), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "36 of 36 runs finished" in text and "kept of 36 of these runs" in text
+    assert not list((tmp_path / "out").glob("*curves*"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"format": 2, "sweeps"', "Expecting"),
+        ('{"format": 3, "sweeps": []}', "format 3"),
+        ("[]", "holds no object"),
+        ('{"format": 2, "sweeps": [{"runs": [{"scores": {}}]}], "experiments": [], "references": {}}', "dir"),
+    ],
+)
+def test_results_that_are_none_are_named(tmp_path, capsys, content, reason):
+    write_run(tmp_path / "good", {"lbf/a": 0.5}, {"lbf/b": 0.4})
+    (tmp_path / "bad.json").write_text(content)
+    out = tmp_path / "out"
+    assert report.main([str(tmp_path / "good"), str(tmp_path / "bad.json"), "--out", str(out)]) == 0
+    assert "`bad.json`: " in (out / "report.md").read_text() and reason in (out / "report.md").read_text()
+    assert report.main([str(tmp_path / "bad.json"), "--out", str(out)]) == 2
+    assert "bad.json" in capsys.readouterr().err
+
+
 def test_no_path_of_the_machine_is_told(written):
     for name in ("report.md", "report.html", "table.tex", "results.json"):
         assert str(written.parent) not in (written / name).read_text()
