@@ -297,7 +297,8 @@ def _one_reference_per_task(
     for run in sorted(runs, key=lambda r: (r.started, r.path.name)):
         for task, known in (run.record.get("references") or {}).items():
             chosen[task] = known
-            seen.setdefault(task, set()).add(float(known.get("reference") or 0.0))
+            # As many digits as results.json keeps.
+            seen.setdefault(task, set()).add(float(f"{float(known.get('reference') or 0.0):.6g}"))
     chosen |= given
     differing = sorted(task for task, values in seen.items() if len(values) > 1 and task not in given)
     remarks = [
