@@ -60,10 +60,13 @@ def chosen(run: Run) -> str:
 
 
 def described(runs: Sequence[Run]) -> str:
-    """The same of several runs: whose are chosen how, where they differ."""
-    ways: dict[str, dict[str, None]] = {}
+    """The same of several runs: whose are chosen how, where they differ, and on which tasks one's own differ."""
+    ways: dict[str, dict[str, dict[str, None]]] = {}
     for run in runs:
-        ways.setdefault(chosen(run), {})[title(str(run.record["algo"]))] = None
+        algo, tasks = str(run.record["algo"]), str(run.record["tasks"])
+        ways.setdefault(chosen(run), {}).setdefault(algo, {})[tasks] = None
     if len(ways) == 1:
         return next(iter(ways))
-    return "; ".join(f"{way} ({', '.join(names)})" for way, names in ways.items())
+    several = lambda algo: sum(algo in of for of in ways.values()) > 1
+    name = lambda algo, tasks: title(algo) + (f" on {', '.join(tasks)}" if several(algo) else "")
+    return "; ".join(f"{way} ({', '.join(name(a, t) for a, t in of.items())})" for way, of in ways.items())

@@ -1,5 +1,7 @@
 """What reports say of how actions were chosen, against the algorithms themselves."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -44,6 +46,14 @@ def test_reports_name_which_methods_sample_and_which_are_greedy(tmp_path):
     assert report.main([str(tmp_path)]) == 0
     text = (tmp_path / "report/report.md").read_text()
     assert "Actions are greedy (MT CQL-Sable, UPDeT-l); sampled from the policy (MT Oryx). " in text
+
+
+def test_tasks_are_named_where_a_method_chooses_otherwise(tmp_path):
+    found = [write(tmp_path / str(t), "mt_cql_sable", acting_temperature=t) for t in (0.0, 1.0)]
+    found[1] = replace(found[1], record={**found[1].record, "tasks": "rware_15"})
+    text = acting.described([*found, write(tmp_path / "bc", "mt_bc_sable")])
+    assert "greedy (MT CQL-Sable on lbf_5); sampled from a softmax over values at temperature 1" in text
+    assert "(MT CQL-Sable on rware_15); sampled from the policy (MT BC-Sable)" in text
 
 
 def test_the_exceptions_are_algorithms():
