@@ -2,7 +2,8 @@
 
 A sweep is one YAML file in configs/sweep: axes whose product is the grid, profiles that fit it to a machine, and the
 published claims that the report sets beside the results. Each run is one process of `mtmarl.train`. The same
-command again goes on where it stopped. A run that another sweep has finished beside it is copied, not made again.
+command again goes on where it stopped. A run that another sweep has finished beside it is copied, not made again; one
+that the results.json of an earlier report holds, from this machine or another, is counted as it stands there.
 """
 
 import itertools
@@ -35,6 +36,7 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   launcher=  local (processes of this machine) or slurm; launcher.KEY= changes what configs/launcher says
   seeds=     instead of those of the sweep
   only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
+  results=   results.json of an earlier report of this sweep, whose runs are not made again; several: a,b
   out=       default: runs/sweeps/NAME-PROFILE
   --dry-run  print the commands, check them, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
@@ -98,6 +100,7 @@ class Options:
     launcher: str = "local"
     launcher_options: Mapping[str, str] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
+    results: tuple[str, ...] = ()
     out: str | None = None
     dry_run: bool = False
     only: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -128,6 +131,8 @@ def read_options(argv: Sequence[str]) -> Options:
             if not all(v.isdecimal() for v in seeds) or len(set(seeds)) < len(seeds):
                 raise UserError(f"seeds must be different ints, as in 0,1,2, not {value!r}")
             values[key] = tuple(map(int, seeds))
+        elif key == "results":
+            values[key] = tuple(v.strip() for v in value.split(","))
         elif key.startswith("launcher."):
             places[key.removeprefix("launcher.")] = value
         elif key.startswith("only."):
@@ -281,6 +286,33 @@ def _texts(cell: Mapping[str, Any]) -> dict[str, str]:
 def out_directory(options: Options) -> Path:
     default = Path("runs/sweeps") / f"{Path(options.sweep).stem}-{options.profile}"
     return Path(options.out).expanduser() if options.out else default
+
+
+def in_results(record: Mapping[str, Any], files: Sequence[Path]) -> set[str]:
+    """The directories of those planned runs that results.json of earlier reports hold. Raises UserError."""
+    from mtmarl.analysis import runs as runs_
+
+    key = lambda run: (*sorted(run["cell"].items()), run["seed"])
+    planned = {key(r): r for r in record["runs"]}
+    found = set()
+    for file in files:
+        try:
+            sweeps = runs_.read_results(file)["sweeps"]
+            same = [s for s in sweeps if (s["name"], s["profile"]) == (record["name"], record["profile"])]
+            for run in (r for s in same for r in s["runs"]):
+                own = planned.get(key(run))
+                # Settings are those of the plan, or it is another experiment.
+                if own and settings.overrides(own["argv"]) == settings.overrides(
+                    shlex.split(run["command"])[3:]
+                ):
+                    found.add(own["dir"])
+        except runs_.BROKEN as error:
+            raise UserError(f"results={file}: {runs_.reason(error)}") from None
+        if not same:
+            raise UserError(
+                f"results={file}: holds no sweep {record['name']} with profile {record['profile']}"
+            )
+    return found
 
 
 def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None:
@@ -539,9 +571,12 @@ def run_sweep(options: Options) -> int:
     sweep, where = read_sweep(options.sweep)
     place = launcher.read(options.launcher, options.launcher_options)
     record, out = plan(sweep, where, options), out_directory(options)
-    runs = chosen(record, options.only)
-    done = sum((out / r["dir"] / "final.json").exists() for r in runs)
-    left = f"{len(runs)} runs, {done} of them finished, {options.jobs} at a time"
+    runs, files = chosen(record, options.only), [Path(f).expanduser() for f in options.results]
+    known = in_results(record, files)
+    counted = sum(r["dir"] in known for r in runs)
+    runs = [r for r in runs if r["dir"] not in known]
+    done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
+    left = f"{counted + len(runs)} runs, {done} of them finished, {options.jobs} at a time"
     print(f"{sweep.title} ({options.profile}): {left}; {out}", flush=True)
     if options.dry_run:
         for r in runs:
@@ -563,7 +598,7 @@ def run_sweep(options: Options) -> int:
     from mtmarl.report import write_report
 
     try:
-        print(f"report: {write_report([out], out / 'report')}", flush=True)
+        print(f"report: {write_report([out, *files], out / 'report')}", flush=True)
     except UserError as error:
         print(f"no report: {error}", file=sys.stderr)
     for line in failures:

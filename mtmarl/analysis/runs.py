@@ -262,6 +262,8 @@ def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> R
     columns = own.get("evaluations") or {"step": []}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")}
+    if not all(np.isfinite(float(t["return"])) for of in final.values() for t in of["tasks"].values()):
+        raise ValueError(f"the returns of {own['dir']} are not finite numbers")
     # A path within the file, where nothing lies, tells it from other runs.
     return Run(file / own["dir"], record, tuple(rows), final)
 

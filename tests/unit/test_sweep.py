@@ -12,6 +12,8 @@ import pytest
 
 from mtmarl import config, sweep
 from mtmarl.errors import UserError
+from mtmarl.report import write_report
+from tests.unit.analysis.run_directories import write_run
 
 TEXT = """
 title: "Width and data"
@@ -152,6 +154,7 @@ def test_a_mistake_in_the_file_is_one_line(file, old, new, message):
         (["FILE", "seed=3"], "seed= belongs to the single run; give seeds="),
         (["FILE", "run_dir=x"], "give out="),
         (["FILE", "algo.network.embed_dim=64"], "the axis width of this sweep sets algo.network.embed_dim"),
+        (["FILE", "results=no.json"], "results=no.json: FileNotFoundError"),
         (["FILE", "--fast"], "--fast: options are written key=value"),
         (["FILE", "quick"], "options are written key=value"),
     ],
@@ -216,6 +219,20 @@ def test_a_run_that_another_sweep_has_finished_is_copied(file, tmp_path):
     assert sweep.find_finished(runs, out) == {}  # It lies here now.
     wider = [{**r, "argv": [*r["argv"], "algo.network.blocks=2"]} for r in runs]
     assert sweep.find_finished(wider, tmp_path / "third") == {}
+
+
+def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
+    there = tmp_path / "there"
+    record = planned(file, f"out={there}")
+    sweep.write_plan(record, there)
+    for run in record["runs"][:3]:
+        write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], algo=run["cell"]["algo"])
+    results = write_report([there], tmp_path / "sent").with_name("results.json")
+    here = planned(file, f"out={tmp_path / 'here'}")
+    assert sweep.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
+    assert sweep.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
+    with pytest.raises(UserError, match="holds no sweep wide with profile smoke"):
+        sweep.in_results(planned(file, "profile=smoke"), [results])
 
 
 @pytest.mark.parametrize("name", config.options("sweep"))
