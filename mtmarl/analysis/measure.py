@@ -185,9 +185,12 @@ def verdict(gain: float, interval: Interval, published: float | None) -> str:
 def comparisons(sweep: Sweep, which: str) -> list[dict[str, Any]]:
     """All comparisons of `sweeps.pairs` that can be made, on test tasks; without those on training tasks."""
     split = "test" if any(run.tasks("test") for e in sweep.entries if (run := e.run)) else "train"
+    # Of several panels that are pooled one alone may have been run: that comparison is there already.
+    made = lambda pairs: sum(bool(sweep.runs(a) and sweep.runs(b)) for a, b in pairs)
     found = [
         {"one": one, "other": other, "split": split, **compare(sweep, pairs, split, which)}
         for one, other, pairs in sweeps.pairs(sweep)
+        if len(pairs) == 1 or made(pairs) > 1
     ]
     return [c for c in found if c["tasks"]]
 

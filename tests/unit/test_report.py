@@ -268,6 +268,14 @@ def test_missing_runs_are_counted_and_their_commands_given(tmp_path, capsys):
     assert "not yet run" in text and "2 of 3" in text
 
 
+def test_panels_are_pooled_where_several_have_runs(tmp_path):
+    plan(tmp_path / "one", score=lambda cell, seed: score(cell, seed) if cell["env"] == "lbf" else None)
+    plan(tmp_path / "two")
+    for name, pooled in (("one", False), ("two", True)):
+        text = report.write_report([tmp_path / name], tmp_path / name / "out").read_text()
+        assert ("| all panels · " in text) == pooled
+
+
 def test_a_sweep_that_has_not_begun_gives_its_commands(tmp_path):
     plan(tmp_path, score=lambda cell, seed: None)
     assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
