@@ -144,18 +144,15 @@ def test_experiments_come_back_from_results(tmp_path):
     assert "jump" in (tmp_path / "two" / "report.md").read_text().lower()
 
 
-def test_runs_and_the_results_of_others_are_one_sweep(tmp_path):
+def test_runs_and_the_results_of_others_are_one_sweep(written, tmp_path):
     """One machine made seed 0 and sent its report, the other has the rest."""
     part = lambda seeds: lambda cell, seed: score(cell, seed) if seed in seeds else None
     plan(tmp_path / "first", score=part((0,)))
     plan(tmp_path / "second", score=part((1, 2)))
     assert report.main([str(tmp_path / "first"), "--out", str(tmp_path / "sent")]) == 0
-    file = tmp_path / "sent" / "results.json"
-    assert report.main([str(tmp_path / "second"), str(file), "--out", str(tmp_path / "both")]) == 0
-    plan(tmp_path / "whole")
-    assert report.main([str(tmp_path / "whole"), "--out", str(tmp_path / "out")]) == 0
-    both, out = results_in(tmp_path / "both"), results_in(tmp_path / "out")
-    assert_alike(both["sweeps"][0]["cells"], out["sweeps"][0]["cells"])
+    paths = [tmp_path / "second", tmp_path / "sent" / "results.json"]
+    (both,) = sweeps.load(paths, runs.load(paths)).sweeps
+    assert_alike(measure.finite(measure.cells(both, "best")), results_in(written)["sweeps"][0]["cells"])
 
 
 def test_old_results_have_no_learning_curves(written, tmp_path):
@@ -272,8 +269,9 @@ def test_panels_are_pooled_where_several_have_runs(tmp_path):
     plan(tmp_path / "one", score=lambda cell, seed: score(cell, seed) if cell["env"] == "lbf" else None)
     plan(tmp_path / "two")
     for name, pooled in (("one", False), ("two", True)):
-        text = report.write_report([tmp_path / name], tmp_path / name / "out").read_text()
-        assert ("| all panels · " in text) == pooled
+        (found,) = sweeps.load([tmp_path / name], runs.load([tmp_path / name])).sweeps
+        names = [c["one"] for c in measure.comparisons(found, "best")]
+        assert names and any(n.startswith("all panels") for n in names) == pooled
 
 
 def test_a_sweep_that_has_not_begun_gives_its_commands(tmp_path):
