@@ -1,11 +1,12 @@
 """Updates per second of the methods over entities: `python bench/skills.py [--quick]`.
 
-Random recordings as wide as those of marine_hard (9 agents, 16 slots for enemies); every phase of every method is one
+Random recordings as wide as those of marine_hard (9 agents, 10 enemies in 16 slots); every phase of every method is one
 compiled program for all tasks. The second table is HyGen's choice of skills on marine_hard itself: acting in all tasks,
 replay, the mix with recorded windows and the update are one program, against the update on recorded windows alone.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.types import Dims
 
 METHODS = ("bc_t", "updet_m", "odis", "hissd")
-AGENTS, STEPS, WIDTH = 9, 1_000, len(smax.OBS_SCALE)
+AGENTS, ENEMIES, STEPS, WIDTH = 9, 10, 1_000, len(smax.OBS_SCALE)
 
 
 def smax_data() -> TaskData:
@@ -54,7 +55,8 @@ def hybrid(batch: int, context: int, repeats: int, chunk: int) -> None:
     raw = [make_env(task) for task in cfg.tasks.train]
     layout = Layout.of([env.spec for env in raw])
     envs = [layout.wrap(env) for env in raw]
-    dims = Dims(AGENTS, layout.obs, layout.actions, 150, len(envs), of_layout(layout))
+    split = of_layout(layout, [env.spec for env in raw])
+    dims = Dims(AGENTS, layout.obs, layout.actions, 150, len(envs), split)
     module, settings = parse_algorithm(cfg, ALGOS)
     algo, data = module.make(settings, dims, (0.0, 2.0)), smax_data()
     teams = jnp.asarray([env.spec.agents for env in envs], jnp.int32)
@@ -87,7 +89,8 @@ def main() -> None:
     )
     print("| method | phase | parameters | updates/s | compile s |\n|---|---|---:|---:|---:|")
     layout = Layout(("smax",), WIDTH, smax.ACTIONS)
-    dims = Dims(AGENTS, WIDTH, smax.ACTIONS, 150, TASKS, of_layout(layout))
+    split = replace(of_layout(layout), most_targets=ENEMIES)
+    dims = Dims(AGENTS, WIDTH, smax.ACTIONS, 150, TASKS, split)
     source = vault_source(smax_data(), batch, context)
     for name in METHODS:
         cfg = config.compose([f"+algo={name}", "+tasks=marine_hard"], "train")

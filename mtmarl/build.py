@@ -515,7 +515,7 @@ def outline(cfg: Config) -> Outline:
             "evaluator.select_on=test: there are no held-out tasks; name some with tasks.test=[…]"
         )
     agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
-    split = entities.of_layout(layout)
+    split = entities.of_layout(layout, specs)
     dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), split, layout.task_features)
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])

@@ -214,7 +214,8 @@ def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     By win rate or, where nothing is won, by how far the return rose above that of the first evaluation.
     """
     start = evaluations[0]["return"]
-    score = lambda e: e["return"] - start if e.get("win_rate") is None else e["win_rate"]
+    won = any(e.get("win_rate") for e in evaluations)
+    score = lambda e: e["win_rate"] if won else e["return"] - start
     expert = max(evaluations, key=lambda e: (score(e), e["update"]))
     medium = min(evaluations, key=lambda e: abs(score(e) - score(expert) / 2))
     return {"expert": expert["update"], "medium": medium["update"]}

@@ -97,13 +97,15 @@ class TeamTokens(NamedTuple):
 class Entities:
     """How the observations of a set of tasks split into entities. Both functions take any leading batch axes.
 
-    `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at target k.
+    `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at target k; an
+    observation with fewer actions has fewer targets. `most_targets`: of any task that is trained on (None: not known).
     """
 
     base_actions: int
     aimed: bool
     observe: Callable[[Observation], Tokens]
     team: Callable[[Observation], TeamTokens]
+    most_targets: int | None = None
 
 
 class TimeStep(NamedTuple):

@@ -9,7 +9,7 @@ OBS, ACTIONS, ROWS, STEPS = 7, 5, 4, 6
 
 
 def _toy_targets(obs: Observation):
-    targets = obs.view[..., 2:4, None]
+    targets = obs.view[..., 2 : obs.action_mask.shape[-1] - 1, None]
     return targets, targets[..., 0] > -1
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from mtmarl.ops import masked
-from mtmarl.types import Act, Batch, Carry, Learner, Observation, Params, Update
+from mtmarl.types import Act, Batch, Carry, Dims, Learner, Observation, Params, Update
 
 
 class Phase(NamedTuple):
@@ -30,6 +30,23 @@ class Algorithm(NamedTuple):
     phases: tuple[Phase, ...]
     act: Act
     init_carry: Callable[[int, int], Carry]
+
+
+def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:
+    """`algo`, whose parameters do not depend on how many targets there are, learning from batches without the actions
+    that aim at targets which no task has: the numbers are the same, sooner.
+    """
+    split = dims.entities
+    if split is None or not split.aimed or split.most_targets is None:
+        return algo
+    actions = split.base_actions + split.most_targets
+    cut = lambda batch: batch._replace(mask=batch.mask[..., :actions])
+
+    def on_less(update: Update) -> Update:
+        return lambda learner, batch, key: update(learner, cut(batch), key)
+
+    phases = tuple(phase._replace(update=on_less(phase.update)) for phase in algo.phases)
+    return algo._replace(init=lambda key, batch: algo.init(key, cut(batch)), phases=phases)
 
 
 def random_act(params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from mtmarl.algos import bc_t
-from mtmarl.algos.base import Algorithm, adam
+from mtmarl.algos.base import Algorithm, adam, without_absent_targets
 from mtmarl.networks import entities
 from mtmarl.types import Batch, Dims
 
@@ -45,4 +45,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = N
         action = entities.choose(logits, obs, key, explore)
         return (entities.Memory(history, action), left), action, {}
 
-    return Algorithm(init, phases, act, init_carry)
+    return without_absent_targets(Algorithm(init, phases, act, init_carry), dims)

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
 from mtmarl.networks import entities
 from mtmarl.ops import masked
 from mtmarl.types import Batch, Dims
@@ -68,4 +68,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = N
         action = entities.choose(logits, obs, key, explore)
         return entities.Memory(history, action), action, {}
 
-    return Algorithm(init, phases, act, net.init_carry)
+    return without_absent_targets(Algorithm(init, phases, act, net.init_carry), dims)

@@ -13,8 +13,9 @@ episodes, so that an episode may be under way where one begins; actions are clon
 limit is no step to learn values from, as for MT Oryx; V keeps training (there it freezes after one update, the mixer
 alone learns); the expectile and the weight are of single transitions (there of batch means, the former inverted); an
 anchor's positive is another agent of its own row and its negatives are rows of other tasks (there all rows share one
-positive); the predictor's output is linear (there it cannot leave [-1, 1]); weight decay spares biases, norms and the
-bilinear form; losses are means over real steps of real agents.
+positive); the predictor's output is linear (there it cannot leave [-1, 1]), and what it says of a target counts while
+an agent sees that target (there also the zeros of the dead); weight decay spares biases, norms and the bilinear form;
+losses are means over real steps of real agents.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,15 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adamw, gradient_step, init_learner, route
+from mtmarl.algos.base import (
+    Algorithm,
+    Phase,
+    adamw,
+    gradient_step,
+    init_learner,
+    route,
+    without_absent_targets,
+)
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, hissd
 from mtmarl.ops import contrastive, masked, td
@@ -226,4 +235,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.Memory(history, action), action, {}
 
     phase = Phase("train", 1.0, gradient_step("hissd", loss, tx, period=config.target_period))
-    return Algorithm(init, (phase,), act, init_carry)
+    return without_absent_targets(Algorithm(init, (phase,), act, init_carry), dims)

@@ -101,4 +101,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         action = entities.choose(logits, obs, key, explore * config.final_epsilon, uniform=True)
         return entities.Memory(history, action), action, {}
 
-    return odis.two_phases(config, model, loss, act, frozen, "hybrid")
+    return odis.two_phases(config, model, dims, loss, act, frozen, "hybrid")

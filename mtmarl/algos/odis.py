@@ -20,7 +20,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adam, freeze, gradient_step, init_learner
+from mtmarl.algos.base import (
+    Algorithm,
+    Phase,
+    adam,
+    freeze,
+    gradient_step,
+    init_learner,
+    without_absent_targets,
+)
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, odis
 from mtmarl.ops import masked, skills, td
@@ -184,6 +192,7 @@ def make_model(
 def two_phases(
     config: Config,
     model: Model,
+    dims: Dims,
     policy_loss: Callable,
     act: Act,
     frozen: Sequence[str] = odis.SKILL_MODULES,
@@ -202,7 +211,7 @@ def two_phases(
         Phase("skills", config.skill_fraction, discover),
         Phase("policy", 1 - config.skill_fraction, choose, source),
     )
-    return Algorithm(init, phases, act, model.init_carry)
+    return without_absent_targets(Algorithm(init, phases, act, model.init_carry), dims)
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
@@ -217,4 +226,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         action = entities.choose(logits, obs, key, explore)
         return entities.Memory(history, action), action, {}
 
-    return two_phases(config, model, loss, act)
+    return two_phases(config, model, dims, loss, act)

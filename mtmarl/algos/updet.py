@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
 from mtmarl.networks import entities
 from mtmarl.ops import masked, td
 from mtmarl.types import Batch, Dims
@@ -77,4 +77,4 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.Memory(history, action), action, {}
 
     phase = Phase("train", 1.0, gradient_step("updet", loss, tx, period=config.target_period))
-    return Algorithm(init, (phase,), act, net.init_carry)
+    return without_absent_targets(Algorithm(init, (phase,), act, net.init_carry), dims)

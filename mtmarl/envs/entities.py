@@ -4,20 +4,23 @@ Everything is computed from the observation and the legal actions, which are wha
 what its agents see between them, so nothing else has to be recorded. Padded agents contribute nothing to it.
 """
 
+from collections.abc import Iterable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mtmarl.envs import connector, lbf, rware, smax
 from mtmarl.envs.layout import Layout
-from mtmarl.types import Entities, Observation, TeamTokens, Tokens
+from mtmarl.types import Entities, Observation, TaskSpec, TeamTokens, Tokens
 
 
-def of_layout(layout: Layout) -> Entities | None:
+def of_layout(layout: Layout, trained_on: Iterable[TaskSpec] = ()) -> Entities | None:
     """The entities of tasks in a layout; agent numbers go to the agent's own token, task features to none.
 
     None for several families at once, whose entities have nothing in common.
     """
+    most = max((spec.task_features["targets"] for spec in trained_on), default=None)
     name, *others = layout.families
     if others:
         return None
@@ -33,6 +36,7 @@ def of_layout(layout: Layout) -> Entities | None:
         family.aimed,
         observe,
         lambda obs: family.team(obs._replace(view=obs.view[..., : layout.features])),
+        most,
     )
 
 
@@ -157,16 +161,19 @@ _ENEMIES = slice(_UNIT, _UNIT + smax.MAX_ENEMIES * _ENEMY)
 _TYPE = slice(4, 4 + len(smax.UNITS))
 
 
-def _enemies(view: Array) -> tuple[Array, Array]:
-    """The enemy blocks, and which of them are in sight: health may round to 0, the type does not."""
-    enemies = _slots(view[..., _ENEMIES], smax.MAX_ENEMIES, _ENEMY)
+def _enemies(obs: Observation) -> tuple[Array, Array]:
+    """The blocks of the enemies that there are actions for, and which of them are in sight: health may round to 0, the
+    type does not.
+    """
+    enemies = _slots(obs.view[..., _ENEMIES], smax.MAX_ENEMIES, _ENEMY)
+    enemies = enemies[..., : obs.action_mask.shape[-1] - smax.MOVES, :]
     return enemies, enemies[..., _TYPE].sum(-1) > 0
 
 
 def _observe_smax(obs: Observation) -> Tokens:
     """An enemy also carries whether it can be attacked."""
-    enemies, target_mask = _enemies(obs.view)
-    in_reach = obs.action_mask[..., smax.MOVES : smax.MOVES + smax.MAX_ENEMIES, None]
+    enemies, target_mask = _enemies(obs)
+    in_reach = obs.action_mask[..., smax.MOVES :, None]
     allies = _slots(obs.view[..., _ENEMIES.stop :], smax.MAX_ALLIES - 1, _ALLY)
     allies = allies[..., : obs.view.shape[-2] - 1, :]
     return Tokens(
@@ -181,7 +188,7 @@ def _observe_smax(obs: Observation) -> Tokens:
 def _team_smax(obs: Observation) -> TeamTokens:
     """Enemies at their place on the map: that of an ally who sees them, and how far from it they are."""
     own = obs.view[..., :_UNIT]
-    enemies, seen = _enemies(obs.view)
+    enemies, seen = _enemies(obs)
     sight = own[..., _TYPE] @ jnp.asarray([*smax.SIGHT.values()], jnp.float32) / smax.MAP
     place = own[..., None, 1:3] + sight[..., None, None] * enemies[..., 1:3]
     seen_as = jnp.concatenate([enemies[..., :1], place, enemies[..., 3:_UNIT]], axis=-1)

@@ -204,13 +204,16 @@ class Mlp(nn.Module):
 
 
 class Relate(nn.Module):
-    """Each entity as a mixture of all: attention of width 8 without values of its own and without a residual."""
+    """Each of the first `outputs` entities (None: of all) as a mixture of all: attention of width 8 without values of
+    its own and without a residual.
+    """
 
     width: int = 8
+    outputs: int | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b L D"], mask: Bool[Array, "*b L"]) -> Float[Array, "*b L D"]:
-        asks, answers = nn.Dense(self.width)(x), nn.Dense(self.width)(x)
+    def __call__(self, x: Float[Array, "*b L D"], mask: Bool[Array, "*b L"]) -> Float[Array, "*b K D"]:
+        asks, answers = nn.Dense(self.width)(x[..., : self.outputs, :]), nn.Dense(self.width)(x)
         score = jnp.einsum("...qd,...kd->...qk", asks, answers) / self.width**0.5
         return jax.nn.softmax(jnp.where(mask[..., None, :], score, masked.NEVER), axis=-1) @ x
 
@@ -365,7 +368,8 @@ def memory_before(init_carry: Callable[[int, int], Memory], batch: Batch) -> Mem
 def unroll(step: Callable, history: Any, inputs: Any, first: Bool[Array, "B T"]) -> tuple[Any, Any]:
     """`step(history, inputs of one step) -> (history, outputs)` over time, the history zeroed where `first`.
 
-    Leaves of inputs and outputs are [B, T, …]; of the history [B, …].
+    Leaves of inputs and outputs are [B, T, …]; of the history [B, …]. The gradient computes every step anew: what it
+    would need of all steps together is more than a cache holds, and reading it back takes longer.
     """
     time_first = lambda tree: jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), tree)
 
@@ -374,6 +378,7 @@ def unroll(step: Callable, history: Any, inputs: Any, first: Bool[Array, "B T"])
         keep = lambda h: jnp.where(new.reshape(-1, *[1] * (h.ndim - 1)), jnp.zeros_like(h), h)
         return step(jax.tree.map(keep, history), now)
 
+    one = jax.checkpoint(one, prevent_cse=False)
     history, outputs = jax.lax.scan(one, history, time_first((inputs, first)))
     return history, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), outputs)
 

@@ -48,8 +48,8 @@ class Planner(nn.Module):
 class Predictor(nn.Module):
     """The team's next state from all agents' common skills. Only training calls it.
 
-    Every target k gathers what the agents that see it plan, and a memory of its own; then agents and targets attend
-    to each other. The outputs of the targets are their next memories.
+    Every target k gathers what the agents that see it plan, and a memory of its own; then agents and the targets that
+    were ever seen attend to each other. The outputs of these targets are their next memories.
     """
 
     agent_width: int
@@ -60,21 +60,22 @@ class Predictor(nn.Module):
         self, skills: Seen, agent_mask: Bool[Array, "*b N"], memory: Float[Array, "*b E D"]
     ) -> tuple[Array, Array, Array]:
         agents, count = skills.own, skills.targets.shape[-2]
-        together, mask = agents, agent_mask
+        together, mask, there = agents, agent_mask, None
         if count:
             views = jnp.moveaxis(skills.targets, -3, -2)
             by_whom = jnp.moveaxis(skills.mask[..., 1 : 1 + count] & agent_mask[..., None], -1, -2)
+            there = by_whom.any(-1) | memory.any(-1)
             views = _join(memory[..., None, :], views)
             by_whom = jnp.concatenate([jnp.ones_like(by_whom[..., :1]), by_whom], axis=-1)
-            gathered = Relate(name="gather")(views, by_whom)[..., 0, :]
+            gathered = Relate(outputs=1, name="gather")(views, by_whom)[..., 0, :]
             together = _join(agents, gathered)
-            mask = jnp.concatenate([mask, jnp.ones(gathered.shape[:-1], bool)], axis=-1)
+            mask = jnp.concatenate([mask, there], axis=-1)
         related = Relate(name="relate")(together, mask)
         agents, targets = related[..., : agents.shape[-2], :], related[..., agents.shape[-2] :, :]
         next_agents = Mlp(self.agent_width, name="agents")(agents)
         if not count:
             return next_agents, jnp.zeros((*targets.shape[:-1], self.target_width)), memory
-        return next_agents, Mlp(self.target_width, name="targets")(targets), targets
+        return next_agents, Mlp(self.target_width, name="targets")(targets), targets * there[..., None]
 
 
 class TaskEncoder(nn.Module):

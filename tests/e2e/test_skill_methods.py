@@ -57,6 +57,8 @@ def test_the_medium_policy_is_half_as_good_as_the_best():
         entry(20, 1.6, 0.9),
     ]
     assert single_policies(by_wins) == {"expert": 20, "medium": 10}
+    never_won = [entry(0, 0.1, 0.0), entry(5, 0.5, 0.0), entry(10, 0.9, 0.0), entry(15, 0.8, 0.0)]
+    assert single_policies(never_won) == {"expert": 10, "medium": 5}
 
 
 HYBRID = [
