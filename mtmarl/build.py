@@ -106,11 +106,14 @@ def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Start:
-    """The policy that a run begins with. `layout`: in which it saw its tasks; None where that is not on record."""
+    """The policy that a run begins with. `layout`: in which it saw its tasks; None where that is not on record.
+    `env_steps`: how many it had played, and where it began with another, that one too.
+    """
 
     path: Path
     cfg: Config
     layout: Layout | None
+    env_steps: int
 
     def summary(self) -> dict[str, Any]:
         """Which policy it is, wherever it lies: for the metadata of vaults."""
@@ -170,7 +173,14 @@ def read_start(cfg: Config) -> Start | None:
         raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run")
     layout = record.get("layout")
     layout = None if layout is None else Layout.from_record(layout)
-    return Start(run_dir / f"policy_{cfg.which}", config.load(run_dir / "run.json"), layout)
+    earlier = config.load(run_dir / "run.json")
+    played = (
+        earlier.collect.env_steps
+        if record.get("kind") == "collect"
+        else (record.get("counts") or {}).get("env_steps", 0)
+    )
+    played += (record.get("start") or {}).get("env_steps", 0)
+    return Start(run_dir / f"policy_{cfg.which}", earlier, layout, played)
 
 
 def begin_with(state: trainer.TrainState, found: Matching) -> trainer.TrainState:
@@ -733,6 +743,7 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
     return write_run(
         run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
+        max_returns={task: env.spec.max_return for task, env in {**job.train_envs, **job.test_envs}.items()},
         dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
         layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
         start=_start_record(cfg, job.start), origins=read_origins(cfg, list(job.train_envs) if job.steps else []),
@@ -745,7 +756,8 @@ def _start_record(cfg: Config, found: Matching | None) -> dict[str, Any] | None:
     if start is None or found is None:
         return None
     arrays = {"copied": list(found.params), "fresh": list(found.fresh), "unused": list(found.unused)}
-    return {"from": cfg.init_from, "which": cfg.which, "algo": start.cfg.algo_name, **arrays}
+    about = {"from": cfg.init_from, "which": cfg.which, "algo": start.cfg.algo_name}
+    return {**about, "env_steps": start.env_steps, **arrays}
 
 
 def describe(job: Job, run_dir: Path, done: int | None) -> str:

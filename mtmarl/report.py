@@ -401,7 +401,7 @@ def _few_shot(
     figure = plots.few_shot_curves(groups, found)
     if figure is None:
         return found, []
-    caption = f"Return of evaluations during training; dotted: {threshold:g} of the reference. Bands: range of seeds."
+    caption = "Return of evaluations during training; dotted: the threshold. Bands: range of seeds."
     parts = [tables.few_shot(found, threshold), Picture(f"{prefix}few-shot", figure, caption)]
     return found, [p for p in parts if p is not None]
 

@@ -1,7 +1,8 @@
 """How soon a policy that goes on learning is good: its curve over env steps, its start and when it is good enough.
 
 Jump point: the return of the policy when it is first put to work. Time to threshold: the env steps that it then takes
-until the return of an evaluation reaches a share of the task's reference return (Meng et al. 2023, section 5).
+until the return of an evaluation reaches a share of the largest return there is or, where that is not known, of the
+task's reference return (Meng et al. 2023, section 5).
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from mtmarl.analysis import sweeps
 from mtmarl.analysis.runs import Run
 from mtmarl.analysis.sweeps import Sweep
 
-# Of the reference return, by default.
+# Of the largest return or the reference, by default.
 SHARE = 0.9
 
 
@@ -86,8 +87,8 @@ def figures(groups: Mapping[str, Sequence[Run]], share: float = SHARE) -> list[d
             if not own:
                 continue
             curves = [curve(run, task) for run in own]
-            reference = float(own[0].reference(task).get("reference") or 0.0)
-            threshold = share * reference if reference > 0 else None
+            aim = own[0].aim(task)
+            threshold = None if aim is None else share * aim
             times = None if threshold is None else [time_to_threshold(*c, threshold) for c in curves]
             out.append(
                 {
@@ -95,11 +96,14 @@ def figures(groups: Mapping[str, Sequence[Run]], share: float = SHARE) -> list[d
                     "task": task,
                     "unit": unit(own[0]),
                     "jump_points": [jump_point(*c) for c in curves],
-                    "reference": reference or None,
+                    "aim": aim,
                     "threshold": threshold,
                     "times": times,
                     "median_time": None if times is None else float(np.median(times)),
                     "reached": None if times is None else int(np.isfinite(times).sum()),
+                    "played_before": float(
+                        np.mean([(r.record.get("start") or {}).get("env_steps", 0) for r in own])
+                    ),
                     "last_step": float(min(c[0][-1] for c in curves)),
                 }
             )

@@ -49,6 +49,12 @@ class Run:
     def reference(self, task: str) -> Mapping[str, Any]:
         return (self.record.get("references") or {}).get(task) or {}
 
+    def aim(self, task: str) -> float | None:
+        """The largest return that an episode of the task can have or, where that is not known, its reference."""
+        most = (self.record.get("max_returns") or {}).get(task)
+        reference = self.reference(task).get("reference") or 0.0
+        return most or (float(reference) if reference > 0 else None)
+
     def tasks(self, split: str) -> list[str]:
         return list(self.record[f"{split}_tasks"])
 

@@ -350,17 +350,20 @@ def few_shot(found: Sequence[Mapping[str, Any]], share: float) -> Table | None:
         rows.append(
             (
                 f["label"], f["task"], number(float(jumps.mean())) + error, number(f["threshold"]), time, reached,
-                f["unit"], count(f["last_step"]),
+                f["unit"], count(f["last_step"]), count(f["played_before"]),
             )
         )  # fmt: skip
     header = (
         "experiment", "task", "jump point", "threshold", "time to threshold", "seeds that reach it", "in", "trained",
+        "env steps before",
     )  # fmt: skip
     note = (
         "Jump point: return before the first update by acting, mean over seeds ± standard error. Time to threshold: "
-        f"until the return of an evaluation is {share:g} of the task's reference return, median over seeds; ∞: never."
+        f"until the return of an evaluation is {share:g} of the task's reference return or, where it is known (2 in "
+        "SMAX), of the largest there is, median over seeds; ∞: never. Env steps before: played by the policy that it "
+        "began with."
     )
-    return Table("From the first step on", header, tuple(rows), "llrrrrlr", note) if rows else None
+    return Table("From the first step on", header, tuple(rows), "llrrrrlrr", note) if rows else None
 
 
 # ---------------------------------------------------------------------------------------------- collection

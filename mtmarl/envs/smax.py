@@ -24,7 +24,7 @@ from mtmarl.types import TaskSpec, TimeStep
 MAX_ALLIES = MAX_ENEMIES = 16
 MOVES = 5  # stop, north, east, south, west; then attack enemy 0, 1, …
 ACTIONS = MOVES + MAX_ENEMIES
-WIN_RETURN = 1.5  # 2 for a win; at most 1 for a draw, a defeat or a time-out
+MAX_RETURN, WIN_RETURN = 2.0, 1.5  # 2 for a win; at most 1 for a draw, a defeat or a time-out
 # By the letter in a scenario's name, in JaxMARL's order. Names are SMAC's, so z is a zealot.
 UNITS = {"m": "marine", "M": "marauder", "s": "stalker", "z": "zealot", "zg": "zergling", "h": "hydralisk"}
 SIGHT = {"marine": 9, "marauder": 10, "stalker": 10, "zealot": 9, "zergling": 8, "hydralisk": 9}
@@ -84,7 +84,7 @@ class Smax:
     def spec(self) -> TaskSpec:
         features = {"height": MAP, "width": MAP, "targets": self.raw.num_enemies, **self.units}
         sizes = (self.raw.num_allies, len(OBS_SCALE), ACTIONS, self.horizon)
-        return TaskSpec(self.name, "smax", *sizes, WIN_RETURN, features)
+        return TaskSpec(self.name, "smax", *sizes, WIN_RETURN, MAX_RETURN, features)
 
     @property
     def obs_scale(self) -> np.ndarray:

@@ -119,6 +119,7 @@ def test_loading_changes_no_logit(pretrained, tmp_path, capsys):
     assert "fresh: value_head" in capsys.readouterr().out
     record = json.loads((tmp_path / "run.json").read_text())
     assert record["start"]["copied"] and all(n.startswith("value_head") for n in record["start"]["fresh"])
+    assert record["start"]["env_steps"] == 0, "it had learned from vaults"
 
 
 @pytest.mark.slow

@@ -64,6 +64,24 @@ def test_a_seed_that_never_gets_there_takes_infinitely_long(tmp_path):
     assert easier["times"] == [128 * 100, 128 * 200, 128 * 200] and easier["median_time"] == 128 * 200
 
 
+def test_the_threshold_is_a_share_of_the_largest_return_where_that_is_known(tmp_path):
+    group = [played(tmp_path / "a", 1.0, max_returns={"lbf/a": 2.0, "lbf/b": None})]
+    a, b = few_shot.figures({"x": group}, 0.5)
+    assert a["threshold"] == 1.0 and b["threshold"] == pytest.approx(0.5 * REFERENCE)
+
+
+def test_what_was_played_before_is_told_of_runs_that_go_on(tmp_path):
+    groups = {
+        "on": [
+            played(tmp_path / str(i), 1.0, seed=i, start={"algo": "care", "env_steps": n})
+            for i, n in ((0, 100), (1, 300))
+        ],
+        "anew": [played(tmp_path / "2", 1.0)],
+    }
+    found = few_shot.figures(groups)
+    assert [f["played_before"] for f in found] == [200.0, 200.0, 0.0, 0.0]
+
+
 def test_reports_show_them_where_there_are_any(tmp_path):
     assert report.main([str(write_run(tmp_path / "old", {"lbf/a": 1.0}, {}))]) == 0
     assert "jump point" not in (tmp_path / "old/report/report.md").read_text()
