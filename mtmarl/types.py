@@ -40,8 +40,8 @@ class Dims:
 class TaskSpec:
     """What is known of a task before it is stepped. `name` is `family/scenario`.
 
-    win_return: an episode that returns more is won; None where nothing is won or lost. max_return: what no episode can
-    exceed; None where a policy's return is what others are measured by. task_features: further numbers
+    win_return: an episode that returns more is won; None where nothing is won or lost. max_return: what the best
+    episode returns; None where that is not known. task_features: further numbers
     that describe the task, by the names of `envs.layout.TASK_FEATURES`.
     """
 

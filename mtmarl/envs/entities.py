@@ -17,6 +17,7 @@ from mtmarl.types import Entities, Observation, TaskSpec, TeamTokens, Tokens
 
 def of_layout(layout: Layout, trained_on: Iterable[TaskSpec] = ()) -> Entities | None:
     """The entities of tasks in a layout; agent numbers go to the agent's own token, task features to none.
+    `trained_on`: the tasks whose batches will be seen; see `types.Entities.most_targets`.
 
     None for several families at once, whose entities have nothing in common.
     """
