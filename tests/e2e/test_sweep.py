@@ -77,6 +77,7 @@ ARGUMENTS = {
     "skills": ("smax", "jumanji"),
     "m3": ("pretrain", "easy", "mixed", "connector", "held_out"),
 }
+BEFORE = {"held_out": "pretrain"}  # whose policies it starts from
 COMMANDS = [
     [str(script), *argument]
     for script in sorted((ROOT / "experiment_scripts").glob("*.sh"))
@@ -88,10 +89,14 @@ COMMANDS = [
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: "-".join([Path(c[0]).stem, *c[1:]]))
 def test_every_script_runs(command, tmp_path):
-    out = tmp_path / "out"  # in a folder of its own: a sweep takes finished runs from those beside it
-    done = subprocess.run(
-        [*command, "profile=smoke", f"out={out}"],
-        cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\b(\d+) of \1 runs finished", (out / "report" / "report.md").read_text())
+    """In a folder of its own: a sweep takes finished runs from those beside it, and some start from their policies."""
+    first = [[command[0], BEFORE[name]] for name in command[1:] if name in BEFORE]
+    for each in [*first, command]:
+        done = subprocess.run(
+            [*each, "profile=smoke"],
+            cwd=tmp_path, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    reports = [file.read_text() for file in tmp_path.glob("runs/sweeps/*/report/report.md")]
+    assert len(reports) == len(first) + 1
+    assert all(re.search(r"\b(\d+) of \1 runs finished", text) for text in reports)

@@ -139,8 +139,9 @@ HISSD = hissd.Config(
 
 @pytest.mark.parametrize("linear", [True, False])
 def test_the_planner_foretells_what_can_be_foretold(linear):
-    """Views that turn by a fixed rule from step to step, and the same views in an order that means nothing. Nobody acts:
-    what was done is part of the next state, and no plan could tell what a random agent will do.
+    """Views that turn by a fixed rule from step to step, and the same views in an order that means nothing.
+
+    Nobody acts: what was done is part of the next state, and no plan could tell what a random agent will do.
     """
 
     def make(key):
