@@ -21,7 +21,7 @@ def of_layout(layout: Layout, trained_on: Iterable[TaskSpec] = ()) -> Entities |
 
     None for several families at once, whose entities have nothing in common.
     """
-    most = max((spec.task_features["targets"] for spec in trained_on), default=None)
+    most = max((int(spec.task_features["targets"]) for spec in trained_on), default=None)
     name, *others = layout.families
     if others:
         return None

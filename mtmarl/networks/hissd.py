@@ -60,7 +60,7 @@ class Predictor(nn.Module):
         self, skills: Seen, agent_mask: Bool[Array, "*b N"], memory: Float[Array, "*b E D"]
     ) -> tuple[Array, Array, Array]:
         agents, count = skills.own, skills.targets.shape[-2]
-        together, mask, there = agents, agent_mask, None
+        together, mask, there = agents, agent_mask, jnp.zeros(memory.shape[:-1], bool)
         if count:
             views = jnp.moveaxis(skills.targets, -3, -2)
             by_whom = jnp.moveaxis(skills.mask[..., 1 : 1 + count] & agent_mask[..., None], -1, -2)
