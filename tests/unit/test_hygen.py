@@ -115,7 +115,7 @@ def test_with_a_share_of_one_it_is_odis(learner, choose):
     config = odis.Config(**{f.name: getattr(CONFIG, f.name) for f in fields(odis.Config)})
     model = odis.make_model(config, DIMS, (-1.0, 1.0), MultiHeadEncoder(8, 3, 4))
     loss = lambda params, target, batch, key: model.choose(params, target, batch, batch.extras["weight"][0])
-    reference = jax.jit(odis.two_phases(config, model, loss, make().act).phases[1].update)
+    reference = jax.jit(odis.two_phases(config, model, DIMS, loss, make().act).phases[1].update)
     frozen = freeze(adam(config.learning_rate, config.max_grad_norm), SKILL_MODULES).init(learner.params)
     learner = learner._replace(opt={**learner.opt, "policy": frozen})
     for share, weight in ((1.0, config.conservative_weight), (0.3, 1.5)):
