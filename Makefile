@@ -23,7 +23,7 @@ quickstart: setup ## Train on the starter data and score held-out tasks, in minu
 	$(BIN)/python -m mtmarl.train +experiment=quickstart
 
 test: setup ## Run the tests that take seconds
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=25 --durations-min=5
 
 test-slow: setup ## Run the tests that train something
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m slow

@@ -141,7 +141,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             "minutes": progress["minutes"],
         }
 
-    recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes)
+    recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes, c.explore)
 
     def record_part(update: int, params) -> Mapping[str, float]:
         if update:

@@ -49,7 +49,10 @@ class EvaluatorConfig:
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Online training and recording, per task. `single_policies`: also vaults of one policy each, expert and medium."""
+    """Online training and recording, per task. `single_policies`: also vaults of one policy each, expert and medium.
+
+    explore: of what is recorded; 1: actions drawn from the policy, 0: greedy, as in the published data of SMAC.
+    """
 
     env_steps: int
     num_envs: int
@@ -60,6 +63,7 @@ class CollectConfig:
     record_episodes: int
     record: bool
     single_policies: bool = False
+    explore: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -312,8 +316,9 @@ def _check(cfg: Config, command: str) -> None:
         for key, value in dataclasses.asdict(getattr(cfg, section)).items():
             if type(value) is int and value < 1:
                 raise UserError(f"{where}: {section}.{key} must be at least 1, not {value}")
-    if not 0.0 <= cfg.evaluator.explore <= 1.0:
-        raise UserError(f"{where}: evaluator.explore must lie in 0 … 1, not {cfg.evaluator.explore}")
+    for name, explore in (("evaluator", cfg.evaluator.explore), ("collect", cfg.collect.explore)):
+        if not 0.0 <= explore <= 1.0:
+            raise UserError(f"{where}: {name}.explore must lie in 0 … 1, not {explore}")
     if not 0.0 < cfg.data.fraction <= 1.0:
         raise UserError(f"{where}: data.fraction must lie above 0 and at most at 1, not {cfg.data.fraction}")
     if cfg.data.memory_mb is not None and cfg.data.memory_mb < 1:

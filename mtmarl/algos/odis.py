@@ -10,7 +10,8 @@ be under way where one begins; actions are cloned among those that are legal; ai
 bootstrapped from a state recorded beyond it); losses are means over real steps of real agents (there the sum runs over
 padding as well and the divisor does not); the divergence is that of the skills' distribution from uniform, summed over
 skills (there of a sample, averaged over them); both phases count updates, one for all tasks (there one tick per task).
-The released variants of these are not supported, but for `mean_head`.
+The released variants of these are not supported, but for `mean_head`. The conservative penalty takes a soft maximum
+(released: `conservative_temperature=0`).
 """
 
 from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ class Config:
     kl_weight: float
     gumbel: bool
     conservative_weight: float
+    conservative_temperature: float
     skill_weight: float
     target_period: int
     network: entities.Config
@@ -120,7 +122,7 @@ def make_model(
 
     def mix(params, q, batch: Batch) -> Any:
         team = entities.team_of(split, batch)
-        return mixer.apply({"params": params["mixer"]}, q, team, batch.agent_mask)
+        return mixer.apply({"params": params}, q, team, batch.agent_mask)
 
     def discover(params, target, batch: Batch, key):
         logits = label(params, batch)
@@ -146,11 +148,15 @@ def make_model(
         q, recognised = values(params, batch)
         q_target, _ = values(target, batch)
         best = q.argmax(-1)
-        total, highest = (mix(params, masked.take(q, z), batch) for z in (named, best))
-        y = td.target(batch, scale, config.gamma, mix(target, masked.take(q_target, best), batch))
+        total = mix(params["mixer"], masked.take(q, named), batch)
+        y = td.target(batch, scale, config.gamma, mix(target["mixer"], masked.take(q_target, best), batch))
+        gap = td.conservative_gap(
+            lambda mixer, q: mix(mixer, q, batch), params["mixer"], q, jnp.ones(q.shape, bool), named,
+            config.conservative_temperature,
+        )  # fmt: skip
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         td_loss = (share(td.known(batch)) * (total[:, :-1] - y) ** 2).sum()
-        gap_loss = (share(batch.time_mask) * (highest - total)).sum()
+        gap_loss = (share(batch.time_mask) * gap).sum()
         valid = batch.agent_mask & batch.time_mask[..., None]
         skill_loss = (share(valid) * differ(recognised, logits)).sum()
         loss = td_loss + conservative_weight * gap_loss + config.skill_weight * skill_loss
@@ -160,6 +166,7 @@ def make_model(
             "gap_loss": gap_loss,
             "skill_loss": skill_loss,
             "q": per_task(total / scale, batch.time_mask),
+            "choice_accuracy": per_task(best == named, valid),
             "skill_accuracy": per_task(recognised.argmax(-1) == named, valid),
         }
 

@@ -11,7 +11,7 @@ from mtmarl.rollout import Trajectory, rollout, start
 from mtmarl.types import Act, Env, Params
 
 
-def make_recorder(env: Env, act: Act, init_carry, episodes: int) -> Callable:
+def make_recorder(env: Env, act: Act, init_carry, episodes: int, explore: float = 1.0) -> Callable:
     """(params, key) -> the first episode of each of `episodes` environments, observations as raw int8."""
     scale = jnp.asarray(env.obs_scale)
 
@@ -19,7 +19,7 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int) -> Callable:
     def run(params: Params, key: jax.Array) -> Trajectory:
         key_start, key_steps = jax.random.split(key)
         state = start(env, init_carry, episodes, key_start)
-        _, seen = rollout(env, act, init_carry, params, state, key_steps, env.spec.horizon, 1.0)
+        _, seen = rollout(env, act, init_carry, params, state, key_steps, env.spec.horizon, explore)
         return seen._replace(
             obs=jnp.round(seen.obs / scale).astype(jnp.int8), action=seen.action.astype(jnp.int8), extras=()
         )

@@ -1,11 +1,13 @@
 """Temporal-difference targets of a team's value."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtmarl.ops import masked
-from mtmarl.types import Batch
+from mtmarl.types import Batch, Params
 
 
 def known(batch: Batch) -> Bool[Array, "B S"]:
@@ -37,3 +39,32 @@ def reward_scale(return_scale: float, value_range: tuple[float, float]) -> float
 def best_legal(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Int[Array, "*b"]:
     """The legal action of the highest value; 0 where none is legal."""
     return jnp.where(legal, q, masked.NEVER).argmax(-1)
+
+
+def soft_max(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"], temperature: float) -> Float[Array, "*b"]:
+    """temperature * logsumexp(q / temperature) over the legal actions; 0 where none is legal."""
+    soft = temperature * jax.nn.logsumexp(jnp.where(legal, q / temperature, masked.NEVER), axis=-1)
+    return jnp.where(legal.any(-1), soft, 0.0)
+
+
+def conservative_gap(
+    mix: Callable[[Params, Array], Array],
+    mixer: Params,
+    q: Float[Array, "*b N A"],
+    legal: Bool[Array, "*b N A"],
+    action: Int[Array, "*b N"],
+    temperature: float,
+) -> Float[Array, "*b"]:
+    """How far the team's value of its best actions is above that of the recorded ones, never negative.
+
+    The best are taken as `soft_max` (conservative Q-learning, Kumar et al. 2020, equation 4): values of actions are
+    then ordered by how often data take them. Where the team's value is the sum of its agents', this is the soft
+    maximum over joint actions. The mixer does not learn from it: it would learn to ignore the agents, which closes any
+    gap. Temperature 0 is the released form, max, which every action that is ever taken satisfies alike, and there the
+    mixer learns.
+    """
+    taken = masked.take(q, action)
+    if temperature == 0:
+        return mix(mixer, masked.take(q, best_legal(q, legal))) - mix(mixer, taken)
+    mixer = jax.lax.stop_gradient(mixer)
+    return mix(mixer, soft_max(q, legal, temperature)) - mix(mixer, taken)

@@ -105,6 +105,7 @@ def test_evaluate_needs_a_run_only(yaml):
         (["+algo=sable", "+tasks=lbf_2", "evaluator.select_on=tset"], "one of 'train', 'test'"),
         (["+algo=sable", "+tasks=lbf_2", "trainer.chunk=0"], "trainer.chunk must be at least 1"),
         (["+algo=sable", "+tasks=lbf_2", "evaluator.explore=2"], "explore"),
+        (["+algo=sable", "+tasks=lbf_2", "collect.explore=-1"], "collect.explore"),
         (["+algo=sable", "+tasks=lbf_2", "algo_name=x"], "choose with"),
         (["+algo=sable", "+tasks=lbf_2", "run=x"], "belongs to evaluate"),
         (["+algo=sable", "+tasks=lbf_2", "seed"], "key=value"),

@@ -18,7 +18,8 @@ ROWS, STEPS, AGENTS, ACTIONS = 32, 4, 2, 3
 DIMS = Dims(AGENTS, 2, ACTIONS, STEPS, 2)
 CONFIG = hygen.Config(
     learning_rate=3e-3, max_grad_norm=10.0, gamma=0.9, return_scale=1.0, skills=4, skill_fraction=0.5, kl_weight=1e-3,
-    gumbel=True, conservative_weight=5.0, skill_weight=5.0, target_period=17, network=entities.Config(32, 1, 1),
+    gumbel=True, conservative_weight=5.0, conservative_temperature=0.2,
+    skill_weight=5.0, target_period=17, network=entities.Config(32, 1, 1),
     heads=None, head_width=8, share="linear", start_share=1.0, end_share=0.1, decay_fraction=0.2,
     conservative="dynamic", consistency="label", refine_weight=1.0, capacity=1000, epsilon=1.0, final_epsilon=0.05,
     epsilon_fraction=0.5,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from mtmarl.algos import bc_r, bc_t, updet
 from mtmarl.data.sampling import returns_to_go
@@ -17,8 +18,8 @@ from tests.unit.data.recordings import make_recording
 NETWORK = entities.Config(8, 1, 1)
 DIMS = Dims(3, OBS, ACTIONS, 10, 2, TOY)
 UPDET = updet.Config(
-    learning_rate=1e-3, max_grad_norm=10.0, gamma=0.9, return_scale=2.0, conservative_weight=5.0, target_period=80,
-    mixer="vdn", network=NETWORK,
+    learning_rate=1e-3, max_grad_norm=10.0, gamma=0.9, return_scale=2.0, conservative_weight=5.0,
+    conservative_temperature=0.2, target_period=80, mixer="vdn", network=NETWORK,
 )  # fmt: skip
 
 
@@ -74,9 +75,11 @@ def test_cloning_and_updet_are_one_network():
         np.testing.assert_array_equal(action, again)
 
 
-def test_updet_loss_by_its_formula():
+@pytest.mark.parametrize("temperature", [0.0, 0.2])
+def test_updet_loss_by_its_formula(temperature):
     """VDN: sums of the agents' values, double Q-learning over legal actions, a penalty that is never negative."""
-    algo = updet.make(UPDET, replace(DIMS, tasks=1), (-1.0, 1.0))
+    config = replace(UPDET, conservative_temperature=temperature)
+    algo = updet.make(config, replace(DIMS, tasks=1), (-1.0, 1.0))
     batch = make_batch(3, tasks=1)
     learner = jax.jit(algo.init)(jax.random.key(0), batch)
     learner = learner._replace(target=jax.tree.map(lambda p: p + 0.1, learner.target))
@@ -92,9 +95,34 @@ def test_updet_loss_by_its_formula():
     np.testing.assert_allclose(
         metrics["updet/td_loss"], ((at(q, action)[:, :-1] - y) ** 2)[known].mean(), rtol=1e-4
     )
-    gap = at(q, best) - at(q, action)
+    highest = np.where(legal, q, -np.inf).max(-1)
+    if temperature:
+        weights = np.where(legal, np.exp((q - highest[..., None]) / temperature), 0.0)
+        highest = highest + temperature * np.log(weights.sum(-1))
+    gap = highest.sum(-1) - at(q, action)
     assert (gap >= 0).all()
     np.testing.assert_allclose(metrics["updet/gap_loss"], gap.mean(), rtol=1e-4)
+
+
+def test_the_soft_penalty_orders_actions_by_how_often_they_are_taken():
+    """The released maximum is as content with any value that favours an action that is taken at all."""
+    action = jnp.repeat(jnp.arange(3), jnp.array([6, 3, 1]), total_repeat_length=10)[:, None]
+    legal = jnp.ones((10, 1, 4), bool)
+    mix = lambda slope, q: slope * q.sum(-1)
+    values = jnp.array([2.0, 2.0, 2.0, 0.0])
+
+    def gap(q, slope, temperature):
+        q = jnp.broadcast_to(q, legal.shape)
+        return td.conservative_gap(mix, slope, q, legal, action, temperature).mean()
+
+    assert gap(values, 1.0, 0.0) == 0.0
+    slopes = [jax.grad(gap, argnums=1)(jnp.arange(4.0), 1.0, t) for t in (0.0, 0.2)]
+    assert slopes[0] != 0.0 == slopes[1], "only the released form teaches the mixer"
+    step = jax.jit(lambda q: q - 0.1 * jax.grad(gap)(q, 1.0, 0.2))
+    for _ in range(500):
+        values = step(values)
+    share = jax.nn.softmax(values / 0.2)
+    np.testing.assert_allclose(share, [0.6, 0.3, 0.1, 0.0], atol=0.02)
 
 
 def test_padded_steps_add_exactly_nothing():

@@ -18,7 +18,8 @@ from tests.batches import ACTIONS, OBS, ROWS, TOY, make_batch
 
 CONFIG = hygen.Config(
     learning_rate=1e-3, max_grad_norm=10.0, gamma=0.9, return_scale=1.0, skills=3, skill_fraction=0.3, kl_weight=1e-3,
-    gumbel=True, conservative_weight=5.0, skill_weight=5.0, target_period=2, network=entities.Config(8, 1, 1),
+    gumbel=True, conservative_weight=5.0, conservative_temperature=0.2,
+    skill_weight=5.0, target_period=2, network=entities.Config(8, 1, 1),
     heads=None, head_width=4, share="linear", start_share=1.0, end_share=0.1, decay_fraction=0.25,
     conservative="dynamic", consistency="label", refine_weight=1.0, capacity=100, epsilon=1.0, final_epsilon=0.05,
     epsilon_fraction=0.5,

@@ -1,0 +1,25 @@
+"""How recorded play chooses its actions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mtmarl.algos.base import no_carry, random_act
+from mtmarl.data.recording import cut, make_recorder
+from tests.counting import Counting
+
+
+def first_or_any(params, carry, obs, key, explore):
+    """The first legal action, or with probability `explore` any."""
+    _, drawn, _ = random_act(params, carry, obs, key, explore)
+    return carry, jnp.where(jax.random.bernoulli(key, explore), drawn, obs.action_mask.argmax(-1)), {}
+
+
+@pytest.mark.parametrize("explore", [0.0, 1.0])
+def test_greedy_play_is_recorded_as_greedy(explore):
+    part = cut(make_recorder(Counting(0, 2, 5), first_or_any, no_carry, 8, explore)((), jax.random.key(0)), 3)
+    greedy = part.action == part.mask.argmax(-1)
+    assert greedy.all() == (explore == 0.0)
+    assert (part.policy_step == 3).all() and part.first.sum() == 8
+    assert np.take_along_axis(part.mask, part.action[..., None].astype(int), -1).all(), "legal"
