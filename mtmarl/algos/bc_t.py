@@ -22,22 +22,25 @@ class Config:
     network: entities.Config
 
 
-def cloning(logits: Array, batch: Batch, dims: Dims) -> tuple[Array, dict[str, Array]]:
-    """-mean log pi(a | what the agent saw), every task weighing the same, over legal actions.
-
-    `accuracy`, per task, counts only agents that had a choice: the dead and the padded have one action.
+def accuracy(best: Array, batch: Batch, dims: Dims) -> Array:
+    """Per task, how often the best actions [B, T, N] are the recorded ones, of agents that had a choice: the dead and
+    the padded have one action.
     """
+    choice = batch.agent_mask & batch.time_mask[..., None] & (batch.mask.sum(-1) > 1)
+    return masked.per_task(best == batch.action, choice, batch.task_id, dims.tasks)
+
+
+def cloning(logits: Array, batch: Batch, dims: Dims) -> tuple[Array, dict[str, Array]]:
+    """-mean log pi(a | what the agent saw), every task weighing the same, over legal actions."""
     valid = batch.agent_mask & batch.time_mask[..., None]
     share = masked.task_weights(valid, batch.task_id, dims.tasks)
     log_probs = masked.log_softmax(logits, batch.mask)
     log_prob = masked.take(log_probs, batch.action)
     nll = -(share * log_prob).sum()
-    choice = valid & (batch.mask.sum(-1) > 1)
-    right = log_probs.argmax(-1) == batch.action
     return nll, {
         "entropy": (share * masked.entropy(log_probs)).sum(),
         "log_prob": masked.per_task(log_prob, valid, batch.task_id, dims.tasks),
-        "accuracy": masked.per_task(right, choice, batch.task_id, dims.tasks),
+        "accuracy": accuracy(log_probs.argmax(-1), batch, dims),
     }
 
 

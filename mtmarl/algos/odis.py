@@ -16,6 +16,7 @@ The released variants of these are not supported, but for `mean_head`. The conse
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -122,7 +123,7 @@ def make_model(
 
     def mix(params, q, batch: Batch) -> Any:
         team = entities.team_of(split, batch)
-        return mixer.apply({"params": params}, q, team, batch.agent_mask)
+        return mixer.apply({"params": params["mixer"]}, q, team, batch.agent_mask)
 
     def discover(params, target, batch: Batch, key):
         logits = label(params, batch)
@@ -148,10 +149,10 @@ def make_model(
         q, recognised = values(params, batch)
         q_target, _ = values(target, batch)
         best = q.argmax(-1)
-        total = mix(params["mixer"], masked.take(q, named), batch)
-        y = td.target(batch, scale, config.gamma, mix(target["mixer"], masked.take(q_target, best), batch))
+        total = mix(params, masked.take(q, named), batch)
+        y = td.target(batch, scale, config.gamma, mix(target, masked.take(q_target, best), batch))
         gap = td.conservative_gap(
-            lambda mixer, q: mix(mixer, q, batch), params["mixer"], q, jnp.ones(q.shape, bool), named,
+            partial(mix, batch=batch), params, q, jnp.ones(q.shape, bool), named,
             config.conservative_temperature,
         )  # fmt: skip
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)

@@ -3,16 +3,18 @@
 This is the baseline of ODIS (Zhang et al. 2023), not the online algorithm of the UPDeT paper (Hu et al. 2021):
 UPDeT-m mixes the agents' values with attention over the state, UPDeT-l adds them up. Departure from the released code:
 the conservative penalty takes a soft maximum (released: `conservative_temperature=0`). With the maximum, and data of a
-policy that draws its actions, values of all actions become level and the policy plays at random.
+policy that draws its actions, the values of all actions that it takes become level.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
+from mtmarl.algos.bc_t import accuracy
 from mtmarl.networks import entities
 from mtmarl.ops import masked, td
 from mtmarl.types import Batch, Dims
@@ -38,10 +40,7 @@ class Config:
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
-    """L = (Q_tot(a) - y)^2 + w (Q_tot(best a) - Q_tot(a)), y = r + gamma Q_tot^-(best next a by the online network).
-
-    `accuracy`, per task: how often the best action is the recorded one, of agents that had a choice.
-    """
+    """L = (Q_tot(a) - y)^2 + w (Q_tot(best a) - Q_tot(a)), y = r + gamma Q_tot^-(best next a by the online network)."""
     net = entities.Agent.make(config.network, dims)
     split = entities.entities_of(dims)
     mixer = entities.Mixer(config.network.embed_dim) if config.mixer == "attention" else entities.Vdn()
@@ -49,29 +48,28 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     tx = adam(config.learning_rate, config.max_grad_norm)
 
     def mix(params, q, batch: Batch) -> Any:
-        return mixer.apply({"params": params}, q, entities.team_of(split, batch), batch.agent_mask)
+        return mixer.apply({"params": params["mixer"]}, q, entities.team_of(split, batch), batch.agent_mask)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = net.window(params["agent"], batch), net.window(target["agent"], batch)
         best = td.best_legal(online, batch.mask)
-        total = mix(params["mixer"], masked.take(online, batch.action), batch)
-        y = td.target(batch, scale, config.gamma, mix(target["mixer"], masked.take(frozen, best), batch))
+        total = mix(params, masked.take(online, batch.action), batch)
+        y = td.target(batch, scale, config.gamma, mix(target, masked.take(frozen, best), batch))
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         known = td.known(batch)
         td_loss = (share(known) * (total[:, :-1] - y) ** 2).sum()
         gap = td.conservative_gap(
-            lambda mixer, q: mix(mixer, q, batch), params["mixer"], online, batch.mask, batch.action,
+            partial(mix, batch=batch), params, online, batch.mask, batch.action,
             config.conservative_temperature,
         )  # fmt: skip
         gap_loss = (share(batch.time_mask) * gap).sum()
-        per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
-        choice = batch.agent_mask & batch.time_mask[..., None] & (batch.mask.sum(-1) > 1)
+        per_task = lambda x: masked.per_task(x, batch.time_mask, batch.task_id, dims.tasks)
         return td_loss + config.conservative_weight * gap_loss, {
             "td_loss": td_loss,
             "gap_loss": gap_loss,
-            "q": per_task(total / scale, batch.time_mask),
-            "gap": per_task(gap / scale, batch.time_mask),
-            "accuracy": per_task(best == batch.action, choice),
+            "q": per_task(total / scale),
+            "gap": per_task(gap / scale),
+            "accuracy": accuracy(best, batch, dims),
         }
 
     def init(key: jax.Array, batch: Batch):

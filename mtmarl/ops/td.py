@@ -49,13 +49,13 @@ def soft_max(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"], temperature: f
 
 def conservative_gap(
     mix: Callable[[Params, Array], Array],
-    mixer: Params,
+    params: Params,
     q: Float[Array, "*b N A"],
     legal: Bool[Array, "*b N A"],
     action: Int[Array, "*b N"],
     temperature: float,
 ) -> Float[Array, "*b"]:
-    """How far the team's value of its best actions is above that of the recorded ones, never negative.
+    """How far mix(params, q of each agent's action) of the best actions is above that of the recorded ones; never < 0.
 
     The best are taken as `soft_max` (conservative Q-learning, Kumar et al. 2020, equation 4): values of actions are
     then ordered by how often data take them. Where the team's value is the sum of its agents', this is the soft
@@ -65,6 +65,6 @@ def conservative_gap(
     """
     taken = masked.take(q, action)
     if temperature == 0:
-        return mix(mixer, masked.take(q, best_legal(q, legal))) - mix(mixer, taken)
-    mixer = jax.lax.stop_gradient(mixer)
-    return mix(mixer, soft_max(q, legal, temperature)) - mix(mixer, taken)
+        return mix(params, masked.take(q, best_legal(q, legal))) - mix(params, taken)
+    params = jax.lax.stop_gradient(params)
+    return mix(params, soft_max(q, legal, temperature)) - mix(params, taken)

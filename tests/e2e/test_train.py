@@ -177,14 +177,9 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists()
 
-    # The same task again, so that nothing has to be compiled anew.
-    more = [
-        f"init_from={tmp_path / 'run'}",
-        f"run_dir={tmp_path / 'next'}",
-        f"data.vault_dir={tmp_path / 'more'}",
-    ]
-    assert collect.main([*options, *more]) == 0
-    metadata = mtmarl.read_vault(tmp_path / "more/lbf/5x5-2p-1f-t20.vlt/replay").metadata
+    start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
+    assert collect.main([*options, "tasks.train=[lbf/6x6-2p-1f-t20]", *start]) == 0
+    metadata = mtmarl.read_vault(tmp_path / "vaults/lbf/6x6-2p-1f-t20.vlt/replay").metadata
     assert metadata["provenance"]["starts_from"] == {
         "algorithm": "sable", "tasks": ["lbf/5x5-2p-1f-t20"], "seed": 0, "policy": "policy_best",
     }  # fmt: skip
