@@ -28,9 +28,13 @@ def test_what_is_written_is_read_back(tmp_path, steps):
     assert [p.name for p in path.parent.iterdir()] == ["replay"]  # nothing temporary is left
 
 
-def test_flashbax_reads_it(tmp_path):
+@pytest.mark.parametrize("chunk", [v._CHUNK, 40])
+def test_flashbax_reads_it(tmp_path, monkeypatch, chunk):
     flashbax = pytest.importorskip("flashbax.vault")
-    _, recording = save(tmp_path, steps=128)
+    monkeypatch.setattr(v, "_CHUNK", chunk)
+    monkeypatch.setattr(v, "_FILE", 2000)
+    path, recording = save(tmp_path, steps=128)
+    assert_same(v.read_vault(path).recording, recording)
     experience = flashbax.Vault("lbf/toy.vlt", rel_dir=str(tmp_path), vault_uid="replay").read().experience
     assert set(experience) == set(v.Recording._fields)
     for field, value in recording._asdict().items():
@@ -107,6 +111,25 @@ def test_a_write_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError):
         save(tmp_path)
     assert not (tmp_path / "lbf/toy.vlt/replay").exists()
+
+
+def test_identity_is_of_the_contents(tmp_path, monkeypatch):
+    path, recording = save(tmp_path)
+    of = v.identity(path)
+    monkeypatch.setattr(v, "_PACKED", {"order": "C", "compressor": {"id": "gzip", "level": 1}})
+    v.write_vault(path, recording, metadata(collected="elsewhere"))
+    assert v.identity(path) == of
+
+    reward = recording.reward.copy()
+    reward[3] += 1
+    v.write_vault(path, recording._replace(reward=reward), metadata())
+    changed = v.identity(path)
+    v.write_vault(path, recording, metadata(obs_scale=3.0))
+    scaled = v.identity(path)
+    about = json.loads((path / v.METADATA).read_text())
+    del about["contents"]  # as of earlier vaults
+    (path / v.METADATA).write_text(json.dumps(about))
+    assert len({of, changed, scaled, v.identity(path)}) == 4
 
 
 def test_rewriting_replaces(tmp_path):
