@@ -313,7 +313,9 @@ def vault_path(root: str | os.PathLike, task_name: str, quality: str) -> Path:
     return Path(root).expanduser().resolve() / family / f"{scenario}.vlt" / quality
 
 
-def open_leaf(base: Path, leaf: str, layout: Mapping[str, Any] | None = None, **options: Any) -> ts.TensorStore:
+def open_leaf(
+    base: Path, leaf: str, layout: Mapping[str, Any] | None = None, **options: Any
+) -> ts.TensorStore:
     """One array of a Flashbax vault, by its name in the store: a leaf's ends in a dot."""
     store = {"driver": "ocdbt", "base": f"file://{base}/", "path": leaf, "target_data_file_size": _FILE}
     spec = {"driver": "zarr", "kvstore": store} | ({"metadata": layout} if layout else {})
@@ -565,7 +567,10 @@ def identity(path: Path) -> str:
     of the store names the files of its data.
     """
     known = read_metadata(path).get("contents")
-    return known or hashlib.sha256((path / METADATA).read_bytes() + (path / "manifest.ocdbt").read_bytes()).hexdigest()
+    return (
+        known
+        or hashlib.sha256((path / METADATA).read_bytes() + (path / "manifest.ocdbt").read_bytes()).hexdigest()
+    )
 
 
 def fingerprint(file: Path) -> dict[str, Any]:
