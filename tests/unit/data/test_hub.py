@@ -53,7 +53,7 @@ def impatient(monkeypatch):
 def origin(tmp_path_factory):
     """Three vaults of two tasks, with references and a manifest."""
     root = tmp_path_factory.mktemp("origin")
-    save(root, 1)
+    save(root, 1, steps=400)
     save(root, 2, quality="good")
     save(root, 3, "rware/toy")
     v.write_reference(root, "lbf/toy", {"reference": 2.0, "random": 0.5})
@@ -511,7 +511,7 @@ def test_pushed_and_pulled_is_the_same(target, origin, tmp_path):
     text = published["README.md"].decode()
     for part in (
         "license: cc-by-4.0",
-        f"| `{TOY}` | 200 |",
+        f"| `{TOY}` | 400 |",
         "| `rware/toy/replay` |",
         "expert",
         "figures/lbf/toy/replay.png",
