@@ -110,6 +110,21 @@ def test_seeds_may_begin_with_their_own_seed_of_an_earlier_run(tmp_path):
     }
 
 
+def test_how_to_play_matters_where_training_plays(tmp_path):
+    seeds = lambda: [[r.seed for r in v] for v in sort_out(tmp_path).groups.values()]
+    for seed, explore in enumerate([{}, {"explore": 0.0}, {"explore": 1.0}]):
+        offline = {"config": {"collect": explore}, "counts": {"gradient_steps": 10}}
+        configured(tmp_path / str(seed), seed=seed, **offline)
+    assert seeds() == [[0, 1, 2]]
+    for seed, explore in enumerate([0.0, 1.0]):
+        playing = {
+            "config": {"collect": {"explore": explore}},
+            "counts": {"gradient_steps": 10, "env_steps": 90},
+        }
+        configured(tmp_path / str(seed), seed=seed, **playing)
+    assert seeds() == [[0], [1], [2]]
+
+
 def test_a_seed_counts_once(tmp_path):
     configured(tmp_path / "runs/newer", test={"lbf/b": 0.7}, started="2026-02-01T00:00:00")
     configured(tmp_path / "runs/older", test={"lbf/b": 0.3})
