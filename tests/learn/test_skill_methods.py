@@ -107,7 +107,10 @@ def test_values_find_what_pays_in_random_data(mixer):
         right = batch.action == nearest(batch.obs, batch.mask, None)
         return batch._replace(reward=right.mean(-1, dtype=jnp.float32))
 
-    config = updet.Config(3e-3, 10.0, 0.5, 10.0, 0.1, 20, mixer, NETWORK)
+    config = updet.Config(
+        learning_rate=3e-3, max_grad_norm=10.0, gamma=0.5, return_scale=10.0, conservative_weight=0.1,
+        conservative_temperature=0.2, target_period=20, mixer=mixer, network=NETWORK,
+    )  # fmt: skip
     algo = updet.make(config, DIMS, (0.0, 1.5))
     learner, _ = train(algo, make, 800)
     fresh = batch_of(jax.random.key(7), 3, nearest)
@@ -122,7 +125,11 @@ def test_skills_say_what_cannot_be_seen():
         three = jnp.broadcast_to(jnp.arange(1 + TARGETS) < 3, batch.mask.shape)
         return batch._replace(mask=three, action=jax.random.randint(key, batch.action.shape, 0, 3))
 
-    config = odis.Config(3e-3, 10.0, 0.9, 1.0, 4, 0.5, 1e-3, True, 5.0, 5.0, 27, NETWORK)
+    config = odis.Config(
+        learning_rate=3e-3, max_grad_norm=10.0, gamma=0.9, return_scale=1.0, skills=4, skill_fraction=0.5,
+        kl_weight=1e-3, gumbel=True, conservative_weight=5.0, conservative_temperature=0.2, skill_weight=5.0,
+        target_period=27, network=NETWORK,
+    )  # fmt: skip
     algo = odis.make(config, replace(PLAIN, tasks=2), (-1.0, 1.0))
     _, (metrics,) = train(algo, make, 800, phases=1)
     assert metrics["skills/loss"][:5].mean() > 0.9
