@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Nearly all the time goes into compiling programs that run once, three quarters of it into machine code that is
-# faster than this. Training in tests gains by it: `make test-slow` sets the flags to nothing.
+# Nearly all the time goes into compiling programs that run once, which these flags make several times shorter.
+# Training in tests gains by what they leave out: `make test-slow` sets them to nothing.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import jax

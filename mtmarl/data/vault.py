@@ -32,7 +32,7 @@ METADATA = "metadata.json"
 _LAYOUT_VERSION = 1.2
 _TIME_AXIS = 10**13
 # A column runs along time within a chunk ("F"), where most features stay as they are for many steps: half of what
-# rows by gzip take, read as fast. Level 17 is the last that writes more than 10 MB/s a core.
+# rows by gzip take, read as fast. Levels 18 and 19 save 1 to 3% more and take up to two and a half times as long.
 _PACKED = {"order": "F", "compressor": {"id": "zstd", "level": 17}}
 _CHUNK = 2**22  # bytes
 _FILE = 8 * 10**6  # bytes from which on a store begins another file
@@ -566,11 +566,9 @@ def identity(path: Path) -> str:
     It stays when a vault is packed anew. Of vaults that were written before metadata told their `contents`, the root
     of the store names the files of its data.
     """
-    known = read_metadata(path).get("contents")
-    return (
-        known
-        or hashlib.sha256((path / METADATA).read_bytes() + (path / "manifest.ocdbt").read_bytes()).hexdigest()
-    )
+    if contents := read_metadata(path).get("contents"):
+        return contents
+    return hashlib.sha256((path / METADATA).read_bytes() + (path / "manifest.ocdbt").read_bytes()).hexdigest()
 
 
 def fingerprint(file: Path) -> dict[str, Any]:
