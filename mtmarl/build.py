@@ -38,7 +38,7 @@ from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
-from mtmarl.settings import deciding, differing
+from mtmarl.settings import deciding, differing, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
 
@@ -695,6 +695,7 @@ def differing_settings(
     # Parsed anew: what was not yet an option when the run began has its default.
     before = config.parse(Config, earlier["config"], where)
     whole = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
+    free = (*free, *without_use(earlier))
     return differing([deciding(whole(c), free) for c in (before, cfg)])
 
 

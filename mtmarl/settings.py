@@ -54,6 +54,12 @@ def deciding(config: Mapping[str, Any], free: Iterable[str] = ()) -> dict[str, A
     return {key: value for key, value in flat.items() if not is_free(key, free)}
 
 
+def without_use(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The sections that decided nothing of a run: how to play, where training on recorded data played nothing."""
+    counts = record.get("counts") or {}
+    return ("collect",) if counts and "env_steps" not in counts else ()
+
+
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys in which settings are not all alike; one that some of them lack is such a key."""
     keys = {key for one in settings for key in one}

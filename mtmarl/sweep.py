@@ -3,7 +3,7 @@
 A sweep is one YAML file in configs/sweep: axes whose product is the grid, profiles that fit it to a machine, and the
 published claims that the report sets beside the results. Each run is one process of `mtmarl.train`. The same
 command again goes on where it stopped. A run that another sweep has finished beside it is copied, not made again; one
-that the results.json of an earlier report holds, from this machine or another, is counted as it stands there.
+that the results.json of an earlier report holds, of this sweep or another, is counted as it stands there.
 """
 
 import itertools
@@ -36,13 +36,16 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   launcher=  local (processes of this machine) or slurm; launcher.KEY= changes what configs/launcher says
   seeds=     instead of those of the sweep
   only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
-  results=   results.json of an earlier report of this sweep, whose runs are not made again; several: a,b
+  results=   results.json of an earlier report, of this sweep or another; runs that it holds are not made again;
+             several: a,b
   out=       default: runs/sweeps/NAME-PROFILE
   --dry-run  print the commands, check them, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
 """
 TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
+# What other sweeps' reports hold of the runs of this one, as a results.json in its directory.
+ADOPTED = "adopted.json"
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
 _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
@@ -289,7 +292,7 @@ def out_directory(options: Options) -> Path:
 
 
 def in_results(record: Mapping[str, Any], files: Sequence[Path]) -> set[str]:
-    """The directories of those planned runs that results.json of earlier reports hold. Raises UserError."""
+    """The directories of those planned runs that earlier reports on this sweep hold. Raises UserError."""
     from mtmarl.analysis import runs as runs_
 
     key = lambda run: (*sorted(run["cell"].items()), run["seed"])
@@ -302,17 +305,15 @@ def in_results(record: Mapping[str, Any], files: Sequence[Path]) -> set[str]:
             for run in (r for s in same for r in s["runs"]):
                 own = planned.get(key(run))
                 # Settings are those of the plan, or it is another experiment.
-                if own and settings.overrides(own["argv"]) == settings.overrides(
-                    shlex.split(run["command"])[3:]
-                ):
+                if own and settings.overrides(own["argv"]) == settings.overrides(_argv(run)):
                     found.add(own["dir"])
         except runs_.BROKEN as error:
             raise UserError(f"results={file}: {runs_.reason(error)}") from None
-        if not same:
-            raise UserError(
-                f"results={file}: holds no sweep {record['name']} with profile {record['profile']}"
-            )
     return found
+
+
+def _argv(recorded: Mapping[str, Any]) -> list[str]:
+    return shlex.split(recorded["command"])[3:]
 
 
 def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None:
@@ -338,26 +339,35 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
             raise UserError(f"{where}, run {run['dir']}: {error}") from None
 
 
-def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Path]:
-    """{directory: where it lies} of runs that another sweep beside this one has finished.
+def find_finished(
+    runs: Sequence[Mapping[str, Any]], out: Path, files: Sequence[Path] = ()
+) -> dict[str, Path]:
+    """{directory: where it lies} of runs that another sweep has finished.
 
-    They have the same settings and, as far as they say, the same vaults and the same policy to start from.
+    They lie beside this sweep, or in one of the files, a results.json each: there as FILE/DIRECTORY. They have the same
+    settings and, as far as they say, the same vaults and the same policy to start from.
     """
     from mtmarl import build
+    from mtmarl.analysis import experiments
 
     found: dict[str, Path] = {}
     sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
     others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
     records = [(place, build.read_json(place / "run.json") or {}) for place in others]
-    for run in runs if records else ():  # Composing every run takes seconds.
+    candidates = [(place, record, ()) for place, record in records]
+    # Reports keep no settings that tell repetitions apart. What a run began from must not be guessed.
+    lacking = tuple(key for key in experiments.FREE if key != "init_from")
+    candidates += [(place, record, lacking) for file in files for place, record in _recorded(file).items()]
+    for run in runs if candidates else ():  # Composing every run takes seconds.
         if (out / run["dir"]).exists():
             continue
         cfg = config.compose(run["argv"], "train")
-        for place, record in records:
+        for place, record, free in candidates:
             same = record.get("seed") == cfg.seed and record.get("algo") == cfg.algo_name
             try:
                 if same and not (
-                    build.differing_settings(record, cfg, str(place)) or build.changed_origins(record, cfg)
+                    build.differing_settings(record, cfg, str(place), free)
+                    or build.changed_origins(record, cfg)
                 ):
                     found[run["dir"]] = place
                     break
@@ -366,15 +376,69 @@ def find_finished(runs: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Pat
     return found
 
 
-def take(found: Mapping[str, Path], out: Path) -> None:
-    """Copies finished runs into their places, without the checkpoints that only a continuation needs."""
+def _recorded(file: Path) -> dict[Path, dict[str, Any]]:
+    """The runs of sweeps in a results.json, each with its configuration: as recorded, and as its command means where
+    a report kept no setting (early ones kept none).
+    """
+    from mtmarl.analysis import runs as runs_
+
+    value = runs_.read_results(file)
+    out = {}
+    for run in (r for sweep in value["sweeps"] for r in sweep["runs"]):
+        try:
+            whole = config.to_dict(config.compose(_argv(run), "train"))
+        except UserError:
+            continue  # Its options have gone since.
+        kept = (value.get("settings") or {}).get(run.get("settings")) or {}
+        out[file / run["dir"]] = {**run, "config": settings.unflatten(settings.flatten(whole) | kept)}
+    return out
+
+
+def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> None:
+    """Runs of other sweeps as runs of this one: copied into their places, without the checkpoints that only a
+    continuation needs, or written to ADOPTED, a results.json of this sweep.
+    """
+    reported: dict[str, Path] = {}
     for directory, place in found.items():
-        part = out / f"{directory}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
-        part.rename(out / directory)
-        commit = (json.loads((out / directory / "run.json").read_text()).get("commit") or "unknown")[:12]
-        print(f"taken     {directory} from {place} (commit {commit})", flush=True)
+        if place.is_dir():
+            part = out / f"{directory}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
+            part.rename(out / directory)
+            commit = (json.loads((out / directory / "run.json").read_text()).get("commit") or "unknown")[:12]
+            print(f"taken     {directory} from {place} (commit {commit})", flush=True)
+        else:
+            reported[directory] = place
+            print(f"taken     {directory} from {place}", flush=True)
+    if reported:
+        _adopt(reported, record, out)
+
+
+def _adopt(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> None:
+    """Adds runs that reports of other sweeps hold to ADOPTED."""
+    from mtmarl.analysis import runs as runs_
+    from mtmarl.analysis.sweeps import recipe
+
+    path = out / ADOPTED
+    files = {f for place in found.values() for f in place.parents if f.is_file()}
+    values = {file: runs_.read_results(file) for file in sorted(files)}
+    about = {key: record[key] for key in ("name", "profile", "title", "x", "panel", "line", "axes")}
+    earlier = [runs_.read_results(path)] if path.exists() else []
+    kept = [run for value in earlier for run in value["sweeps"][0]["runs"]]
+    planned = {r["dir"]: r for r in record["runs"]}
+    for file, value in values.items():
+        there = {file / run["dir"]: run for sweep in value["sweeps"] for run in sweep["runs"]}
+        for directory, place in found.items():
+            if place in there:
+                own = planned[directory]
+                here = {"dir": f"{out.name}/{directory}", "cell": own["cell"], "command": recipe(own["argv"])}
+                kept.append(there[place] | here)
+    joined: dict[str, dict[str, Any]] = {"references": {}, "settings": {}}
+    for value in (*earlier, *values.values()):
+        for key, known in joined.items():
+            known |= value.get(key) or {}
+    own_sweep = {**about, "runs": kept, "to_do": [], "claims": []}
+    _write_json({"format": runs_.FORMAT, "sweeps": [own_sweep], "experiments": [], **joined}, path)
 
 
 def check_continues(record: Mapping[str, Any], out: Path) -> None:
@@ -404,10 +468,13 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
 
 def write_plan(record: Mapping[str, Any], out: Path) -> None:
     """Writes sweep.json, whole or not at all."""
-    path = out / "sweep.json"
     out.mkdir(parents=True, exist_ok=True)
+    _write_json(record, out / "sweep.json")
+
+
+def _write_json(value: Mapping[str, Any], path: Path) -> None:
     part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False), encoding="utf-8")
+    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
     os.replace(part, path)
 
 
@@ -572,7 +639,8 @@ def run_sweep(options: Options) -> int:
     place = launcher.read(options.launcher, options.launcher_options)
     record, out = plan(sweep, where, options), out_directory(options)
     runs, files = chosen(record, options.only), [Path(f).expanduser() for f in options.results]
-    known = in_results(record, files)
+    adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
+    known = in_results(record, [*files, *adopted()])
     counted = sum(r["dir"] in known for r in runs)
     runs = [r for r in runs if r["dir"] not in known]
     done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
@@ -586,11 +654,19 @@ def run_sweep(options: Options) -> int:
     deaf = (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
         child.submit(check_runs, runs, out, where).result()
-        found = child.submit(find_finished, runs, out).result() if not options.dry_run else {}
+        found = child.submit(find_finished, runs, out, files).result() if not options.dry_run else {}
     if options.dry_run:
         return 0
+    for file in () if options.only else files:
+        given = any(file in place.parents for place in found.values())
+        if not (given or adopted() or in_results(record, [file])):
+            raise UserError(
+                f"results={file}: holds none of the runs of {record['name']} ({record['profile']})"
+            )
     write_plan(record, out)
-    take(found, out)
+    take(found, record, out)
+    known = in_results(record, adopted())
+    runs = [r for r in runs if r["dir"] not in known]
     failures = (
         execute(runs, out, options.jobs) if place.kind == "local" else _queue(runs, out, options, place)
     )
@@ -598,7 +674,7 @@ def run_sweep(options: Options) -> int:
     from mtmarl.report import write_report
 
     try:
-        print(f"report: {write_report([out, *files], out / 'report')}", flush=True)
+        print(f"report: {write_report([out, *files, *adopted()], out / 'report')}", flush=True)
     except UserError as error:
         print(f"no report: {error}", file=sys.stderr)
     for line in failures:

@@ -87,6 +87,7 @@ def make_model(
     split = entities.entities_of(dims)
     net = odis.Odis(config.network, split, config.skills, encoder)
     mixer = entities.Mixer(config.network.embed_dim)
+    mix = partial(entities.mix, mixer, split)
     scale = td.reward_scale(config.return_scale, value_range)
     init_carry = entities.empty_histories(("observer", "decoder"), config.network.embed_dim)
 
@@ -120,10 +121,6 @@ def make_model(
             return history, (q, recognised)
 
         return entities.unroll(step, histories(batch)["observer"], inputs(batch), batch.first)[1]
-
-    def mix(params, q, batch: Batch) -> Any:
-        team = entities.team_of(split, batch)
-        return mixer.apply({"params": params["mixer"]}, q, team, batch.agent_mask)
 
     def discover(params, target, batch: Batch, key):
         logits = label(params, batch)

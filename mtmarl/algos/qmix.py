@@ -5,7 +5,7 @@ UPDeT and ODIS. Agents are not numbered.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +77,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         start = init_carry(rows, agents).history["agent"]
         return entities.unroll(one, start, (batch.observation, last), batch.first)[1]
 
-    def mix(params, q, batch: Batch) -> Any:
-        return mixer.apply({"params": params["mixer"]}, q, entities.team_of(split, batch), batch.agent_mask)
+    mix = partial(entities.mix, mixer, split)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = values(params, batch), values(target, batch)

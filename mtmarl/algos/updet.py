@@ -8,7 +8,7 @@ policy that draws its actions, the values of all actions that it takes become le
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     split = entities.entities_of(dims)
     mixer = entities.Mixer(config.network.embed_dim) if config.mixer == "attention" else entities.Vdn()
     scale = td.reward_scale(config.return_scale, value_range)
+    mix = partial(entities.mix, mixer, split)
     tx = adam(config.learning_rate, config.max_grad_norm)
-
-    def mix(params, q, batch: Batch) -> Any:
-        return mixer.apply({"params": params["mixer"]}, q, entities.team_of(split, batch), batch.agent_mask)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = net.window(params["agent"], batch), net.window(target["agent"], batch)

@@ -50,10 +50,7 @@ def _vaults(record: Mapping[str, Any]) -> str | None:
 
 
 def _deciding(record: Mapping[str, Any]) -> dict[str, Any]:
-    counts = record.get("counts") or {}
-    # How to play decides nothing where training on recorded data played nothing.
-    played = "env_steps" in counts or not counts
-    out = settings.deciding(record.get("config") or {}, FREE if played else (*FREE, "collect"))
+    out = settings.deciding(record.get("config") or {}, (*FREE, *settings.without_use(record)))
     if record.get("start"):
         out["init_from"] = origin(str(record["start"].get("from")))
     if record.get("dataset_steps"):

@@ -36,10 +36,12 @@ class Entry:
 
     @property
     def recipe(self) -> str:
-        """The command without the place of the run, which is of one machine."""
-        return shlex.join(
-            ["python", "-m", "mtmarl.train", *(a for a in self.argv if not a.startswith("run_dir="))]
-        )
+        return recipe(self.argv)
+
+
+def recipe(argv: Sequence[str]) -> str:
+    """The command of a run without its place, which is of one machine."""
+    return shlex.join(["python", "-m", "mtmarl.train", *(a for a in argv if not a.startswith("run_dir="))])
 
 
 @dataclass(frozen=True)

@@ -214,11 +214,16 @@ def test_a_run_that_another_sweep_has_finished_is_copied(file, tmp_path):
     (there / "final.json").write_text("{}")
     found = sweep.find_finished(runs, out)
     assert found == {runs[-1]["dir"]: there}
-    sweep.take(found, out)
+    sweep.take(found, {}, out)
     assert sorted(p.name for p in (out / runs[-1]["dir"]).iterdir()) == ["final.json", "run.json"]
     assert sweep.find_finished(runs, out) == {}  # It lies here now.
+    third = tmp_path / "third"
     wider = [{**r, "argv": [*r["argv"], "algo.network.blocks=2"]} for r in runs]
-    assert sweep.find_finished(wider, tmp_path / "third") == {}
+    assert sweep.find_finished(wider, third) == {}
+    playing = [{**r, "argv": [*r["argv"], "collect.num_envs=7"]} for r in runs]
+    assert sweep.find_finished(playing, third) == {}
+    (there / "run.json").write_text(json.dumps({**record, "counts": {"gradient_steps": 8}}))
+    assert set(sweep.find_finished(playing, third)) == set(found), "training on recorded data plays nothing"
 
 
 def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
@@ -231,8 +236,44 @@ def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
     here = planned(file, f"out={tmp_path / 'here'}")
     assert sweep.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
     assert sweep.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
-    with pytest.raises(UserError, match="holds no sweep wide with profile smoke"):
-        sweep.in_results(planned(file, "profile=smoke"), [results])
+    assert sweep.in_results(planned(file, "profile=smoke"), [results]) == set()
+
+
+def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
+    there, out = tmp_path / "elsewhere" / "there", tmp_path / "out"
+    record = planned(file, f"out={there}")
+    sweep.write_plan(record, there)
+    for run in record["runs"]:
+        cfg = config.to_dict(config.compose(run["argv"], "train"))
+        write_run(
+            there / run["dir"],
+            {"lbf/a": 1.0},
+            {"lbf/b": 0.5},
+            run["seed"],
+            algo=run["cell"]["algo"],
+            config=cfg,
+        )
+    results = write_report([there], tmp_path / "sent").with_name("results.json")
+
+    other = tmp_path / "narrow.yaml"
+    other.write_text(
+        TEXT.replace('"16": [', '"8": [algo.network.embed_dim=8], thin: [').replace("width: 16", 'width: "8"')
+        .replace('width: "16"', 'width: "8"')
+    )  # fmt: skip
+    record = planned(other, f"out={out}")
+    found = sweep.find_finished(record["runs"], out, [results])
+    same = [r for r in record["runs"] if r["cell"]["width"] != "8"]
+    assert set(found) == {r["dir"] for r in same}, "whatever the other sweep called its levels"
+    sweep.write_plan(record, out)
+    sweep.take({d: p for d, p in found.items() if "thin" in d}, record, out)
+    sweep.take({d: p for d, p in found.items() if "thin" not in d}, record, out)  # added to the first
+    adopted = out / sweep.ADOPTED
+    assert sweep.in_results(record, [adopted]) == set(found)
+    report = write_report([out, adopted], tmp_path / "report")
+    assert "8 of 12 runs finished" in report.read_text()
+    kept = json.loads(report.with_name("results.json").read_text())["sweeps"][0]["runs"]
+    assert {r["dir"] for r in kept} == {f"out/{r['dir']}" for r in same}
+    assert sweep.find_finished(planned(other, "data.fraction=0.5")["runs"], out, [results]) == {}
 
 
 @pytest.mark.parametrize("name", config.options("sweep"))
