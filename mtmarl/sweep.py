@@ -387,10 +387,10 @@ def _recorded(file: Path) -> dict[Path, dict[str, Any]]:
     for run in (r for sweep in value["sweeps"] for r in sweep["runs"]):
         try:
             whole = config.to_dict(config.compose(_argv(run), "train"))
-        except UserError:
-            continue  # Its options have gone since.
-        kept = (value.get("settings") or {}).get(run.get("settings")) or {}
-        out[file / run["dir"]] = {**run, "config": settings.unflatten(settings.flatten(whole) | kept)}
+            kept = (value.get("settings") or {}).get(run.get("settings")) or {}
+            out[file / run["dir"]] = {**run, "config": settings.unflatten(settings.flatten(whole) | kept)}
+        except (UserError, *runs_.BROKEN):
+            continue  # Its options have gone since, or it is of another make.
     return out
 
 
@@ -657,9 +657,10 @@ def run_sweep(options: Options) -> int:
         found = child.submit(find_finished, runs, out, files).result() if not options.dry_run else {}
     if options.dry_run:
         return 0
-    for file in () if options.only else files:
-        given = any(file in place.parents for place in found.values())
-        if not (given or adopted() or in_results(record, [file])):
+    own = [file for file in files if in_results(record, [file])]
+    for file in files:
+        given = file in own or any(file in place.parents for place in found.values())
+        if not (given or adopted() or options.only):
             raise UserError(
                 f"results={file}: holds none of the runs of {record['name']} ({record['profile']})"
             )
@@ -674,7 +675,7 @@ def run_sweep(options: Options) -> int:
     from mtmarl.report import write_report
 
     try:
-        print(f"report: {write_report([out, *files, *adopted()], out / 'report')}", flush=True)
+        print(f"report: {write_report([out, *own, *adopted()], out / 'report')}", flush=True)
     except UserError as error:
         print(f"no report: {error}", file=sys.stderr)
     for line in failures:

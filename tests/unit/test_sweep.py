@@ -276,6 +276,41 @@ def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
     assert sweep.find_finished(planned(other, "data.fraction=0.5")["runs"], out, [results]) == {}
 
 
+def test_a_sweep_goes_on_from_the_report_of_another(file, tmp_path, micro_vaults, monkeypatch, capsys):
+    there, results = tmp_path / "elsewhere" / "there", tmp_path / "sent" / "results.json"
+    chunks = ["trainer.chunk=2", "trainer.checkpoint_every=2"]
+    record = planned(file, f"out={there}", *chunks)
+    sweep.write_plan(record, there)
+    run = record["runs"][0]
+    cfg = config.to_dict(config.compose(run["argv"], "train"))
+    write_run(
+        there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], algo=run["cell"]["algo"], config=cfg
+    )
+    write_report([there], results.parent)
+    other = tmp_path / "narrow.yaml"
+    other.write_text(TEXT.replace("algo: +algo=mt_oryx,mt_bc_sable", "algo: +algo=mt_oryx"))
+    left = []
+    monkeypatch.setattr(sweep, "execute", lambda runs, out, jobs: left.extend(r["dir"] for r in runs) or [])
+    argv = [
+        f"+sweep={other}",
+        f"out={tmp_path / 'out'}",
+        f"data.vault_dir={micro_vaults}",
+        *chunks,
+        f"results={results}",
+    ]
+    assert sweep.main(argv) == 0
+    assert len(left) == 3 and run["dir"] not in left
+    report = (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "Sweep `narrow`, profile `cpu`: 1 of 4 runs finished" in report
+    assert "Sweep `wide`" not in report, "the other sweep is not reported on"
+    left.clear()
+    assert sweep.main(argv[:-1]) == 0, "what was adopted stays"
+    assert len(left) == 3
+
+    assert sweep.main([*argv, f"out={tmp_path / 'third'}", "algo.learning_rate=0.1"]) == 2
+    assert "holds none of the runs of narrow (cpu)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", config.options("sweep"))
 def test_every_sweep_is_whole(name):
     """Each profile and each level of each axis composes, and smoke is short."""
