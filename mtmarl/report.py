@@ -291,6 +291,7 @@ def _sweep(
             tables.claims(claims),
             drawn.get("claims"),
             tables.sweep_cells(sweep, cells),
+            tables.sweep_greedy(sweep, cells),
             tables.sweep_combined(sweep, combined),
             tables.comparisons(comparisons, "Comparisons between cells"),
             drawn.get("profile"),

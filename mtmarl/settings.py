@@ -11,6 +11,7 @@ from typing import Any
 FREE_TO_CHANGE = (
     "sinks",
     "quiet",
+    "evaluator.greedy_too",
     "run_dir",
     "hub",
     "distributed",

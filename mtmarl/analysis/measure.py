@@ -44,10 +44,13 @@ def group(runs: Sequence[Run], which: str) -> dict[str, Any]:
     """What a cell or an experiment scored, and how its training went."""
     changes = [stats.late_change(*run.score_curve("train")) for run in runs]
     known = [c for c in changes if not math.isnan(c)]
+    greedy = [own for own in (run.greedily() for run in runs) if own is not None]
     minutes = [float(run.record.get("minutes") or 0.0) for run in runs]
     return {
         "seeds": [run.seed for run in runs],
         **{split: aggregate([runs], split, which) for split in SPLITS},
+        "greedy_seeds": [run.seed for run in greedy],
+        "greedy": {split: aggregate([greedy], split, which) for split in SPLITS},
         "late_change": float(np.mean(known)) if known else None,
         "late_change_per_seed": changes,
         "updates": _one(runs, "updates"),
@@ -288,12 +291,14 @@ def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
 
 def _task_score(run: Run, task: str, which: str) -> dict[str, Any]:
     score = run.normalised(task, which)
+    greedy = run.final[which]["tasks"][task].get("greedy_return")
     return {
         "return": run.mean_return(task, which),
         "standard_error": run.episode_error(task, which),
         "episodes": run.episodes(task, which),
         "normalised": score,
         **({"win_rate": score} if run.winnable(task) else {}),
+        **({} if greedy is None else {"greedy_return": greedy}),
     }
 
 

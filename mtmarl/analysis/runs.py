@@ -93,6 +93,19 @@ class Run:
         reference = self.reference(task).get("reference") or 0.0
         return self.mean_return(task, which) / reference if reference > 0 else float("nan")
 
+    def greedily(self) -> "Run | None":
+        """The run as it scored where it played greedily as well; None where that was not asked for.
+
+        Of tasks that are won or lost only the return was kept.
+        """
+        final: dict[str, Any] = {}
+        for which, scored in self.final.items():
+            returns = {task: own.get("greedy_return") for task, own in scored["tasks"].items()}
+            if None in returns.values() or any(map(self.winnable, returns)):
+                return None
+            final[which] = {**scored, "tasks": {task: {"return": value} for task, value in returns.items()}}
+        return replace(self, final=final) if final else None
+
     def curve(self, metric: str) -> tuple[np.ndarray, np.ndarray]:
         """(steps, values) of a metric that was logged."""
         points = [(m["step"], m[metric]) for m in self.metrics if m.get(metric) is not None]

@@ -89,8 +89,31 @@ def sweep_cells(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Scores", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note)
 
 
-def _seeds(c: Mapping[str, Any]) -> str:
-    done = len(c["seeds"])
+def sweep_greedy(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table | None:
+    """One row per cell that was scored playing greedily as well."""
+    rows = [
+        (
+            *map(title, c["cell"].values()),
+            _seeds(c, "greedy_seeds"),
+            with_interval(c["greedy"]["train"]),
+            with_interval(c["greedy"]["test"]),
+            with_error(c["greedy"]["test"]),
+            with_error(c["test"]),
+        )
+        for c in cells
+        if c["greedy_seeds"]
+    ]
+    scores = ("train tasks", "test tasks", "test ± s.e.", "as above")
+    note = (
+        "The same policies where every agent takes the most probable or most valuable action. Checkpoints were chosen "
+        "by the scores above."
+    )
+    header = (*map(plain, sweep.axes), "seeds", *scores)
+    return Table("Greedy play", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note) if rows else None
+
+
+def _seeds(c: Mapping[str, Any], key: str = "seeds") -> str:
+    done = len(c[key])
     return str(done) if done == c["planned"] else f"{done} of {c['planned']}"
 
 

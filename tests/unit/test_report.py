@@ -129,6 +129,32 @@ def test_results_stand_for_the_runs_that_they_are_of(written, tmp_path):
     assert (tmp_path / "example-cpu-curves.png").stat().st_size > 0
 
 
+def test_greedy_play_has_a_table_where_it_was_scored(written, tmp_path):
+    """Half as good here; of two seeds of one cell, with those of another without."""
+    plan(tmp_path / "sweep")
+    assert "Greedy play" not in (written / "report.md").read_text()
+    for seed in (0, 1):
+        file = tmp_path / "sweep" / f"env=lbf/n=4/algo=mt_oryx/seed_{seed}" / "final.json"
+        final = json.loads(file.read_text())
+        for scored in final.values():
+            for own in scored["tasks"].values():
+                own["greedy_return"] = 0.5 * float(np.mean(own["return"]))
+        write_json(file, final)
+    assert report.main([str(tmp_path / "sweep"), "--out", str(tmp_path / "one")]) == 0
+    cells = results_in(tmp_path / "one")["sweeps"][0]["cells"]
+    (cell,) = [c for c in cells if c["greedy_seeds"]]
+    assert cell["cell"] == {"env": "lbf", "n": "4", "algo": "mt_oryx"} and cell["greedy_seeds"] == [0, 1]
+    means = [np.mean([0.5 * s for s in score(cell["cell"], seed)[1].values()]) for seed in (0, 1)]
+    assert cell["greedy"]["test"]["mean"] == pytest.approx(np.mean(means), rel=1e-4)
+    assert re.search(
+        r"### Greedy play.*\n\| LBF \| 4 \| MT Oryx \| 2 of 3 \|",
+        (tmp_path / "one/report.md").read_text(),
+        re.S,
+    )
+    assert report.main([str(tmp_path / "one" / "results.json"), "--out", str(tmp_path / "two")]) == 0
+    assert_alike(results_in(tmp_path / "two"), results_in(tmp_path / "one"))
+
+
 def test_experiments_come_back_from_results(tmp_path):
     more = {
         "config": {"seed": 0, "algo": {"tau": 0.03}},

@@ -6,6 +6,7 @@ CONFIG = {
     "seed": 0,
     "sinks": ["jsonl"],
     "quiet": False,
+    "evaluator": {"greedy_too": True},
     "algo": {"network": {"embed_dim": 64}},
     "data": {"download": False, "fraction": 1.0},
     "tasks": {"train": ["a", "b"], "first": None, "hub": None},
