@@ -123,10 +123,8 @@ def team_of(entities: Entities, batch: Batch) -> TeamTokens:
     return team_inputs(entities, batch.observation, last_actions(batch))
 
 
-def mix(
-    mixer: nn.Module, entities: Entities, params: Params, q: Float[Array, "B T N"], batch: Batch
-) -> Float[Array, "B T"]:
-    """The team's value at every step of a batch; q: what each agent gives. The mixer's are `params["mixer"]`."""
+def mix(mixer: nn.Module, entities: Entities, params: Params, q: Float[Array, "B T N"], batch: Batch) -> Any:
+    """The team's value at every step of a batch, [B, T]; q: what each agent gives. Uses `params["mixer"]`."""
     return mixer.apply({"params": params["mixer"]}, q, team_of(entities, batch), batch.agent_mask)
 
 
