@@ -640,7 +640,8 @@ def run_sweep(options: Options) -> int:
     record, out = plan(sweep, where, options), out_directory(options)
     runs, files = chosen(record, options.only), [Path(f).expanduser() for f in options.results]
     adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
-    known = in_results(record, [*files, *adopted()])
+    held = {file: in_results(record, [file]) for file in (*files, *adopted())}
+    known = set().union(*held.values())
     counted = sum(r["dir"] in known for r in runs)
     runs = [r for r in runs if r["dir"] not in known]
     done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
@@ -657,7 +658,7 @@ def run_sweep(options: Options) -> int:
         found = child.submit(find_finished, runs, out, files).result() if not options.dry_run else {}
     if options.dry_run:
         return 0
-    own = [file for file in files if in_results(record, [file])]
+    own = [file for file in files if held[file]]
     for file in files:
         given = file in own or any(file in place.parents for place in found.values())
         if not (given or adopted() or options.only):

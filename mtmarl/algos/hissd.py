@@ -116,8 +116,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         rows, _, agents = batch.action.shape
         one = lambda h, x: run(value, params, "value", x, h)[::-1]
         _, v = entities.unroll(one, jnp.zeros((rows, agents, width)), inputs(batch), batch.first)
-        team = entities.team_of(split, batch)
-        return run(mixer, params, "mixer", v, team, batch.agent_mask)
+        return entities.mix(mixer, split, params, v, batch)
 
     def prediction_error(params, batch: Batch, skills, state):
         """[B, T-1]: squared error of the next state, a mean over its entities and features."""

@@ -64,6 +64,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     """L = mean (Q_tot(a) - r - gamma Q_tot^-(best next a by the online network))^2."""
     split, width = entities.entities_of(dims), config.network.embed_dim
     agent, mixer = recurrent.GruAgent(config.network, dims.actions), entities.Mixer(width)
+    mix = partial(entities.mix, mixer, split)
     init_carry = entities.empty_histories(("agent",), width)
     tx = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
@@ -76,8 +77,6 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         one = lambda memory, x: recurrent.scores(agent, params["agent"], x[0], x[1], memory)
         start = init_carry(rows, agents).history["agent"]
         return entities.unroll(one, start, (batch.observation, last), batch.first)[1]
-
-    mix = partial(entities.mix, mixer, split)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = values(params, batch), values(target, batch)
