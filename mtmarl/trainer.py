@@ -117,6 +117,9 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
         key_data, key_update = jax.random.split(key_of(seed, state.update))
         source_state, batch = source.next(state.source, data, x, state.learner.params, key_data)
         if place.is_fully_replicated:
+            if mesh.size > 1:
+                # Agents of all rows side by side would not lie where their rows do.
+                batch = batch._replace(present=None)
             rows = sharding.split_rows(mesh, batch.task_id.shape[0])
             batch = jax.lax.with_sharding_constraint(batch, rows)
         learner, metrics = phase.update(state.learner, batch, key_update)

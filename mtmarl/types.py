@@ -141,6 +141,14 @@ class Env(Protocol):
     def step(self, state: Any, action: Int[Array, "N"], key: jax.Array) -> tuple[Any, TimeStep]: ...
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class AtMost:
+    """A number that is known before anything is compiled: no leaf of the value that it is a part of."""
+
+    number: int
+
+
 class Batch(NamedTuple):
     """A batch of windows, time-major inside a row. The only thing a loss sees.
 
@@ -148,8 +156,9 @@ class Batch(NamedTuple):
     episode by termination / by time limit or by the end of the recording. `time_mask[t]`: step t is
     real. `return_to_go[t]`: the undiscounted reward from t to the end of the episode, beyond the window too; None
     where the future is not recorded. `last_action`: what each agent did in the step before the window, -1 where an
-    episode or the data begin with it; None where it is not recorded, or the memory in `extras` says it. `extras` holds
-    what the acting policy wrote (log-probabilities, values, memory).
+    episode or the data begin with it; None where it is not recorded, or the memory in `extras` says it. `present`: how
+    many of the B N slots hold agents at most, always the same ones of a row; None where all may. `extras` holds what
+    the acting policy wrote (log-probabilities, values, memory).
     """
 
     obs: Float[Array, "B T N O"]
@@ -164,6 +173,7 @@ class Batch(NamedTuple):
     task_id: Int[Array, "B"]
     return_to_go: Float[Array, "B T"] | None = None
     last_action: Int[Array, "B N"] | None = None
+    present: AtMost | None = None
     extras: Mapping[str, Any] = {}
 
     @property

@@ -102,20 +102,20 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         """(task skill, what to contrast), None for both where they are left out."""
         return run(task_encoder, params, "task_encoder", tokens) if config.task_skill else (None, None)
 
-    def step(params, history, x):
-        """One step of planner and controller on (what agents see, their task skills)."""
-        (tokens, z), skills, after = x, None, {}
+    def step(params, history, tokens):
+        """One step of task encoder, planner and controller on what agents see."""
+        (z, contrast), skills, after = encode(params, tokens), None, {}
         if config.planning:
             skills, after["planner"] = run(planner, params, "planner", tokens, history["planner"])
         logits, after["controller"] = run(
             controller, params, "controller", tokens, skills, z, history["controller"]
         )
-        return after, (logits, skills)
+        return after, (logits, skills, contrast)
 
     def team_value(params, batch: Batch):
         rows, _, agents = batch.action.shape
         one = lambda h, x: run(value, params, "value", x, h)[::-1]
-        _, v = entities.unroll(one, jnp.zeros((rows, agents, width)), inputs(batch), batch.first)
+        v = entities.unroll_agents(one, jnp.zeros((rows, agents, width)), inputs(batch), batch)
         return entities.mix(mixer, split, params, v, batch)
 
     def prediction_error(params, batch: Batch, skills, state):
@@ -168,10 +168,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
         rows, _, agents = batch.action.shape
         history = init_carry(rows, agents).history
-        tokens = inputs(batch)
-        z, contrast = encode(params, tokens)
         one = lambda h, x: step(params, h, x)
-        _, (logits, skills) = entities.unroll(one, history, (tokens, z), batch.first)
+        logits, skills, contrast = entities.unroll_agents(one, history, inputs(batch), batch)
 
         nll, metrics = cloning(logits, batch, dims)
         total = nll
@@ -228,8 +226,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     def act(params, memory, obs, key, explore):
         tokens = entities.agent_inputs(split, obs, memory.last_action)
-        z, _ = encode(params, tokens)
-        history, (logits, _) = step(params, memory.history, (tokens, z))
+        history, (logits, *_) = step(params, memory.history, tokens)
         action = entities.choose(logits, obs, key, explore)
         return entities.Memory(history, action), action, {}
 

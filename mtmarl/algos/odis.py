@@ -113,14 +113,14 @@ def make_model(
             logits, history = apply(params, "act", *x, history)
             return history, logits
 
-        return entities.unroll(step, histories(batch)["decoder"], (inputs(batch), skill), batch.first)[1]
+        return entities.unroll_agents(step, histories(batch)["decoder"], (inputs(batch), skill), batch)
 
     def values(params, batch: Batch):
         def step(history, tokens):
             q, recognised, history = apply(params, "value", tokens, history)
             return history, (q, recognised)
 
-        return entities.unroll(step, histories(batch)["observer"], inputs(batch), batch.first)[1]
+        return entities.unroll_agents(step, histories(batch)["observer"], inputs(batch), batch)
 
     def discover(params, target, batch: Batch, key):
         logits = label(params, batch)

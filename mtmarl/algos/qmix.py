@@ -76,7 +76,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         last = entities.last_actions(batch)
         one = lambda memory, x: recurrent.scores(agent, params["agent"], x[0], x[1], memory)
         start = init_carry(rows, agents).history["agent"]
-        return entities.unroll(one, start, (batch.observation, last), batch.first)[1]
+        return entities.unroll_agents(one, start, (batch.observation, last), batch)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = values(params, batch), values(target, batch)

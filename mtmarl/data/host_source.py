@@ -187,7 +187,8 @@ def host_source(
     Raises UserError where that is too little.
     """
     check_dims(vaults, dims)
-    windows = Windows(tuple(len(v.recording.first) for v in vaults), batch_size, context, **options)
+    length, teams = zip(*((len(v.recording.first), v.recording.mask.shape[1]) for v in vaults), strict=True)
+    windows = Windows(length, batch_size, context, **options, agents=teams)
     windows.check()
     wide = np.result_type(*(v.recording.obs.dtype for v in vaults)).itemsize
     per_step = dims.agents * (dims.obs * wide + dims.actions + 1) + 11
@@ -203,7 +204,7 @@ def host_source(
         )
     bring = _Bringer(vaults, dims, constants, resident)
     draw = jax.jit(jax.vmap(windows.draw))
-    agents = jnp.asarray([v.recording.mask.shape[1] for v in vaults], jnp.int32)
+    agents = jnp.asarray(teams, jnp.int32)
     none = jnp.zeros(len(vaults), jnp.int32)
     known = (agents, jnp.asarray(observation_scales(vaults, dims, constant_scale)))
 

@@ -112,7 +112,8 @@ def hybrid_source(
         part, rows = share(state.update), batch.task_id.shape[0]
         recorded = recorded_rows(rows, part, state.update)
         known = batch._replace(return_to_go=None)
-        mixed = windows.finish(where_rows(recorded, known, replayed(kept, batch.task_id, key_replay)), key)
+        fresh = replayed(kept, batch.task_id, key_replay)._replace(present=batch.present)
+        mixed = windows.finish(where_rows(recorded, known, fresh), key)
         extras = {"share": jnp.full(rows, part), "recorded": recorded, "episodes": ended(new, rows)}
         return HybridState(drawn, played, kept, state.update + 1), mixed._replace(extras=extras)
 

@@ -17,7 +17,7 @@ from mtmarl.data.sampling import (
 from mtmarl.envs.layout import one_hot_ids
 from mtmarl.errors import UserError
 from mtmarl.ops.agents import shuffle_agents
-from mtmarl.types import Batch, Params
+from mtmarl.types import AtMost, Batch, Params
 
 
 class Source(NamedTuple):
@@ -76,6 +76,7 @@ def side_by_side(sources: Sequence[Source]) -> Source:
 
 def stack_tasks(batches: Sequence[Batch]) -> Batch:
     """Batches of one task each, of as many rows, as one: smaller teams are padded, tasks alternate along the rows."""
+    slots = sum(b.action.shape[0] * b.action.shape[2] for b in batches)
     batches = [b._replace(task_id=jnp.full_like(b.task_id, k)) for k, b in enumerate(batches)]
 
     def join(*parts):
@@ -85,7 +86,8 @@ def stack_tasks(batches: Sequence[Batch]) -> Batch:
 
     batch = jax.tree.map(join, *batches)
     noop = jnp.arange(batch.mask.shape[-1]) == 0
-    return batch._replace(mask=jnp.where(batch.agent_mask[..., None], batch.mask, noop))
+    mask = jnp.where(batch.agent_mask[..., None], batch.mask, noop)
+    return batch._replace(mask=mask, present=AtMost(slots))
 
 
 def beside(played: Source, vault: Source) -> Source:
@@ -124,7 +126,8 @@ class Windows(NamedTuple):
 
     `length`: steps per task. shuffle: random agent order per row. balanced: equal rows per task; else one random task
     per batch. mask: padded slots are masked; else they are agents that see zeros and do nothing. ids: width of the
-    one-hot agent numbers, if any; random_ids deals them out anew in every window.
+    one-hot agent numbers, if any; random_ids deals them out anew in every window. agents: of each task, () where they
+    are not known.
     """
 
     length: tuple[int, ...]
@@ -135,6 +138,7 @@ class Windows(NamedTuple):
     mask: bool = True
     ids: int = 0
     random_ids: bool = False
+    agents: tuple[int, ...] = ()
 
     def check(self) -> None:
         if self.batch_size < 1 or self.context < 1:
@@ -145,6 +149,15 @@ class Windows(NamedTuple):
                 f"task {k} has {self.length[k]} steps, fewer than context={self.context}; "
                 "shorten it or collect more"
             )
+
+    @property
+    def most_agents(self) -> int:
+        """In all rows of a batch together."""
+        largest = sorted(self.agents, reverse=True)
+        if not self.balanced:
+            return self.batch_size * largest[0]
+        each, left_over = divmod(self.batch_size, len(largest))
+        return each * sum(largest) + sum(largest[:left_over])
 
     def draw(self, drawn: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The task of each row [B] and the first step of its window within the task [B], after `drawn` batches."""
@@ -163,8 +176,10 @@ class Windows(NamedTuple):
             batch = number_agents(batch, key_ids, self.ids, self.random_ids)
         if self.shuffle:
             batch = shuffle_agents(batch, key_order)
+        if self.agents:
+            batch = batch._replace(present=AtMost(self.most_agents))
         if not self.mask:
-            batch = batch._replace(agent_mask=jnp.ones_like(batch.agent_mask))
+            batch = batch._replace(agent_mask=jnp.ones_like(batch.agent_mask), present=None)
         return batch
 
 
@@ -173,7 +188,8 @@ def vault_source(data: TaskData, batch_size: int, context: int, **options: Any) 
 
     `options` are those of `Windows`.
     """
-    windows = Windows(tuple(np.asarray(data.length).tolist()), batch_size, context, **options)
+    length, agents = (tuple(np.asarray(x).tolist()) for x in (data.length, data.agents))
+    windows = Windows(length, batch_size, context, **options, agents=agents)
     windows.check()
 
     def draw(drawn: jax.Array, data: TaskData, x: Any, params: Params, key: jax.Array):

@@ -388,6 +388,29 @@ def unroll(step: Callable, history: Any, inputs: Any, first: Bool[Array, "B T"])
     return history, jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), outputs)
 
 
+def unroll_agents(step: Callable, history: Any, inputs: Any, batch: Batch) -> Any:
+    """The outputs of `unroll` where every agent is computed by itself: leaves are [B, T, N, …], of histories [B, N, …].
+
+    Padded slots are not computed, as far as the batch says how many there are: what comes out for them is zeros.
+    """
+    rows, _, agents = batch.action.shape
+    if batch.present is None or batch.present.number >= rows * agents:
+        return unroll(step, history, inputs, batch.first)[1]
+    # Every agent that is there becomes a row of its own, [P, T, 1, …].
+    slots = jnp.flatnonzero(batch.agent_mask[:, 0], size=batch.present.number, fill_value=rows * agents)
+    there = lambda x: x.at[slots].get(mode="clip")
+    apart = lambda x: jnp.moveaxis(x, 2, 1).reshape(rows * agents, x.shape[1], 1, *x.shape[3:])
+    start = jax.tree.map(lambda h: there(h.reshape(rows * agents, 1, *h.shape[2:])), history)
+    first = jnp.repeat(batch.first, agents, axis=0)
+    _, out = unroll(step, start, jax.tree.map(lambda x: there(apart(x)), inputs), there(first))
+
+    def put_back(y):
+        every = jnp.zeros((rows * agents, *y.shape[1:]), y.dtype).at[slots].set(y, mode="drop")
+        return jnp.moveaxis(every.reshape(rows, agents, y.shape[1], *y.shape[3:]), 1, 2)
+
+    return jax.tree.map(put_back, out)
+
+
 def choose(
     logits: Float[Array, "B N A"], obs: Observation, key: jax.Array, explore: Any, uniform: bool = False
 ) -> Int[Array, "B N"]:
@@ -461,7 +484,7 @@ class Agent(NamedTuple):
         before = memory_before(self.init_carry, batch) if memory is None else memory
         last = last_actions(batch, before.last_action)
         tokens = self.inputs(batch.observation, last, more)
-        return unroll(lambda h, x: self.step(params, h, x), before.history, tokens, batch.first)[1]
+        return unroll_agents(lambda h, x: self.step(params, h, x), before.history, tokens, batch)
 
     def act(
         self, params: Params, memory: Memory, obs: Observation, more: Array | None = None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mtmarl.networks.entities import Memory, empty_histories, last_actions, unroll
+from mtmarl.networks.entities import Memory, empty_histories, last_actions, unroll_agents
 from mtmarl.types import Batch, Carry, Observation, Params
 
 
@@ -88,7 +88,7 @@ class Agent(NamedTuple):
             hidden, out = scores(self.module, params, obs, last, history["agent"])
             return {"agent": hidden}, out
 
-        return unroll(step, memory.history, (batch.observation, last), batch.first)[1]
+        return unroll_agents(step, memory.history, (batch.observation, last), batch)
 
     def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[Any, Array]:
         """(history, its numbers [B, N, A]) of one step."""

@@ -8,7 +8,7 @@ import pytest
 from mtmarl import build, config
 from mtmarl.algos import ALGOS, OFFLINE
 from mtmarl.ops.agents import shuffle_agents
-from mtmarl.types import Dims
+from mtmarl.types import AtMost, Dims
 from tests.batches import ACTIONS, OBS, ROWS, TOY, make_batch, pad
 
 VARIANTS = {
@@ -67,7 +67,9 @@ def assert_same(a, b):
 
 
 def test_padding_may_stand_anywhere(make):
-    """A padded and shuffled batch is the unpadded batch in that agent order, and its gradients are finite."""
+    """A padded and shuffled batch is the unpadded batch in that agent order, also where it says how many agents it has,
+    and its gradients are finite.
+    """
     padded = shuffle_agents(pad(make_batch(3), 5), jax.random.key(3))
     order = jnp.argsort(~padded.agent_mask[:, 0], axis=1, stable=True)[:, :3]
     pick = lambda x: jnp.take_along_axis(x, order.reshape(ROWS, 1, 3, *[1] * (x.ndim - 3)), axis=2)
@@ -76,6 +78,8 @@ def test_padding_may_stand_anywhere(make):
     assert bool(plain.agent_mask.all())
     after, metrics = update(make, padded)
     assert_same(update(make, plain)[1], metrics)
+    counted = padded._replace(present=AtMost(3 * ROWS + 1))
+    assert_same(update(make, counted)[1], metrics)
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves((after.params, metrics)))
 
 

@@ -97,7 +97,8 @@ def test_shapes_and_dtypes(drawn):
     }
     if drawn.return_to_go is None:  # How what was just played goes on is not known.
         del expected["return_to_go"]
-    found = {k: (v.shape, v.dtype) for k, v in drawn._asdict().items() if k != "extras" and v is not None}
+    arrays = {k: v for k, v in drawn._asdict().items() if k not in ("extras", "present")}
+    found = {k: (v.shape, v.dtype) for k, v in arrays.items() if v is not None}
     assert found == expected
     assert all(x.shape[:2] == (9, BATCH) for x in drawn.extras.values()), (
         "the trainer splits all of it by rows"
@@ -111,6 +112,13 @@ def test_actions_are_legal_and_padded_agents_idle(drawn):
     assert (drawn.mask[padded] == [True, False, False]).all()
     np.testing.assert_array_equal(drawn.agent_mask[..., 0, :].sum(-1), np.array([1, 3, 2])[drawn.task_id])
     assert (drawn.agent_mask == drawn.agent_mask[:, :, :1]).all()
+
+
+def test_how_many_agents_there_are_at_most_is_known(drawn):
+    """8 rows of tasks of 1, 3 and 2 agents: 12 in six of them, at most 5 in the other two."""
+    there = drawn.agent_mask[..., 0, :].sum((1, 2))
+    one_task = (drawn.task_id == drawn.task_id[:, :1]).all()
+    assert there.max() == drawn.present.number == (3 * BATCH if one_task else 17)
 
 
 def test_the_action_before_a_window_is_known_inside_an_episode(drawn):
