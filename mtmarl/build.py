@@ -38,6 +38,7 @@ from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
+from mtmarl.files import write_json
 from mtmarl.settings import deciding, differing, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
@@ -604,13 +605,6 @@ def _vault_windows(
 
 
 # ---------------------------------------------------------------------------------------------- records
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    os.replace(part, path)
 
 
 def _commit() -> str | None:

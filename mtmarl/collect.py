@@ -19,6 +19,7 @@ import numpy as np
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
 
 # Index of the final evaluation, whose start states are met in no other, and its length.
 FINAL, FINAL_EPISODES = 2**31 - 1, 320
@@ -132,7 +133,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             "win_rate": sampled.win_rate(env.spec),
         }
         progress["evaluations"] = [e for e in progress["evaluations"] if e["update"] < update] + [entry]
-        progress_file.write_text(json.dumps(progress))
+        write_json(progress_file, progress)
         return {
             f"eval/{task}/return": sampled.mean,
             f"eval/{task}/greedy_return": greedy.mean,

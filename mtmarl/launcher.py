@@ -4,7 +4,6 @@ One YAML file in configs/launcher per place. The only module that knows submitit
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
 
 TRAIN = (sys.executable, "-m", "mtmarl.train")
 POLL_SECONDS = 10.0
@@ -156,9 +156,7 @@ def execute(
             submitted = [executor.submit(_train(r, out, settings)) for r in fresh]
         waiting |= {r["dir"]: job for r, job in zip(fresh, submitted, strict=True)}
         ids |= {r["dir"]: job.job_id for r, job in zip(fresh, submitted, strict=True)}
-        part = record.with_suffix(".part")
-        part.write_text(json.dumps(ids, indent=1), encoding="utf-8")
-        os.replace(part, record)
+        write_json(record, ids)
     known, failed = {r["dir"]: r for r in open_runs}, []
     while waiting:
         for directory in [d for d, job in waiting.items() if _ended(job)]:

@@ -26,6 +26,7 @@ from typing import Any, Literal
 
 from mtmarl import config, launcher, settings
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
 from mtmarl.sinks.summary import score
 
 USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value …]
@@ -438,7 +439,7 @@ def _adopt(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> N
         for key, known in joined.items():
             known |= value.get(key) or {}
     own_sweep = {**about, "runs": kept, "to_do": [], "claims": []}
-    _write_json({"format": runs_.FORMAT, "sweeps": [own_sweep], "experiments": [], **joined}, path)
+    write_json(path, {"format": runs_.FORMAT, "sweeps": [own_sweep], "experiments": [], **joined})
 
 
 def check_continues(record: Mapping[str, Any], out: Path) -> None:
@@ -469,13 +470,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
 def write_plan(record: Mapping[str, Any], out: Path) -> None:
     """Writes sweep.json, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    _write_json(record, out / "sweep.json")
-
-
-def _write_json(value: Mapping[str, Any], path: Path) -> None:
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, path)
+    write_json(out / "sweep.json", record)
 
 
 # ------------------------------------------------------------------------------------------------- running

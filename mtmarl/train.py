@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
 from mtmarl.sinks.summary import score
 
 if TYPE_CHECKING:
@@ -178,15 +179,14 @@ class Run:
         best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
         if best["update"] >= update or value > best["score"]:
             save_params(self.directory / "policy_best", params)
-            build.write_json(self.best_file, {"score": value, "update": update, "counts": self.counts})
+            write_json(self.best_file, {"score": value, "update": update, "counts": self.counts})
 
     def keep_progress(self) -> None:
         """Minutes and counts, into run.json. Seeds that share a program share its time."""
-        from mtmarl import build
 
         minutes = self.record["minutes"] + (time.time() - self.began) / 60 / self.sharing
         progress = {"minutes": round(minutes, 2), "counts": self.counts, "counts_at": self.counts_at}
-        build.write_json(self.directory / "run.json", {**self.record, **progress})
+        write_json(self.directory / "run.json", {**self.record, **progress})
 
     def save(self, state: "trainer.TrainState") -> None:
         update = int(state.update)
@@ -226,7 +226,7 @@ class Run:
         if not self.primary:
             return
         self.keep_progress()
-        build.write_json(self.directory / "final.json", final)
+        write_json(self.directory / "final.json", final)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from mtmarl import config
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError
+from mtmarl.files import write_whole
 
 ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
 ROOT = "folder to write to; default: $MTMARL_VAULTS, else ./vault_data"
@@ -108,7 +109,7 @@ def describe(args: argparse.Namespace) -> None:
         if "subset" in vault.metadata:
             print(f"  subset           {json.dumps(vault.metadata['subset'])}")
         picture = Path(args.out) / f"{name}.png"
-        vaults.write_whole(picture, _draw(name, figures))
+        write_whole(picture, _draw(name, figures))
         print(f"  figure           {picture}")
 
 

@@ -12,6 +12,7 @@ from mtmarl.data import vault as vaults
 from mtmarl.data.describe import describe
 from mtmarl.data.hub import Say, Store
 from mtmarl.errors import UserError
+from mtmarl.files import write_whole
 
 CARD = "README.md"
 WORKERS = 8
@@ -123,7 +124,7 @@ def _publish(
             hub.install(source, name, entry, target, True, pool, hub.Job(), say)
         for place, of in files.items():
             if place not in entry["files"]:
-                vaults.write_whole(target / place, of if isinstance(of, bytes) else of.read_bytes())
+                write_whole(target / place, of if isinstance(of, bytes) else of.read_bytes())
         return store
     last = (vaults.MANIFEST,)  # it vouches for the others
     with ThreadPoolExecutor(WORKERS) as pool:

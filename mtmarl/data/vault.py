@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 import mtmarl
 from mtmarl.errors import UserError
+from mtmarl.files import write_whole
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -533,18 +534,7 @@ def to_json(value: Any) -> str:
 
 
 def _write_json(file: Path, value: Any) -> None:
-    write_whole(file, to_json(value).encode())
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """In one step: readers see the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(file, to_json(value))
 
 
 def manifest_entry(root: Path, path: Path) -> dict[str, Any]:

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from mtmarl.files import write_whole
 from mtmarl.sinks.summary import summarise
 
 
@@ -48,6 +48,4 @@ def _trim(path: Path, resume_step: int | None) -> None:
             continue
         if resume_step is None or step <= resume_step:
             kept.append(line + "\n")
-    part = path.with_suffix(".part")
-    part.write_text("".join(kept), encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, "".join(kept))

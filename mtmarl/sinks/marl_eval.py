@@ -6,11 +6,12 @@ absolute_metrics: {metric: [per episode of the final score]}}
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from mtmarl.files import write_json
 
 
 class MarlEval:
@@ -30,7 +31,7 @@ class MarlEval:
                 steps = [v for k, v in record.items() if k != "absolute_metrics"]
                 elapsed = max([elapsed, *(v["elapsed_time"] for v in steps)])
         self._started = time.monotonic() - elapsed
-        self._write()
+        write_json(self._path, self._data)
 
     def start(self, total: int, done: int = 0) -> None:
         pass
@@ -61,15 +62,10 @@ class MarlEval:
                 key = same[0] if same else f"step_{len(evaluations)}"
                 elapsed = time.monotonic() - self._started
                 record[key] = {"step_count": int(step), "elapsed_time": elapsed, **values}
-        self._write()
+        write_json(self._path, self._data)
 
     def close(self) -> None:
         pass
-
-    def _write(self) -> None:
-        part = self._path.with_suffix(".part")
-        part.write_text(json.dumps(self._data, indent=1), encoding="utf-8")
-        os.replace(part, self._path)  # a reader never sees half a file
 
 
 def _floats(values: Any) -> list[float | None]:
