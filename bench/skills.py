@@ -1,8 +1,9 @@
 """Updates per second of the methods over entities: `python bench/skills.py [--quick]`.
 
-Random recordings as wide as those of marine_hard (9 agents, 10 enemies in 16 slots); every phase of every method is one
-compiled program for all tasks. The second table is HyGen's choice of skills on marine_hard itself: acting in all tasks,
-replay, the mix with recorded windows and the update are one program, against the update on recorded windows alone.
+Random recordings as wide as those of marine_hard: teams of 3, 5 and 9, 10 enemies in 16 slots. Every phase of every
+method is one compiled program for all tasks. The second table is HyGen's choice of skills on marine_hard itself: acting
+in all tasks, replay, the mix with recorded windows and the update are one program, against the update on recorded
+windows alone.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.types import Dims
 
 METHODS = ("bc_t", "updet_m", "odis", "hissd")
+TEAMS = np.resize((3, 5, 9), TASKS)
 AGENTS, ENEMIES, STEPS, WIDTH = 9, 10, 1_000, len(smax.OBS_SCALE)
 
 
@@ -40,6 +42,7 @@ def smax_data() -> TaskData:
         mask=jnp.asarray(mask),
         action=jnp.asarray(np.argmax(mask * rng.random(mask.shape), -1).astype(np.int8)),
         obs_scale=jnp.asarray(np.tile(smax.OBS_SCALE, (TASKS, 1))),
+        agents=jnp.asarray(TEAMS),
         return_to_go=jnp.zeros(shape[0]),
     )
 
@@ -84,7 +87,7 @@ def main() -> None:
     quick = parser.parse_args().quick
     batch, context, repeats = (5, 10, 1) if quick else (30, 20, 1)
     print(
-        f"{sharding.describe()}; {batch} windows of {context} steps, {AGENTS} agents, {TASKS} tasks\n",
+        f"{sharding.describe()}; {batch} windows of {context} steps, {TASKS} tasks of {TEAMS} agents\n",
         flush=True,
     )
     print("| method | phase | parameters | updates/s | compile s |\n|---|---|---:|---:|---:|")
