@@ -97,7 +97,8 @@ class TeamTokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Entities:
-    """How the observations of a set of tasks split into entities. Both functions take any leading batch axes.
+    """How the observations of a set of tasks split into entities. Both functions take any leading batch axes. `observe`
+    takes every agent by itself.
 
     `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at target k; an
     observation with fewer actions has fewer targets. `most_targets`: of any task that is trained on (None: not known).

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtmarl.networks.entities import Memory, last_actions, memory_before
 from mtmarl.ops import masked
+from mtmarl.ops.agents import each_apart
 from mtmarl.types import Batch, Observation, Params
 
 
@@ -191,8 +192,12 @@ class Agent(NamedTuple):
         """What the module says at every step of a window; `memory`: see `memory_before`."""
         memory = memory_before(self.init_carry, batch) if memory is None else memory
         last = last_actions(batch, memory.last_action)
-        inputs = (batch.observation, last, self.told(batch), batch.first, memory.history["cache"])
-        return self.module.apply({"params": params}, *inputs)[0]
+
+        def run(steps, cache, rows):
+            return self.module.apply({"params": params}, *steps, *rows, cache)[0]
+
+        steps, rows = (batch.observation, last), (self.told(batch), batch.first)
+        return each_apart(run, batch, steps, memory.history["cache"], rows)
 
     def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[dict[str, Any], Any]:
         """(history, what the module says) of one step."""

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mtmarl.ops import masked
+from mtmarl.ops.agents import each_apart
 from mtmarl.types import Batch, Carry, Dims, Entities, Observation, Params, TeamTokens, Tokens
 
 
@@ -389,26 +390,11 @@ def unroll(step: Callable, history: Any, inputs: Any, first: Bool[Array, "B T"])
 
 
 def unroll_agents(step: Callable, history: Any, inputs: Any, batch: Batch) -> Any:
-    """The outputs of `unroll` where every agent is computed by itself: leaves are [B, T, N, …], of histories [B, N, …].
-
-    Padded slots are not computed, as far as the batch says how many there are: what comes out for them is zeros.
+    """The outputs of `unroll` over a batch by what treats every agent by itself, which padded slots are spared: leaves
+    are [B, T, N, …], of the history [B, N, …].
     """
-    rows, _, agents = batch.action.shape
-    if batch.present is None or batch.present.number >= rows * agents:
-        return unroll(step, history, inputs, batch.first)[1]
-    # Every agent that is there becomes a row of its own, [P, T, 1, …].
-    slots = jnp.flatnonzero(batch.agent_mask[:, 0], size=batch.present.number, fill_value=rows * agents)
-    there = lambda x: x.at[slots].get(mode="clip")
-    apart = lambda x: jnp.moveaxis(x, 2, 1).reshape(rows * agents, x.shape[1], 1, *x.shape[3:])
-    start = jax.tree.map(lambda h: there(h.reshape(rows * agents, 1, *h.shape[2:])), history)
-    first = jnp.repeat(batch.first, agents, axis=0)
-    _, out = unroll(step, start, jax.tree.map(lambda x: there(apart(x)), inputs), there(first))
-
-    def put_back(y):
-        every = jnp.zeros((rows * agents, *y.shape[1:]), y.dtype).at[slots].set(y, mode="drop")
-        return jnp.moveaxis(every.reshape(rows, agents, y.shape[1], *y.shape[3:]), 1, 2)
-
-    return jax.tree.map(put_back, out)
+    run = lambda inputs, history, first: unroll(step, history, inputs, first)[1]
+    return each_apart(run, batch, inputs, history, batch.first)
 
 
 def choose(

@@ -1,6 +1,7 @@
-"""Agents as slots: reordering them."""
+"""Agents as slots: reordering them, and computing those alone that are there."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,3 +40,27 @@ def shuffle_agents(batch: Batch, key: jax.Array) -> Batch:
     """All slots, active or not, in a random order per row."""
     rows, _, agents = batch.action.shape
     return reorder_agents(batch, random_orders(key, rows, agents))
+
+
+def each_apart(run: Callable, batch: Batch, steps: Any, start: Any, rows: Any) -> Any:
+    """`run(steps, start, rows)` for a `run` that treats agents alike and each by itself, without most padded slots.
+
+    Leaves of `steps` and of what it returns are [B, T, N, …], of `start` [B, N, …], of `rows` [B, T, …]. Where the
+    batch says how many agents it has, `run` meets these as rows of one agent each, and zeros come out for the others.
+    """
+    count, _, agents = batch.action.shape
+    slots = count * agents
+    if batch.present is None or batch.present.number >= slots:
+        return run(steps, start, rows)
+    index = jnp.flatnonzero(batch.agent_mask[:, 0], size=batch.present.number, fill_value=slots)
+    there = lambda x: x.at[index].get(mode="clip")
+
+    def put_back(y):
+        every = jnp.zeros((slots, *y.shape[1:]), y.dtype).at[index].set(y, mode="drop")
+        return jnp.moveaxis(every.reshape(count, agents, y.shape[1], *y.shape[3:]), 1, 2)
+
+    apart = lambda x: there(jnp.moveaxis(x, 2, 1).reshape(slots, x.shape[1], 1, *x.shape[3:]))
+    before = lambda x: there(x.reshape(slots, 1, *x.shape[2:]))
+    shared = lambda x: there(jnp.repeat(x, agents, axis=0))
+    out = run(jax.tree.map(apart, steps), jax.tree.map(before, start), jax.tree.map(shared, rows))
+    return jax.tree.map(put_back, out)
