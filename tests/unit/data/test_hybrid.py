@@ -89,7 +89,7 @@ def windows_of(batch):
     """Every row as one array of all that it holds, but for the numbers of the agents."""
     batch = batch._replace(obs=batch.obs[..., : LAYOUT.known])
     flat = lambda x: np.asarray(x, np.float32).reshape(*x.shape[:3], -1)
-    other = ("extras", "return_to_go", "last_action", "task_id")
+    other = ("extras", "return_to_go", "last_action", "present", "task_id")
     fields = (f for name, f in batch._asdict().items() if name not in other)
     return np.concatenate([flat(f) for f in fields], -1)
 
