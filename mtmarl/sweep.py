@@ -469,7 +469,6 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
 
 def write_plan(record: Mapping[str, Any], out: Path) -> None:
     """Writes sweep.json, whole or not at all."""
-    out.mkdir(parents=True, exist_ok=True)
     write_json(out / "sweep.json", record)
 
 

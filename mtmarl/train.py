@@ -183,7 +183,6 @@ class Run:
 
     def keep_progress(self) -> None:
         """Minutes and counts, into run.json. Seeds that share a program share its time."""
-
         minutes = self.record["minutes"] + (time.time() - self.began) / 60 / self.sharing
         progress = {"minutes": round(minutes, 2), "counts": self.counts, "counts_at": self.counts_at}
         write_json(self.directory / "run.json", {**self.record, **progress})
