@@ -37,6 +37,7 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   launcher=  local (processes of this machine) or slurm; launcher.KEY= changes what configs/launcher says
   seeds=     instead of those of the sweep
   only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
+  only.seed= run only these of the sweep's seeds now, as when several machines share a sweep
   results=   results.json of an earlier report, of this sweep or another; runs that it holds are not made again;
              several: a,b
   out=       default: runs/sweeps/NAME-PROFILE
@@ -275,12 +276,15 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
 
 
 def chosen(record: Mapping[str, Any], only: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:
-    """The planned runs whose levels `only` names. Raises UserError."""
+    """The planned runs whose levels, or whose seeds, `only` names. Raises UserError."""
+    seeds = list(dict.fromkeys(str(r["seed"]) for r in record["runs"]))
+    axes = {**record["axes"], "seed": seeds}
     for axis, levels in only.items():
-        _known(axis, record["axes"], f"only.{axis}")
+        _known(axis, axes, f"only.{axis}")
         for level in levels:
-            _known(level, dict.fromkeys(record["axes"][axis]), f"only.{axis}")
-    return [r for r in record["runs"] if all(r["cell"][axis] in levels for axis, levels in only.items())]
+            _known(level, dict.fromkeys(axes[axis]), f"only.{axis}")
+    levels_of = lambda run: {**run["cell"], "seed": str(run["seed"])}
+    return [r for r in record["runs"] if all(levels_of(r)[axis] in levels for axis, levels in only.items())]
 
 
 def _texts(cell: Mapping[str, Any]) -> dict[str, str]:

@@ -87,6 +87,10 @@ def test_a_part_of_the_grid(file):
         f"width={w}/algo=mt_oryx/seed_3" for w in (16, 32)
     ]
     assert sweep.chosen(record, {}) == record["runs"]
+    two = planned(file)
+    assert sweep.chosen(two, {"seed": ("1",)}) == [r for r in two["runs"] if r["seed"] == 1]
+    with pytest.raises(UserError, match="only.seed: unknown 2"):
+        sweep.chosen(two, {"seed": ("2",)})
     for wrong in ({"algos": ("mt_oryx",)}, {"algo": ("mt_orix",)}):
         with pytest.raises(UserError, match="did you mean"):
             sweep.chosen(record, wrong)
