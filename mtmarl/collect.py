@@ -19,7 +19,7 @@ import numpy as np
 
 from mtmarl import config
 from mtmarl.errors import UserError
-from mtmarl.files import write_json
+from mtmarl.files import only_writer, write_json
 
 # Index of the final evaluation, whose start states are met in no other, and its length.
 FINAL, FINAL_EPISODES = 2**31 - 1, 320
@@ -89,6 +89,8 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         raise UserError(
             f"{run_dir}: holds a run of {', '.join(earlier['train_tasks'])}; give another run_dir"
         )
+    if sharding.is_primary():
+        stack.enter_context(only_writer(run_dir))
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
     job = build.online(cfg, task)

@@ -1,9 +1,15 @@
 """Small files that someone may be reading, or a kill may interrupt: there is the old one or the new one, whole."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+
+from filelock import FileLock, Timeout
+
+from mtmarl.errors import UserError
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
@@ -20,3 +26,23 @@ def write_whole(file: Path, content: str | bytes) -> None:
 def write_json(file: Path, value: Any) -> None:
     """`write_whole` of plain values, indented."""
     write_whole(file, json.dumps(value, indent=1) + "\n")
+
+
+@contextmanager
+def only_writer(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes from writing a run at the same time. Raises UserError if one does."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{run_dir}: another process is writing this run; wait for it, or give another run_dir"
+        ) from None
+    except NotImplementedError:  # Some network file systems have no locks; a run is worth more than its lock.
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
 from mtmarl.errors import UserError
-from mtmarl.files import write_json
+from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
 
 if TYPE_CHECKING:
@@ -132,6 +132,8 @@ class Run:
         from mtmarl.checkpoint import Checkpoints
 
         self.stack, self.quiet, self.sharing = stack, quiet, sharing
+        if self.primary:
+            stack.enter_context(only_writer(self.directory))
         self.checkpoints = stack.enter_context(closing(Checkpoints(self.directory)))
 
     def restore(self, like: "trainer.TrainState", update: int) -> "trainer.TrainState":

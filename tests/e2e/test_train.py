@@ -9,6 +9,7 @@ import pytest
 import mtmarl
 from mtmarl import collect, evaluate, report, train
 from mtmarl.checkpoint import Checkpoints
+from mtmarl.files import only_writer
 
 SMALL = [
     "+algo=mt_oryx", "algo.network.embed_dim=16", "algo.network.heads=2",
@@ -70,6 +71,14 @@ def test_a_finished_run_is_left_alone(finished, micro_vaults, capsys):
     assert train.main(arguments(micro_vaults, finished)) == 0
     assert "already finished" in capsys.readouterr().out
     assert (finished / "final.json").stat().st_mtime_ns == before
+
+
+def test_two_processes_do_not_write_one_run(micro_vaults, tmp_path, capsys):
+    with only_writer(tmp_path):
+        assert train.main(arguments(micro_vaults, tmp_path)) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {tmp_path}: another process") and len(error.splitlines()) == 1
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_loaded_policy_plays_larger_teams(finished):

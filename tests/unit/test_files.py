@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mtmarl.files import write_json, write_whole
+from mtmarl.errors import UserError
+from mtmarl.files import only_writer, write_json, write_whole
 
 
 def test_the_old_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
@@ -24,3 +25,14 @@ def test_the_old_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
         write_json(file, {"updates": object()})
     assert json.loads(file.read_bytes())["updates"] == 1
     assert list(file.parent.iterdir()) == [file], "nothing half-made lies about"
+
+
+def test_a_run_has_one_writer_at_a_time(tmp_path):
+    run = tmp_path / "seed_0"
+    with only_writer(run):
+        with pytest.raises(UserError, match="another process is writing"), only_writer(run):
+            pass
+        with only_writer(tmp_path / "seed_1"):
+            pass
+    with only_writer(run):
+        pass
