@@ -18,6 +18,8 @@ from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
 SPLITS = ("train", "test")
+# What a run has done beside its updates, as its `counts` name it.
+PLAYED = ("env_steps", "episodes")
 
 Pairs = Sequence[tuple[Cell, Cell]]
 
@@ -56,7 +58,17 @@ def group(runs: Sequence[Run], which: str) -> dict[str, Any]:
         "updates": _one(runs, "updates"),
         "parameters": _one(runs, "parameters"),
         "minutes": sum(minutes),
+        "played": _played(runs),
     }
+
+
+def _played(runs: Sequence[Run]) -> dict[str, float] | None:
+    """Env steps and episodes of training per run, mean over runs; None where a run did not count them."""
+    counts = [run.record.get("counts") for run in runs]
+    known = [c for c in counts if c]
+    if not known or len(known) < len(counts):
+        return None
+    return {name: float(np.mean([c.get(name, 0) for c in known])) for name in PLAYED}
 
 
 def _one(runs: Sequence[Run], key: str) -> Any:

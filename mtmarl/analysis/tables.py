@@ -118,12 +118,14 @@ def _seeds(c: Mapping[str, Any], key: str = "seeds") -> str:
 
 
 def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per cell: size, time, and whether training had reached its plateau."""
+    """One row per cell: size, time, what was played, and whether training had reached its plateau."""
+    played = [name for name in measure.PLAYED if any((c["played"] or {}).get(name) for c in cells)]
     rows = [
         (
             *map(title, c["cell"].values()),
             count(c["parameters"]),
             count(c["updates"]),
+            *(count((c["played"] or {}).get(name)) for name in played),
             number(c["minutes"] / len(c["seeds"]), 1),
             number(c["test"]["optimality_gap"]) if c["test"] else DASH,
             percent(c["late_change"]),
@@ -135,6 +137,7 @@ def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
         *map(plain, sweep.axes),
         "parameters",
         "updates",
+        *(f"{name.replace('_', ' ')} played" for name in played),
         "minutes per run",
         "test optimality gap",
         "late change",
@@ -144,7 +147,9 @@ def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
         "smoothed over a tenth of it on both sides), mean over seeds; near 0 on a plateau. Optimality gap: how far "
         "scores stay below 1, on average."
     )
-    return Table("Training", header, tuple(rows), "l" * len(sweep.axes) + "rrrrr", note)
+    if played:
+        note += " Played: in training, mean over seeds."
+    return Table("Training", header, tuple(rows), "l" * len(sweep.axes) + "r" * (5 + len(played)), note)
 
 
 def sweep_overview(

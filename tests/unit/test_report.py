@@ -389,6 +389,19 @@ def test_minutes_are_those_of_a_run_and_hours_those_of_all(tmp_path):
     assert "| 6 | 1.25 |" in text
 
 
+def test_what_was_played_stands_beside_the_updates(tmp_path):
+    axes = {"method": ["hygen", "bc_t"]}
+    write_sweep(tmp_path, axes, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
+    for seed in range(3):
+        for method, counts in (("hygen", {"env_steps": 3000, "episodes": 90 + seed}), ("bc_t", {"updates": 5})):
+            file = tmp_path / f"method={method}/seed_{seed}/run.json"
+            file.write_text(json.dumps(json.loads(file.read_text()) | {"counts": counts}))
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert "| updates | env steps played | episodes played | minutes per run |" in text
+    assert "| 1,000 | 3,000 | 91 | 12.5 |" in text and "| 1,000 | 0 | 0 | 12.5 |" in text
+
+
 def test_nothing_to_report_is_one_line(tmp_path, capsys):
     (tmp_path / "run.json").write_text("{")
     assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
