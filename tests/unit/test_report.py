@@ -393,7 +393,10 @@ def test_what_was_played_stands_beside_the_updates(tmp_path):
     axes = {"method": ["hygen", "bc_t"]}
     write_sweep(tmp_path, axes, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
     for seed in range(3):
-        for method, counts in (("hygen", {"env_steps": 3000, "episodes": 90 + seed}), ("bc_t", {"updates": 5})):
+        for method, counts in (
+            ("hygen", {"env_steps": 3000, "episodes": 90 + seed}),
+            ("bc_t", {"updates": 5}),
+        ):
             file = tmp_path / f"method={method}/seed_{seed}/run.json"
             file.write_text(json.dumps(json.loads(file.read_text()) | {"counts": counts}))
     assert report.main([str(tmp_path)]) == 0
