@@ -1,4 +1,4 @@
-"""Small files that someone may be reading, or a kill may interrupt: there is the old one or the new one, whole."""
+"""What is written to disk: small files, there whole or not at all for whoever reads or kills, and runs with one writer."""
 
 import json
 from collections.abc import Iterator
