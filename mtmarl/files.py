@@ -1,4 +1,4 @@
-"""What is written to disk: small files, there whole or not at all for whoever reads or kills, and runs with one writer."""
+"""What is on disk stays whole: small files are there or not, for readers and after kills; a run has one writer."""
 
 import json
 from collections.abc import Iterator
