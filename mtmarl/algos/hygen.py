@@ -8,7 +8,8 @@ value network of ODIS on batches of which a falling share is recorded and the re
 
 Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released; the released
 code calls the decoder refined but computes no loss of it, so L_decoder is here that of the first phase, with the skills
-that the state names. The rest as in ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no
+that the state names; L_CQL is of recorded rows (released: of all rows, so that values are also pulled towards what was
+played at random, `conservative_rows=all`). The rest as in ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no
 values learned at time limits, updates counted for all tasks together, and means over real steps of real agents.
 """
 
@@ -32,8 +33,8 @@ class Config(odis.Config, EpsilonGreedy):
     """`heads` of the state encoder, `head_width` wide each; None: as many as skills.
 
     share: of recorded rows in a batch of the second phase; linear: from `start_share` to `end_share` over the first
-    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none.
-    consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
+    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none;
+    `conservative_rows`: the rows whose mean the penalty is. consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
     (released) or KL(recognised || named) (equation 5). refine_weight: of the decoder's loss in the second phase; 0
     leaves the decoder as it is. capacity: env steps that are kept for replay, every task has the same part of them.
     `epsilon_fraction`: of the second phase. The rest as for ODIS.
@@ -46,6 +47,7 @@ class Config(odis.Config, EpsilonGreedy):
     end_share: float
     decay_fraction: float
     conservative: Literal["dynamic", "fixed", "none"]
+    conservative_rows: Literal["recorded", "all"]
     consistency: Literal["label", "kl"]
     refine_weight: float
     capacity: int
@@ -85,10 +87,13 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     frozen = [name for name in SKILL_MODULES if name != "decoder" or not refined]
 
     def loss(params, target, batch: Batch, key):
+        everywhere = jnp.ones(batch.task_id.shape, bool)
         share = batch.extras["share"][0] if "share" in batch.extras else jnp.ones(())
+        recorded = batch.extras.get("recorded", everywhere)
         part = {"dynamic": share, "fixed": 1.0, "none": 0.0}[config.conservative]
         weight = config.conservative_weight * part
-        total, metrics = model.choose(params, target, batch, weight)
+        rows = recorded if config.conservative_rows == "recorded" else everywhere
+        total, metrics = model.choose(params, target, batch, weight, rows)
         metrics = {**metrics, "share": share, "conservative_weight": jnp.asarray(weight)}
         if refined:
             nll, _ = model.refine(params, batch)

@@ -64,8 +64,9 @@ class Model(NamedTuple):
     """What ODIS and its successors have in common.
 
     init(key, batch) -> parameters. discover: the loss of the first phase. choose(params, target, batch,
-    conservative_weight) -> (loss, metrics) of the second; refine(params, batch) -> (loss, metrics) of the decoder under
-    the skills that the state names. play(params, memory, obs) -> (histories, logits of actions).
+    conservative_weight, rows) -> (loss, metrics) of the second, whose conservative penalty is taken of those rows [B];
+    refine(params, batch) -> (loss, metrics) of the decoder under the skills that the state names. play(params, memory,
+    obs) -> (histories, logits of actions).
     """
 
     init: Callable
@@ -140,7 +141,7 @@ def make_model(
             return -masked.take(recognised, logits.argmax(-1))
         return (jnp.exp(recognised) * (recognised - jax.nn.log_softmax(logits))).sum(-1)
 
-    def choose(params, target, batch: Batch, conservative_weight):
+    def choose(params, target, batch: Batch, conservative_weight, rows):
         logits = jax.lax.stop_gradient(label(params, batch))
         named = logits.argmax(-1)
         q, recognised = values(params, batch)
@@ -154,7 +155,7 @@ def make_model(
         )  # fmt: skip
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         td_loss = (share(td.known(batch)) * (total[:, :-1] - y) ** 2).sum()
-        gap_loss = (share(batch.time_mask) * gap).sum()
+        gap_loss = (share(batch.time_mask & rows[:, None]) * gap).sum()
         valid = batch.agent_mask & batch.time_mask[..., None]
         skill_loss = (share(valid) * differ(recognised, logits)).sum()
         loss = td_loss + conservative_weight * gap_loss + config.skill_weight * skill_loss
@@ -223,7 +224,8 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     model = make_model(config, dims, value_range, odis.StateEncoder(config.network.embed_dim))
 
     def loss(params, target, batch: Batch, key):
-        return model.choose(params, target, batch, config.conservative_weight)
+        everywhere = jnp.ones(batch.task_id.shape, bool)
+        return model.choose(params, target, batch, config.conservative_weight, everywhere)
 
     def act(params, memory, obs, key, explore):
         """The action is drawn from the decoder as far as `explore`."""

@@ -21,7 +21,8 @@ CONFIG = hygen.Config(
     gumbel=True, conservative_weight=5.0, conservative_temperature=0.2,
     skill_weight=5.0, target_period=2, network=entities.Config(8, 1, 1),
     heads=None, head_width=4, share="linear", start_share=1.0, end_share=0.1, decay_fraction=0.25,
-    conservative="dynamic", consistency="label", refine_weight=1.0, capacity=100, epsilon=1.0, final_epsilon=0.05,
+    conservative="dynamic", conservative_rows="recorded",
+    consistency="label", refine_weight=1.0, capacity=100, epsilon=1.0, final_epsilon=0.05,
     epsilon_fraction=0.5,
 )  # fmt: skip
 DIMS = Dims(3, OBS, ACTIONS, 10, 2, TOY)
@@ -111,11 +112,26 @@ def test_the_penalty_falls_with_the_share(learner, mode, weights):
     np.testing.assert_allclose([weight(at_share(s)) for s in (1.0, 0.3, 0.0)], weights, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("rows", "same"), [("recorded", True), ("all", False)])
+def test_the_penalty_is_of_recorded_rows(learner, rows, same):
+    """What was played in the others makes no difference to it."""
+    update = make(conservative_rows=rows).phases[1].update
+    penalty = jax.jit(lambda batch: update(learner, batch, jax.random.key(0))[1]["policy/gap_loss"])
+    recorded = jnp.arange(ROWS) % 2 == 0
+    batch = at_share(0.5)
+    batch = batch._replace(extras={**batch.extras, "recorded": recorded})
+    other = (batch.action + 1) % DIMS.actions
+    played = batch._replace(action=jnp.where(recorded[:, None, None], batch.action, other))
+    assert (float(penalty(batch)) == float(penalty(played))) is same
+
+
 def test_with_a_share_of_one_it_is_odis(learner, choose):
     """Given its encoder and no refinement: the same parameters. With a smaller one its penalty is smaller."""
     config = odis.Config(**{f.name: getattr(CONFIG, f.name) for f in fields(odis.Config)})
     model = odis.make_model(config, DIMS, (-1.0, 1.0), MultiHeadEncoder(8, 3, 4))
-    loss = lambda params, target, batch, key: model.choose(params, target, batch, batch.extras["weight"][0])
+    loss = lambda params, target, batch, key: model.choose(
+        params, target, batch, batch.extras["weight"][0], jnp.ones(ROWS, bool)
+    )
     reference = jax.jit(odis.two_phases(config, model, DIMS, loss, make().act).phases[1].update)
     frozen = freeze(adam(config.learning_rate, config.max_grad_norm), SKILL_MODULES).init(learner.params)
     learner = learner._replace(opt={**learner.opt, "policy": frozen})
