@@ -9,8 +9,9 @@ value network of ODIS on batches of which a falling share is recorded and the re
 Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released; the released
 code calls the decoder refined but computes no loss of it, so L_decoder is here that of the first phase, with the skills
 that the state names; L_CQL is of recorded rows (released: of all rows, so that values are also pulled towards what was
-played at random, `conservative_rows=all`). The rest as in ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no
-values learned at time limits, updates counted for all tasks together, and means over real steps of real agents.
+played at random, `conservative_rows=all`). The rest as in ODIS: no numbered agents, windows, legal actions, a head of
+its own for aims, no values learned at time limits, updates counted for all tasks together, and means over real steps of
+real agents.
 """
 
 from dataclasses import dataclass
@@ -34,10 +35,11 @@ class Config(odis.Config, EpsilonGreedy):
 
     share: of recorded rows in a batch of the second phase; linear: from `start_share` to `end_share` over the first
     `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none;
-    `conservative_rows`: the rows whose mean the penalty is. consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
-    (released) or KL(recognised || named) (equation 5). refine_weight: of the decoder's loss in the second phase; 0
-    leaves the decoder as it is. capacity: env steps that are kept for replay, every task has the same part of them.
-    `epsilon_fraction`: of the second phase. The rest as for ODIS.
+    `conservative_rows`: the rows whose mean the penalty is. consistency: of an agent's recognised skill with the one
+    that the state names, the cross-entropy of that label (released) or KL(recognised || named) (equation 5).
+    refine_weight: of the decoder's loss in the second phase; 0 leaves the decoder as it is. capacity: env steps that
+    are kept for replay, every task has the same part of them. `epsilon_fraction`: of the second phase. The rest as for
+    ODIS.
     """
 
     heads: int | None
