@@ -52,6 +52,7 @@ class Config(odis.Config, EpsilonGreedy):
     conservative_rows: Literal["recorded", "all"]
     consistency: Literal["label", "kl"]
     refine_weight: float
+    refine_rows: Literal["recorded", "all"]
     capacity: int
 
     def __post_init__(self):
@@ -94,11 +95,12 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         recorded = batch.extras.get("recorded", everywhere)
         part = {"dynamic": share, "fixed": 1.0, "none": 0.0}[config.conservative]
         weight = config.conservative_weight * part
-        rows = recorded if config.conservative_rows == "recorded" else everywhere
-        total, metrics = model.choose(params, target, batch, weight, rows)
+        rows = {"recorded": recorded, "all": everywhere}
+        total, metrics = model.choose(params, target, batch, weight, rows[config.conservative_rows])
         metrics = {**metrics, "share": share, "conservative_weight": jnp.asarray(weight)}
         if refined:
-            nll, _ = model.refine(params, batch)
+            known = batch.time_mask & rows[config.refine_rows][:, None]
+            nll, _ = model.refine(params, batch._replace(time_mask=known))
             total, metrics = total + config.refine_weight * nll, {**metrics, "decoder_loss": nll}
         return total, metrics
 

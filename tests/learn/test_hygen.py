@@ -22,7 +22,7 @@ CONFIG = hygen.Config(
     skill_weight=5.0, target_period=17, network=entities.Config(32, 1, 1),
     heads=None, head_width=8, share="linear", start_share=1.0, end_share=0.1, decay_fraction=0.2,
     conservative="dynamic", conservative_rows="recorded",
-    consistency="label", refine_weight=1.0, capacity=1000, epsilon=1.0, final_epsilon=0.05,
+    consistency="label", refine_weight=1.0, refine_rows="recorded", capacity=1000, epsilon=1.0, final_epsilon=0.05,
     epsilon_fraction=0.5,
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ CONFIG = hygen.Config(
     skill_weight=5.0, target_period=2, network=entities.Config(8, 1, 1),
     heads=None, head_width=4, share="linear", start_share=1.0, end_share=0.1, decay_fraction=0.25,
     conservative="dynamic", conservative_rows="recorded",
-    consistency="label", refine_weight=1.0, capacity=100, epsilon=1.0, final_epsilon=0.05,
+    consistency="label", refine_weight=1.0, refine_rows="recorded", capacity=100, epsilon=1.0, final_epsilon=0.05,
     epsilon_fraction=0.5,
 )  # fmt: skip
 DIMS = Dims(3, OBS, ACTIONS, 10, 2, TOY)
