@@ -6,12 +6,12 @@ value network of ODIS on batches of which a falling share is recorded and the re
 
     L = L_TD  +  w_s L_consistency  +  w_c share L_CQL  +  w_r L_decoder                    (equation 6, and L_decoder)
 
-Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released; the released
-code calls the decoder refined but computes no loss of it, so L_decoder is here that of the first phase, with the skills
-that the state names; L_CQL is of recorded rows (released: of all rows, so that values are also pulled towards what was
-played at random, `conservative_rows=all`). The rest as in ODIS: no numbered agents, windows, legal actions, a head of
-its own for aims, no values learned at time limits, updates counted for all tasks together, and means over real steps of
-real agents.
+Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released. The released
+code calls the decoder refined but computes no loss of it: L_decoder is that of the first phase, with the skills that
+the state names. L_CQL (released: of all rows) and L_decoder are of recorded rows, `conservative_rows` and
+`refine_rows`: while most of what is played is random, it is nothing to hold values to or to imitate. The rest as in
+ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no values learned at time limits, updates
+counted for all tasks together, and means over real steps of real agents.
 """
 
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ class Config(odis.Config, EpsilonGreedy):
     """`heads` of the state encoder, `head_width` wide each; None: as many as skills.
 
     share: of recorded rows in a batch of the second phase; linear: from `start_share` to `end_share` over the first
-    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none;
-    `conservative_rows`: the rows whose mean the penalty is. consistency: of an agent's recognised skill with the one
-    that the state names, the cross-entropy of that label (released) or KL(recognised || named) (equation 5).
-    refine_weight: of the decoder's loss in the second phase; 0 leaves the decoder as it is. capacity: env steps that
-    are kept for replay, every task has the same part of them. `epsilon_fraction`: of the second phase. The rest as for
-    ODIS.
+    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none.
+    consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
+    (released) or KL(recognised || named) (equation 5). refine_weight: of the decoder's loss in the second phase; 0
+    leaves the decoder as it is. conservative_rows, refine_rows: those that these two losses are means of. capacity: env
+    steps that are kept for replay, every task has the same part of them. `epsilon_fraction`: of the second phase. The
+    rest as for ODIS.
     """
 
     heads: int | None
