@@ -6,10 +6,11 @@ does is hidden. The team reward is the share of the enemy's health that was take
 is won returns 2.
 """
 
+import os
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -187,6 +188,18 @@ def unit_counts(side: str, types: Sequence[int]) -> dict[str, int]:
     return {f"{side}: {kind}": types.count(i) for i, kind in enumerate(UNITS.values())}
 
 
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """For importing JaxMARL, which prints two lines and leaves `sys.__stdout__` and `sys.__stderr__` as the streams."""
+    found = sys.__stdout__
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), redirect_stderr(sys.stderr):
+        sys.__stdout__ = nothing
+        try:
+            yield
+        finally:
+            sys.__stdout__ = found
+
+
 def make(scenario: str) -> Smax:
     """The task of a name such as `5m_vs_6m` or `2s3z` (both teams alike); the limit is SMAC's, or that of `-t50`."""
     name = f"smax/{scenario}"
@@ -198,8 +211,7 @@ def make(scenario: str) -> Smax:
     check(name, 1 <= len(enemies) <= MAX_ENEMIES, f"1 to {MAX_ENEMIES} enemies fit the observation")
     check(name, 1 <= limit <= 1000, "the time limit must lie between 1 and 1000 steps")
     try:
-        # JaxMARL replaces both streams when it is imported; this puts them back.
-        with redirect_stdout(sys.stdout), redirect_stderr(sys.stderr):
+        with _quietly():
             from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario
     except ImportError as error:
         raise UserError(

@@ -1,6 +1,7 @@
 """The SMAX adapter, number by number against JaxMARL, and its grammar of names."""
 
 import re
+import subprocess
 import sys
 
 import jax
@@ -215,6 +216,21 @@ def test_without_jaxmarl_it_says_what_to_install(monkeypatch, capsys):
         make_env("smax/3m")
     assert train.main(["+algo=mt_oryx", "+tasks=marine_hard"]) == 2
     assert "smax/3m" in capsys.readouterr().err
+
+
+@needs_jaxmarl
+def test_importing_jaxmarl_says_nothing_and_leaves_the_streams_alone():
+    """In a process of its own, where it is imported for the first time and the streams are the program's."""
+    program = (
+        "import io, sys\n"
+        "from mtmarl.envs import smax\n"
+        "sys.stdout, sys.stderr, first = (own := io.StringIO()), (errors := io.StringIO()), sys.__stdout__\n"
+        "smax.make('3m')\n"
+        "assert (sys.stdout, sys.stderr, sys.__stdout__) == (own, errors, first)\n"
+        "first.write(own.getvalue())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 @pytest.mark.parametrize(("name", "unseen"), [("marine_hard", 9), ("marine_easy", 7), ("stalker_zealot", 10)])
