@@ -191,6 +191,8 @@ def _check(sweep: Sweep, where: str) -> None:
     for axis, levels in sweep.axes.items():
         if not levels:
             raise UserError(f"{where}: axes.{axis} has no levels")
+        if axis == "seed":
+            raise UserError(f"{where}: axes.seed: seeds are no axis; write seeds: [0, 1, 2]")
         for name in (axis, *levels):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", str(name)):
                 raise UserError(

@@ -124,6 +124,7 @@ def test_every_run_of_a_plan_composes(file, tmp_path):
         ("+algo=mt_oryx,mt_bc_sable", "seed=1,2", "axes.algo sets seed, which a sweep sets itself"),
         ("+algo=mt_oryx,mt_bc_sable", "trainer.updates=1,2", "width and algo both set trainer.updates"),
         ("+algo=mt_oryx,mt_bc_sable", "{}", "axes.algo has no levels"),
+        ("  algo: +algo", "  seed: +algo", "axes.seed: seeds are no axis; write seeds"),
         ("x: width", "x: widht", "x: unknown widht; did you mean width"),
         ("x: width", "x: algo", "must be different axes"),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds must be different"),
