@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # M3 against MADT, MAPPO and CARE: pre-training on a set, then fine-tuning on each of its maps, or on one held out.
 #   experiment_scripts/m3.sh pretrain|easy|mixed|connector|held_out [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# SMAX needs vaults first: python -m mtmarl.collect +algo=sable +tasks=m3_easy collect.single_policies=true
+# The sets of SMAX need vaults first: experiment_scripts/collect_smax.sh m3
 # Time: not yet measured.
 exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep="m3_${1:?pretrain, easy, mixed, connector or held_out}" "${@:2}"
