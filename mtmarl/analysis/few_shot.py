@@ -19,9 +19,9 @@ SHARE = 0.9
 
 
 def applies(run: Run) -> bool:
-    """Whether a run learned by acting, or began with an earlier policy."""
+    """Whether a run began with an earlier policy, or learned by acting what it is judged by: held-out tasks are not."""
     played = (run.record.get("counts") or {}).get("env_steps")
-    return run.kind == "train" and bool(played or run.record.get("start"))
+    return run.kind == "train" and bool(run.record.get("start") or (played and not run.tasks("test")))
 
 
 def unit(run: Run) -> str:

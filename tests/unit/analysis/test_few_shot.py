@@ -25,8 +25,9 @@ def test_a_curve_by_hand():
 
 def played(directory, score, seed=0, per_update=128, begin=0, tasks=("lbf/a", "lbf/b"), **more):
     """A run that acted from update `begin` on."""
-    scores = {tasks[0]: score}, {tasks[1]: score / 2}
-    write_run(directory, *scores, seed=seed, counts={"env_steps": 1}, **more)
+    write_run(
+        directory, {tasks[0]: score, tasks[1]: score / 2}, {}, seed=seed, counts={"env_steps": 1}, **more
+    )
     file = directory / "metrics.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     rows = [
@@ -48,6 +49,15 @@ def test_curves_are_over_env_steps_and_begin_when_acting_begins(tmp_path):
     assert few_shot.unit(offline) == "updates" and few_shot.applies(offline)
     assert offline.label == "mt_oryx from mt_oryx · lbf_5"
     assert not few_shot.applies(runs.read(write_run(tmp_path / "c", {"lbf/a": 1.0}, {})))
+
+
+def test_what_play_teaches_for_other_tasks_is_not_few_shot(tmp_path):
+    """HyGen and CARE play their training tasks and are judged by others, unless they begin with a policy."""
+    scores, counts = ({"lbf/a": 1.0}, {"lbf/b": 0.5}), {"env_steps": 1}
+    assert not few_shot.applies(runs.read(write_run(tmp_path / "a", *scores, counts=counts)))
+    assert few_shot.applies(
+        runs.read(write_run(tmp_path / "b", *scores, counts=counts, start={"algo": "care"}))
+    )
 
 
 def test_a_seed_that_never_gets_there_takes_infinitely_long(tmp_path):
