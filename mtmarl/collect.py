@@ -49,10 +49,12 @@ def run(cfg: config.Config) -> None:
         build.make_env(task)  # A name that is wrong stops everything before the first hour is spent.
     for i, (task, record) in enumerate(jobs):
         known = vault.read_references(root)
-        done = task in known and (not record or (vault.vault_path(root, task, cfg.data.quality)).exists())
+        there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
+        # The reference is written last. A vault left out on purpose is no reason to write over the others.
+        done = task in known and (there or not record)
         label = f"[{i + 1}/{len(jobs)}] {task}"
         if done:
-            print(f"{label}: already collected in {root}", flush=True)
+            print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
             continue
         print(f"{label}: {cfg.collect.env_steps:,} env steps", flush=True)
         own = replace(cfg, collect=replace(cfg.collect, record=record))
@@ -61,6 +63,11 @@ def run(cfg: config.Config) -> None:
         collect_task(own, task, root)
     if jobs:
         vault.update_manifest(root)
+
+
+def qualities(cfg: config.Config) -> list[str]:
+    """Names of the vaults that the recording of a task is written to."""
+    return [cfg.data.quality, *(("expert", "medium") if cfg.collect.single_policies else ())]
 
 
 # What may change while a task is collected: tasks have a directory each, whatever set they are collected with.

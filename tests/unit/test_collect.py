@@ -1,0 +1,40 @@
+"""Which tasks a collection leaves alone."""
+
+import pytest
+
+from mtmarl import collect
+from mtmarl.data import vault
+
+TASK = "lbf/5x5-2p-1f-t20"
+
+
+@pytest.mark.parametrize(
+    "there, options, collected",
+    [
+        ([], [], True),
+        (["replay"], [], False),
+        (["other"], [], True),
+        (["expert", "medium"], [], True),
+        # A root that leaves one of them out, as the shipped one does: its others are not written over.
+        (["expert", "medium"], ["collect.single_policies=true"], False),
+        ([], ["collect.record=false"], False),
+    ],
+)
+def test_what_is_there_is_not_written_over(tmp_path, monkeypatch, capsys, there, options, collected):
+    vault.write_reference(tmp_path, TASK, {"reference": 1.0, "random": 0.0})
+    for quality in there:
+        vault.vault_path(tmp_path, TASK, quality).mkdir(parents=True)
+    begun = []
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}", *options]) == 0
+    assert begun == ([TASK] if collected else [])
+    if not collected:
+        assert ("already collected" in (said := capsys.readouterr().out)) and all(q in said for q in there)
+
+
+def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
+    vault.vault_path(tmp_path, TASK, "replay").mkdir(parents=True)
+    begun = []
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 0
+    assert begun == [TASK]
