@@ -160,7 +160,7 @@ def _write(
     write("table.tex", document.latex(sections))
     reported = [*trained, *(r for s in planned for r in s.finished())]
     results["references"] = measure.references(reported)
-    results["settings"] = measure.all_settings(reported)
+    results["settings"] = measure.all_settings([*reported, *collected])
     write("results.json", measure.to_json(results) + "\n")
     return out / "report.md", notices
 

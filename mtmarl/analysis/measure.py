@@ -280,16 +280,18 @@ def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
 
     It is all that a later report needs, see `runs.recorded`; "settings" names an entry of `all_settings`.
     """
-    record = run.record
+    # Collection records of what a run began with only where that lies.
+    record = {**run.record, "start": _begun(run)}
     out: dict[str, Any] = {
         "dir": record.get("dir") or shown(run.path, roots),
         **{key: record[key] for key in KEPT if record.get(key) is not None},
     }
     if "start" in out:  # Not where it lies on this machine.
         out["start"] = {**out["start"], "from": experiments.origin(str(out["start"].get("from")))}
-    if run.kind == "train" and run.final:
+    if run.final or run.kind == "collect":
         out["settings"] = _name(_settings(run))
         out["evaluations"] = _evaluations(run)
+    if run.final:
         out["scores"] = {
             task: {
                 "split": split,
@@ -316,14 +318,19 @@ def _task_score(run: Run, task: str, which: str) -> dict[str, Any]:
 
 def _evaluations(run: Run) -> dict[str, list[Any]]:
     """The columns that learning curves are drawn from, one value per evaluation during training."""
-    rows = [m for m in run.metrics if any(map(_drawn, m))]
-    names = ["step", *(["env_steps"] if any("env_steps" in m for m in rows) else [])]
-    names += dict.fromkeys(k for m in rows for k in m if _drawn(k))
-    return {name: [m.get(name) for m in rows] for name in names}
-
-
-def _drawn(metric: str) -> bool:
-    return metric.startswith("eval/") and metric.endswith(("/return", "/win_rate"))
+    # Collection keeps its clock with them, and also plays greedily.
+    more = ("/greedy_return",) if run.kind == "collect" else ()
+    drawn = lambda metric: metric.startswith("eval/") and metric.endswith(("/return", "/win_rate", *more))
+    rows = [m for m in run.metrics if any(map(drawn, m))]
+    out = {"step": [m["step"] for m in rows]}
+    # Counts are logged with the losses; evaluations are not always of the same line.
+    for name in ("env_steps", *(["minutes"] if run.kind == "collect" else [])):
+        at = {m["step"]: m[name] for m in run.metrics if m.get(name) is not None}
+        if at:
+            out[name] = [at.get(step) for step in out["step"]]
+    return out | {
+        name: [m.get(name) for m in rows] for name in dict.fromkeys(k for m in rows for k in m if drawn(k))
+    }
 
 
 def _settings(run: Run) -> dict[str, Any]:
@@ -402,10 +409,16 @@ def collection(run: Run) -> dict[str, Any] | None:
         "best_at": int(steps[sampled.argmax()]),
         "greedy": float(greedy[-1]) if greedy.size else None,
         # A run that goes on from another one does not start at random play.
-        "untrained": float(sampled[0]) if steps[0] == 0 and not config.get("init_from") else None,
+        "untrained": float(sampled[0]) if steps[0] == 0 and not _begun(run) else None,
         "evaluations": int(steps.size),
         "evaluations_planned": None if planned is None else int(planned) + 1,
     }
+
+
+def _begun(run: Run) -> Mapping[str, Any] | None:
+    """What a run began with, if anything."""
+    place = (run.record.get("config") or {}).get("init_from")
+    return run.record.get("start") or ({"from": place} if place else None)
 
 
 def to_json(value: Any) -> str:

@@ -189,7 +189,10 @@ def load(paths: Sequence[Path], references: Path | None = None) -> Found:
             refused.append((shown(file.parent, paths), reason(error)))
     for file in results(paths):
         try:
-            runs += recorded(file)
+            kept, without = recorded(file)
+            runs += kept
+            why = "no evaluations of it in the file, which an earlier version wrote"
+            refused += [(f"{shown(file, paths)}: {place}", why) for place in without]
         except BROKEN as error:
             refused.append((shown(file, paths), reason(error)))
     known = {} if references is None else _references(references)
@@ -246,7 +249,7 @@ def read(directory: Path) -> Run:
 # What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
 KEPT = (
     "kind", "algo", "tasks", "seed", "label", "started", "minutes", "hardware", "commit", "versions", "parameters",
-    "updates", "select_on", "start", "counts", "dataset_steps", "value_range", "origins",
+    "updates", "select_on", "start", "counts", "dataset_steps", "value_range", "max_returns", "origins",
 )  # fmt: skip
 FORMAT = 2
 
@@ -262,14 +265,18 @@ def read_results(file: Path) -> dict[str, Any]:
     return value
 
 
-def recorded(file: Path) -> list[Run]:
-    """The runs that a report was made of, from its results.json. Raises one of BROKEN.
+def recorded(file: Path) -> tuple[list[Run], list[str]]:
+    """The runs that a report was made of, from its results.json, and where those lay of which it kept too little.
 
-    Format 1 has no evaluations during training and no settings.
+    Format 1 has no evaluations during training and no settings. Raises one of BROKEN.
     """
     value = read_results(file)
-    kept = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
-    return [_recorded(file, run, value) for run in kept if "scores" in run]
+    trained = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
+    online = [{**c["run"], "scores": {c["task"]: {"split": "train"}}} for c in value.get("collection") or ()]
+    known = [run for run in trained if "scores" in run] + [run for run in online if "evaluations" in run]
+    return [_recorded(file, run, value) for run in known], [
+        r["dir"] for r in online if "evaluations" not in r
+    ]
 
 
 def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> Run:
@@ -280,7 +287,8 @@ def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> R
     record["config"] = settings.unflatten((value.get("settings") or {}).get(own.get("settings")) or {})
     columns = own.get("evaluations") or {"step": []}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")}
+    scored = own.get("kind") != "collect"
+    final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")} if scored else {}
     if not all(np.isfinite(float(t["return"])) for of in final.values() for t in of["tasks"].values()):
         raise ValueError(f"the returns of {own['dir']} are not finite numbers")
     # A path within the file, where nothing lies, tells it from other runs.

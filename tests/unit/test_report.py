@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib
@@ -475,6 +476,31 @@ def test_a_collection_that_goes_on_from_another_run_shows_no_untrained_play(tmp_
     (run,) = runs.load([tmp_path]).runs
     numbers = measure.collection(run)
     assert numbers is not None and numbers["untrained"] is None
+
+
+def test_collections_outlive_their_directories_in_a_report(tmp_path):
+    write_collection(tmp_path / "runs/a", "lbf/one")
+    write_collection(tmp_path / "runs/b", "lbf/two", seed=1, evaluations=3)
+    later = tmp_path / "runs/b/run.json"
+    later.write_text(later.read_text().replace('"init_from": null', '"init_from": "runs/a"'))
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert report.main([str(tmp_path / "runs"), "--out", str(first)]) == 0
+    shutil.rmtree(tmp_path / "runs")
+    write_collection(tmp_path / "runs/c", "lbf/three")
+    assert report.main([str(first / "results.json"), str(tmp_path / "runs"), "--out", str(second)]) == 0
+    before, after = (json.loads((at / "results.json").read_text())["collection"] for at in (first, second))
+    assert [c["task"] for c in after] == ["lbf/one", "lbf/three", "lbf/two"]
+    assert [c for c in after if c["task"] != "lbf/three"] == before
+    assert before[1]["untrained"] is None and before[0]["untrained"] == 0.05
+    assert (first / "collection.png").read_bytes() != (second / "collection.png").read_bytes()
+
+    # Reports of before kept no evaluations of them.
+    value = json.loads((first / "results.json").read_text())
+    del value["collection"][0]["run"]["evaluations"]
+    (first / "results.json").write_text(json.dumps(value))
+    assert report.main([str(first / "results.json"), "--out", str(second)]) == 0
+    text = (second / "report.md").read_text()
+    assert "results.json: runs/a" in text and "an earlier version wrote" in text and "lbf/two" in text
 
 
 def test_json_has_no_numbers_that_json_lacks():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtmarl import report
-from mtmarl.analysis import few_shot, runs
+from mtmarl.analysis import few_shot, measure, runs
 from tests.unit.analysis.run_directories import REFERENCE, write_run, write_sweep
 
 STEPS = np.asarray([0.0, 100.0, 200.0, 300.0])
@@ -78,6 +78,10 @@ def test_the_threshold_is_a_share_of_the_largest_return_where_that_is_known(tmp_
     group = [played(tmp_path / "a", 1.0, max_returns={"lbf/a": 2.0, "lbf/b": None})]
     a, b = few_shot.figures({"x": group}, 0.5)
     assert a["threshold"] == 1.0 and b["threshold"] == pytest.approx(0.5 * REFERENCE)
+    assert report.main([str(tmp_path / "a"), "--out", str(tmp_path / "out")]) == 0
+    recorded = runs.load([tmp_path / "out/results.json"]).runs
+    again, before = (measure.finite(few_shot.figures({"x": of}, 0.5)) for of in (recorded, group))
+    assert again == before
 
 
 def test_what_was_played_before_is_told_of_runs_that_go_on(tmp_path):
