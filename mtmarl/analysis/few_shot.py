@@ -37,7 +37,7 @@ def curve(run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
     """
     if unit(run) == "updates":
         return run.curve(f"eval/{task}/return")
-    at = {m["step"]: m["env_steps"] for m in run.metrics if m.get("env_steps") is not None}
+    at = dict(zip(*run.curve("env_steps"), strict=True))
     points = {at[s]: value for s, value in zip(*run.curve(f"eval/{task}/return"), strict=True) if s in at}
     return np.asarray(list(points), float), np.asarray(list(points.values()), float)
 

@@ -325,7 +325,7 @@ def _evaluations(run: Run) -> dict[str, list[Any]]:
     out = {"step": [m["step"] for m in rows]}
     # Counts are logged with the losses; evaluations are not always of the same line.
     for name in ("env_steps", *(["minutes"] if run.kind == "collect" else [])):
-        at = {m["step"]: m[name] for m in run.metrics if m.get(name) is not None}
+        at = dict(zip(*run.curve(name), strict=True))
         if at:
             out[name] = [at.get(step) for step in out["step"]]
     return out | {
