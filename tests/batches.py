@@ -15,7 +15,7 @@ def _toy_targets(obs: Observation):
 
 def _toy_observe(obs: Observation) -> Tokens:
     targets, seen = _toy_targets(obs)
-    ally = obs.view[..., None, 4:7]
+    ally = obs.view[..., None, 4:7][..., : obs.view.shape[-2] - 1, :]
     return Tokens(obs.view[..., :2], ally, targets, ally[..., 0] > -1, seen)
 
 
@@ -27,7 +27,8 @@ def _toy_team(obs: Observation) -> TeamTokens:
     return TeamTokens(obs.view, mean, count > 0)
 
 
-# An agent with two numbers of its own sees two targets of one number and an ally of three; actions 3 and 4 aim.
+# An agent with two numbers of its own sees two targets of one number and, unless it is alone, an ally of three; actions
+# 3 and 4 aim.
 TOY = Entities(3, True, _toy_observe, _toy_team)
 
 

@@ -60,7 +60,8 @@ class Config:
 def make_actor(network: m3.Config, dims: Dims, latents: bool) -> causal.Agent:
     """The part that acts, which is also what fine-tuning starts from; it says logits or all of its `Latents`."""
     split = entities.entities_of(dims)
-    return causal.Agent(m3.Actor(network, split, dims.actions, dims.task_features, latents))
+    actor = m3.Actor(network, split, dims.actions, dims.task_features, latents)
+    return causal.Agent(actor, entities=split if network.encoder == "entity" else None)
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:

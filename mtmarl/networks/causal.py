@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.networks.entities import Memory, last_actions, memory_before
+from mtmarl.networks.entities import Memory, agent_inputs, last_actions, memory_before
 from mtmarl.ops import masked
 from mtmarl.ops.agents import each_apart
-from mtmarl.types import Batch, Observation, Params
+from mtmarl.types import Batch, Entities, Observation, Params
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,15 @@ class Agent(NamedTuple):
 
     `target_return`: the undiscounted return that play asks for, of which what was received is taken away; windows are
     told what is recorded or, of one's own play, what was asked for (extras["to_go"]). None: nothing is told.
+
+    `entities`: with it the module is given the tokens of what each agent sees, its last action among them, in place of
+    last actions. They are made here, as how many there are depends on the size of the team, which a module that is run
+    on agents one by one does not know.
     """
 
     module: Any
     target_return: float | None = None
+    entities: Entities | None = None
 
     def init_carry(self, batch_size: int, agents: int) -> Memory:
         history: dict[str, Any] = {"cache": empty_cache(self.module.config, batch_size, agents)}
@@ -185,8 +190,11 @@ class Agent(NamedTuple):
 
     def init(self, key: jax.Array, batch: Batch) -> Params:
         cache = self.init_carry(batch.action.shape[0], batch.action.shape[2]).history["cache"]
-        inputs = (batch.observation, batch.action, self.told(batch), batch.first, cache)
-        return self.module.init(key, *inputs)["params"]
+        seen = self.seen(batch.observation, batch.action)
+        return self.module.init(key, *seen, self.told(batch), batch.first, cache)["params"]
+
+    def seen(self, obs: Observation, last_action: Array) -> tuple[Observation, Any]:
+        return obs, last_action if self.entities is None else agent_inputs(self.entities, obs, last_action)
 
     def window(self, params: Params, batch: Batch, memory: Memory | None = None) -> Any:
         """What the module says at every step of a window; `memory`: see `memory_before`."""
@@ -196,7 +204,7 @@ class Agent(NamedTuple):
         def run(steps, cache, rows):
             return self.module.apply({"params": params}, *steps, *rows, cache)[0]
 
-        steps, rows = (batch.observation, last), (self.told(batch), batch.first)
+        steps, rows = self.seen(batch.observation, last), (self.told(batch), batch.first)
         return each_apart(run, batch, steps, memory.history["cache"], rows)
 
     def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[dict[str, Any], Any]:
@@ -205,7 +213,8 @@ class Agent(NamedTuple):
         if self.target_return is not None:
             received = 0.0 if obs.reward is None else obs.reward
             to_go = history["to_go"] = memory.history["to_go"] - received
-        now = jax.tree.map(lambda x: x[:, None], (obs._replace(reward=None), memory.last_action, to_go))
+        seen = self.seen(obs._replace(reward=None), memory.last_action)
+        now = jax.tree.map(lambda x: x[:, None], (*seen, to_go))
         first = jnp.zeros((obs.view.shape[0], 1), bool)
         out, history["cache"] = self.module.apply({"params": params}, *now, first, memory.history["cache"])
         return history, jax.tree.map(lambda x: x[:, 0], out)

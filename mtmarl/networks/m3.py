@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtmarl.networks import causal, entities
-from mtmarl.types import Entities, Observation
+from mtmarl.types import Entities, Observation, Tokens
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Actor(nn.Module):
     """What acts, before and after fine-tuning: encoder, the shared part of the split, condition and action head.
 
     The head reads the continuous latent; quantisation only shapes it. `told`: which columns of an observation are
-    features of the task. latents: what it says is `Latents`; else the logits alone, with the same parameters.
+    features of the task. The encoder of entities is given tokens, which last actions are part of. latents: what it says is `Latents`; else the logits alone, with the same parameters.
     """
 
     config: Config
@@ -71,7 +71,7 @@ class Actor(nn.Module):
     def __call__(
         self,
         obs: Observation,
-        last_action: Int[Array, "B T N"],
+        last_action: Int[Array, "B T N"] | Tokens,
         to_go: None,
         first: Bool[Array, "B T"],
         cache: causal.Cache,
@@ -81,8 +81,7 @@ class Actor(nn.Module):
             token = causal.Token(c.embed_dim, self.actions, name="token")
             x = token(without(obs.view, self.told), last_action)
         else:
-            tokens = entities.agent_inputs(self.entities, obs, last_action)
-            seen = entities.Look(c.embed_dim, name="look")(tokens)
+            seen = entities.Look(c.embed_dim, name="look")(last_action)
             count = seen.targets.shape[-2] if self.entities.aimed else 0
             read = entities.Transformer(entities.Config(c.embed_dim, 1, 1), name="read")
             out = read(seen.stacked, seen.mask, 1 + count)
