@@ -343,10 +343,11 @@ def online(cfg: Config, task: str) -> OnlineJob:
     module, settings = parse_algorithm(cfg, ONLINE)
     per_update = c.num_envs * c.rollout_length
     updates = max(1, c.env_steps // per_update)
-    # Evaluations and recordings fall on chunk borders: the longest chunk that wastes few updates.
+    # Evaluations, recordings and the end of a warm-up fall on chunk borders: the longest chunk that wastes few updates.
     spans = [max(1, updates // count) for count in (c.evaluations, c.record_points)]
     wasted = lambda n: sum(s % n for s in spans) / sum(spans)
-    chunk = next(n for n in range(min(20, *spans), 0, -1) if wasted(n) <= CHUNK_WASTE)
+    warmup = getattr(settings, "critic_warmup", 0)
+    chunk = next(n for n in range(min(20, *spans), 0, -1) if wasted(n) <= CHUNK_WASTE and warmup % n == 0)
     evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
     dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))

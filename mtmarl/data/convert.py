@@ -199,6 +199,7 @@ def _oryx(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Option
     """`done[t]`: reset before t. As in Oryx itself, the step before it is one after which nothing follows."""
     done = _any(_per_step(leaves["done"]))
     cut = _ends(*leaves["done"].shape[:2])
+    ended = np.append(done[1:], False) & ~cut
     count, remarks = None, []
     if "obs.step_count" in leaves:
         count = _rows(leaves["obs.step_count"]).reshape(len(done), -1)[:, 0].astype(np.int64)
@@ -206,13 +207,11 @@ def _oryx(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Option
             count = None
             remarks.append("obs.step_count is not 0 at the start of episodes: counted anew")
         else:
-            jumps = np.append(np.diff(count) != 1, False) & ~np.append(done[1:], False) & ~cut
+            jumps = np.append(np.diff(count) != 1, False) & ~ended & ~cut
             cut |= jumps
             if jumps.any():
                 remarks.append(f"{int(jumps.sum())} times the recording jumps within an episode: cut there")
-    return _by_horizon(
-        leaves, "obs.agents_view", "obs.action_mask", np.append(done[1:], False), cut, count, horizon, remarks
-    )
+    return _by_horizon(leaves, "obs.agents_view", "obs.action_mask", ended, cut, count, horizon, remarks)
 
 
 def _mava(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Options) -> _Steps:

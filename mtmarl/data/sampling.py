@@ -51,6 +51,8 @@ def thin(vault: Vault, fraction: float) -> Vault:
 
     Half of the share is half of its episodes, not others. The metadata still describe the whole vault.
     """
+    if fraction == 1:
+        return vault  # also one that is mapped, whose columns a selection would read into memory
     first = vault.recording.first
     episodes = int(first.sum())
     count = max(1, round(fraction * episodes))

@@ -58,7 +58,8 @@ class Actor(nn.Module):
     """What acts, before and after fine-tuning: encoder, the shared part of the split, condition and action head.
 
     The head reads the continuous latent; quantisation only shapes it. `told`: which columns of an observation are
-    features of the task. The encoder of entities is given tokens, which last actions are part of. latents: what it says is `Latents`; else the logits alone, with the same parameters.
+    features of the task. The encoder of entities is given tokens, which last actions are part of. latents: what it says
+    is `Latents`; else the logits alone, with the same parameters.
     """
 
     config: Config

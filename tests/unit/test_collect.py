@@ -1,8 +1,8 @@
-"""Which tasks a collection leaves alone."""
+"""Which tasks a collection leaves alone, and how it divides its updates."""
 
 import pytest
 
-from mtmarl import collect
+from mtmarl import build, collect, config, trainer
 from mtmarl.data import vault
 
 TASK = "lbf/5x5-2p-1f-t20"
@@ -38,3 +38,11 @@ def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
     assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 0
     assert begun == [TASK]
+
+
+@pytest.mark.parametrize("warmup", [0, 3, 5])
+def test_a_warm_up_lasts_as_long_as_it_says(warmup):
+    """Its end is where a chunk ends, however few updates it is."""
+    cfg = config.compose(["+algo=sable", "+tasks=lbf_5", f"algo.critic_warmup={warmup}"], "collect")
+    job = build.online(cfg, TASK)
+    assert trainer.phase_ends(job.algo, job.plan)[:-1] == ([warmup] if warmup else [])

@@ -87,13 +87,13 @@ def og_marl(path, r, obs, **more):
     return write(path, {k: x[None] for k, x in leaves.items() if x is not None})
 
 
-def oryx(path, r, obs, **more):
+def oryx(path, r, obs, rows=1, **more):
     leaves = {
         "obs.agents_view": obs, "obs.action_mask": r.mask, "obs.step_count": each(r.step_count.astype(np.int32)),
         "action": r.action.astype(np.int32), "reward": each(r.reward), "done": each(r.first),
         "done_mask": each(r.first), **more,
     }  # fmt: skip
-    return write(path, {k: x[None] for k, x in leaves.items() if x is not None})
+    return write(path, {k: x.reshape(rows, -1, *x.shape[1:]) for k, x in leaves.items() if x is not None})
 
 
 def mava(path, r, obs, rows=1, **more):
@@ -119,6 +119,19 @@ def batches(recording, scale):
 
 
 # ---------------------------------------------------------------------------------------------- layouts
+
+
+def test_oryx_rows_end_where_they_were_cut(tmp_path, ours, observed):
+    """That the next row begins with an episode says nothing of how the last step of a row ended."""
+    begins = np.flatnonzero(ours.first)
+    start, end = begins[0], begins[1] - 1  # an episode without its last step
+    assert end - start >= 2
+    keep = np.tile(np.arange(start, end), 2)
+    r = v.Recording(*(column[keep] for column in ours))
+    got = c.convert(oryx(tmp_path / "connector/con-5x5x3a.vlt/x", r, observed[keep], rows=2)).recording
+    ends = [end - start - 1, 2 * (end - start) - 1]
+    assert not got.terminal.any()
+    np.testing.assert_array_equal(np.flatnonzero(got.truncated), ends)
 
 
 @pytest.mark.parametrize("layout", [og_marl, oryx, mava])

@@ -138,7 +138,11 @@ def test_the_setting_decides(micro_vaults, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert offline("data.memory_mb=1000").source.prefetch is None
     monkeypatch.setattr(build, "stored_bytes", lambda metadata: 2**40)
+    taken, host_source = [], build.host_source
+    keep = lambda vaults, *args, **more: taken.extend(vaults) or host_source(vaults, *args, **more)
+    monkeypatch.setattr(build, "host_source", keep)
     assert offline("data.memory_mb=1000").source.prefetch is not None
+    assert taken and all(isinstance(column, np.memmap) for mapped in taken for column in mapped.recording)
     with pytest.raises(UserError, match="data.fraction"):
         offline("data.memory_mb=1000", "data.fraction=0.5")
     with pytest.raises(UserError, match="data.memory_mb must be at least 1"):
