@@ -78,7 +78,7 @@ class Actor(nn.Module):
         cache: causal.Cache,
     ) -> tuple[Latents | Float[Array, "B T N A"], causal.Cache]:
         c, targets = self.config, None
-        if c.encoder == "padded":
+        if not isinstance(last_action, Tokens):
             token = causal.Token(c.embed_dim, self.actions, name="token")
             x = token(without(obs.view, self.told), last_action)
         else:
