@@ -194,6 +194,7 @@ class Agent(NamedTuple):
         return self.module.init(key, *seen, self.told(batch), batch.first, cache)["params"]
 
     def seen(self, obs: Observation, last_action: Array) -> tuple[Observation, Any]:
+        """What the module is shown first: an observation, and last actions or, with `entities`, tokens."""
         return obs, last_action if self.entities is None else agent_inputs(self.entities, obs, last_action)
 
     def window(self, params: Params, batch: Batch, memory: Memory | None = None) -> Any:
