@@ -138,10 +138,16 @@ class Start:
             wanted = " ".join(f"algo.network.{k}={json.dumps(v)}" for k, v in differing.items())
             raise UserError(f"init_from={cfg.init_from}: its network is another one; give {wanted}")
 
-    def load(self, cfg: Config, algo: Algorithm, example: Any) -> Matching:
-        """What of it fits the algorithm. Raises UserError where nothing does."""
+    def load(self, cfg: Config, settings: Any, algo: Algorithm, example: Any) -> Matching:
+        """What of it fits the algorithm. Raises UserError where nothing does.
+
+        A critic of returns at unit size means nothing without their means and spreads, which stay with the run that
+        measured them: it begins anew.
+        """
         like = jax.eval_shape(algo.init, jax.random.key(0), example).params
-        found = load_matching(self.path, like)
+        _, earlier = parse_algorithm(self.cfg, ALGOS)
+        unit_size = any(getattr(s, "normalise_values", False) for s in (settings, earlier))
+        found = load_matching(self.path, like, anew=algo.critic if unit_size else ())
         if not found.params:
             raise UserError(
                 f"init_from={cfg.init_from}: no parameter of {self.cfg.algo_name} fits {cfg.algo_name} on "
@@ -358,7 +364,7 @@ def online(cfg: Config, task: str) -> OnlineJob:
     start = read_start(cfg)
     if start is not None:
         start.check_network(cfg, settings)
-    found = None if start is None else start.load(cfg, algo, example_batch(env.spec.dims))
+    found = None if start is None else start.load(cfg, settings, algo, example_batch(env.spec.dims))
     return OnlineJob(env, algo, sources, evaluator, plan, evaluate_every, record_every, found, cfg.seed)
 
 
@@ -519,6 +525,11 @@ def outline(cfg: Config) -> Outline:
         # What it has learned it has learned of observations laid out like this.
         if start.layout is not None and _takes(start.layout, (*raw_train.values(), *raw_test.values()), told):
             layout = start.layout
+            if layout.agent_ids != cfg.data.agent_ids:
+                raise UserError(
+                    f"data.agent_ids={cfg.data.agent_ids}: init_from={cfg.init_from} has learned from observations "
+                    f"with data.agent_ids={layout.agent_ids}; give that"
+                )
     train_envs, test_envs = (
         {name: layout.wrap(env) for name, env in envs.items()} for envs in (raw_train, raw_test)
     )
@@ -555,7 +566,7 @@ def prepare(cfg: Config) -> Job:
     for root in vault_roots(cfg) or vault.default_roots():
         references = {**vault.read_references(root), **references}
     known = {t: references[t] for t in all_envs if t in references}
-    start = None if o.start is None else o.start.load(cfg, algo, example_batch(o.dims))
+    start = None if o.start is None else o.start.load(cfg, o.settings, algo, example_batch(o.dims))
     return Job(
         o.train_envs, o.test_envs, o.layout, o.dims, algo, sources, evaluator, o.plan, known, support, steps,
         cfg.data.balanced, start, cfg.seed,

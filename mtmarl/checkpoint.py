@@ -7,7 +7,7 @@
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,14 +130,18 @@ class Matching(NamedTuple):
     unused: tuple[str, ...]
 
 
-def load_matching(path: Path, like: Any) -> Matching:
-    """Of the parameters saved at `path` those that `like` has under the same name in the same shape."""
+def load_matching(path: Path, like: Any, anew: Sequence[str] = ()) -> Matching:
+    """Of the parameters saved at `path` those that `like` has under the same name in the same shape, but for those of
+    the top-level modules `anew`.
+    """
     path = Path(path).resolve()
     with _alone() as checkpointer:
         saved = _saved(checkpointer, path)
         shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(tuple(v.shape), v.dtype), saved)
         have = names(checkpointer.restore(path, shapes))
     want = names(like)
-    fits = {name: np.asarray(v) for name, v in have.items() if name in want and v.shape == want[name].shape}
+    same = lambda name, v: name in want and v.shape == want[name].shape
+    kept = {name: v for name, v in have.items() if name.partition("/")[0] not in anew}
+    fits = {name: np.asarray(v) for name, v in kept.items() if same(name, v)}
     rest = lambda tree: tuple(name for name in tree if name not in fits)
     return Matching(fits, rest(want), rest(have))

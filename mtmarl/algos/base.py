@@ -24,12 +24,16 @@ class Phase(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size, agents) -> a fresh memory."""
+    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size, agents) -> a fresh memory.
+
+    critic: top-level parameters that nothing but values depend on, of algorithms that can bring values to unit size.
+    """
 
     init: Callable[[jax.Array, Batch], Learner]
     phases: tuple[Phase, ...]
     act: Act
     init_carry: Callable[[int, int], Carry]
+    critic: tuple[str, ...] = ()
 
 
 def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:

@@ -196,4 +196,4 @@ def make(config: Config, tasks: int, updates: int, model: Model, **options: Any)
         learner = init_learner(model.init(key, batch), trained.txs, target=False)
         return learner._replace(target=trained.target)
 
-    return Algorithm(init, trained.phases, model.act, model.init_carry)
+    return Algorithm(init, trained.phases, model.act, model.init_carry, model.critic)

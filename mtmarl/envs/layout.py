@@ -108,6 +108,13 @@ class Layout:
         return cls(**{**record, "families": tuple(record["families"]), "tasks": tasks})
 
     @property
+    def agent_ids(self) -> AgentIds:
+        """How agents are numbered, as in `of`."""
+        if not self.ids:
+            return "none"
+        return "random" if self.random_ids else "fixed"
+
+    @property
     def _told(self) -> int:
         """Width of the family's one-hot."""
         return len(self.families) if len(self.families) > 1 else 0

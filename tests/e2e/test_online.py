@@ -1,6 +1,7 @@
 """Training by acting, and from earlier policies, through the one training command."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -160,6 +161,30 @@ def test_the_critic_can_learn_first(pretrained):
         assert changed == moved
 
 
+def test_a_critic_of_returns_at_unit_size_begins_anew(finished, tmp_path):
+    """Whichever of the two runs has brought them there: its means and spreads are its own."""
+    other = shutil.copytree(finished, tmp_path / "other")
+    record = json.loads((other / "run.json").read_text())
+    record["config"]["algo"]["normalise_values"] = True
+    (other / "run.json").write_text(json.dumps(record))
+    for run_dir, options, anew in (
+        (finished, [], set()),
+        (finished, ["algo.normalise_values=true"], {"value_head"}),
+        (other, [], {"value_head"}),
+    ):
+        options = [f"init_from={run_dir}", "which=last", "seed=3", *options]
+        job, state = start("+algo=sable", *SIZES, *SPANS, "+tasks=micro", *options)
+        assert job.start is not None and {n.partition("/")[0] for n in job.start.fresh} == anew
+        before = mtmarl.load_policy(run_dir, "last").params
+        same = lambda name: all(
+            (a == b).all()
+            for a, b in zip(
+                jax.tree.leaves(before[name]), jax.tree.leaves(state.learner.params[name]), strict=True
+            )
+        )
+        assert {name for name in before if not same(name)} == anew
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -172,6 +197,10 @@ def test_the_critic_can_learn_first(pretrained):
             ("phase critic", "trainer.chunk"),
         ),
         (["algo.minibatches=3"], ("8 rows", "algo.minibatches=3")),
+        (
+            ["algo.network.decay_scale=0.5", "init_from={run}", "data.agent_ids=fixed"],
+            ("data.agent_ids=fixed", "data.agent_ids=none"),
+        ),
         (["+algo=bc_t", "init_from={run}"], ("no parameter of mt_oryx fits bc_t",)),
     ],
 )
