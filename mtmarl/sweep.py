@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtmarl import config, launcher, settings
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, failed
 from mtmarl.files import write_json
 from mtmarl.sinks.summary import score
 
@@ -41,7 +41,7 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   results=   results.json of an earlier report, of this sweep or another; runs that it holds are not made again;
              several: a,b
   out=       default: runs/sweeps/NAME-PROFILE
-  --dry-run  print the commands, check them, run nothing
+  --dry-run  check the runs, print the commands of those that are left, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)
 """
 TRAIN = launcher.TRAIN
@@ -300,23 +300,51 @@ def out_directory(options: Options) -> Path:
 
 def in_results(record: Mapping[str, Any], files: Sequence[Path]) -> set[str]:
     """The directories of those planned runs that earlier reports on this sweep hold. Raises UserError."""
+    return {own["dir"] for file in files for own, _ in _held(record, file)}
+
+
+def _held(record: Mapping[str, Any], file: Path) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Planned runs beside what an earlier report on this sweep has in their place. Raises UserError."""
     from mtmarl.analysis import runs as runs_
 
     key = lambda run: (*sorted(run["cell"].items()), run["seed"])
     planned = {key(r): r for r in record["runs"]}
-    found = set()
+    try:
+        sweeps = runs_.read_results(file)["sweeps"]
+        same = [s for s in sweeps if (s["name"], s["profile"]) == (record["name"], record["profile"])]
+        there = [(planned[key(run)], run) for s in same for run in s["runs"] if key(run) in planned]
+        # What the command lines say is that of the plan, or it is another experiment.
+        return [
+            (own, run)
+            for own, run in there
+            if settings.overrides(own["argv"]) == settings.overrides(_argv(run))
+        ]
+    except runs_.BROKEN as error:
+        raise UserError(f"results={file}: {runs_.reason(error)}") from None
+
+
+def check_held(record: Mapping[str, Any], files: Sequence[Path]) -> None:
+    """Raises a UserError where a run that a report holds was made with settings that are others by now."""
+    from mtmarl import build
+
     for file in files:
-        try:
-            sweeps = runs_.read_results(file)["sweeps"]
-            same = [s for s in sweeps if (s["name"], s["profile"]) == (record["name"], record["profile"])]
-            for run in (r for s in same for r in s["runs"]):
-                own = planned.get(key(run))
-                # Settings are those of the plan, or it is another experiment.
-                if own and settings.overrides(own["argv"]) == settings.overrides(_argv(run)):
-                    found.add(own["dir"])
-        except runs_.BROKEN as error:
-            raise UserError(f"results={file}: {runs_.reason(error)}") from None
-    return found
+        recorded = _recorded(file)
+        for own, run in _held(record, file):
+            kept = recorded.get(file / run["dir"])
+            cfg = config.compose(own["argv"], "train") if kept else None
+            differing = build.differing_settings(kept, cfg, str(file), _lacking()) if kept and cfg else []
+            if differing:
+                raise UserError(
+                    f"results={file}: {own['dir']} was made with other settings ({', '.join(differing)}); "
+                    "without that results= it is made anew"
+                )
+
+
+def _lacking() -> tuple[str, ...]:
+    """Settings that tell repetitions apart, of which reports keep none but where a run began: that is not guessed."""
+    from mtmarl.analysis import experiments
+
+    return tuple(key for key in experiments.FREE if key != "init_from")
 
 
 def _argv(recorded: Mapping[str, Any]) -> list[str]:
@@ -332,13 +360,17 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
     from mtmarl import build
     from mtmarl.data.vault import find_vault
 
+    seen = set()
     for run in runs:
-        # A second seed composes to the same but for what may lie in its directory.
-        if run["seed"] != runs[0]["seed"] and not (out / run["dir"] / "run.json").exists():
+        # Of seeds alike one is enough, but for what may lie in its directory.
+        rest = settings.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
+        if rest in seen and not (out / run["dir"] / "run.json").exists():
             continue
+        seen.add(rest)
         try:
             cfg = config.compose(run["argv"], "train")
-            if build.outline(cfg).needs_vaults:
+            fetched = cfg.data.download and (cfg.hub.url or cfg.tasks.hub)
+            if build.outline(cfg).needs_vaults and not fetched:
                 for task in build.train_tasks(cfg):
                     find_vault(task, cfg.data.quality, build.vault_roots(cfg))
             build.earlier_run(build.run_directory(cfg, ""), cfg)
@@ -355,16 +387,17 @@ def find_finished(
     settings and, as far as they say, the same vaults and the same policy to start from.
     """
     from mtmarl import build
-    from mtmarl.analysis import experiments
 
     found: dict[str, Path] = {}
     sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
     others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
-    records = [(place, build.read_json(place / "run.json") or {}) for place in others]
-    candidates = [(place, record, ()) for place, record in records]
-    # Reports keep no settings that tell repetitions apart. What a run began from must not be guessed.
-    lacking = tuple(key for key in experiments.FREE if key != "init_from")
-    candidates += [(place, record, lacking) for file in files for place, record in _recorded(file).items()]
+    candidates: list[tuple[Path, Mapping[str, Any], tuple[str, ...]]] = []
+    for place in others:
+        try:
+            candidates.append((place, build.read_record(place) or {}, ()))
+        except UserError:
+            continue  # Not of this sweep, so it stops nothing.
+    candidates += [(place, record, _lacking()) for file in files for place, record in _recorded(file).items()]
     for run in runs if candidates else ():  # Composing every run takes seconds.
         if (out / run["dir"]).exists():
             continue
@@ -611,9 +644,8 @@ def main(argv: list[str] | None = None) -> int:
             print(help_text())
             return 0
         return run_sweep(read_options(argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -647,16 +679,19 @@ def run_sweep(options: Options) -> int:
     done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
     left = f"{counted + len(runs)} runs, {done} of them finished, {options.jobs} at a time"
     print(f"{sweep.title} ({options.profile}): {left}; {out}", flush=True)
-    if options.dry_run:
-        for r in runs:
-            print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
     check_continues(record, out)
     # Ctrl-C reaches the child as well, which would answer with a traceback.
     deaf = (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
         child.submit(check_runs, runs, out, where).result()
-        found = child.submit(find_finished, runs, out, files).result() if not options.dry_run else {}
+        child.submit(check_held, record, list(held)).result()
+        found = child.submit(find_finished, runs, out, files).result()
     if options.dry_run:
+        for directory, there in found.items():
+            print(f"# {directory}: taken from {there}")
+        for r in runs:
+            if r["dir"] not in found and not (out / r["dir"] / "final.json").exists():
+                print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
         return 0
     own = [file for file in files if held[file]]
     for file in files:

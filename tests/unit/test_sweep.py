@@ -184,6 +184,14 @@ def test_a_run_is_checked_before_any_starts(file, tmp_path, micro_vaults):
         bad = [{**r, "argv": [*r["argv"], extra]} for r in runs]
         with pytest.raises(UserError, match=message):
             sweep.check_runs(bad, tmp_path, "f.yaml")
+    missing = [{**r, "argv": [*r["argv"], "tasks.train=[lbf/9x9-2p-1f]", "data.download=true"]} for r in runs]
+    with pytest.raises(UserError, match="no 'replay' vault"):
+        sweep.check_runs(missing, tmp_path, "f.yaml")
+    sweep.check_runs([{**r, "argv": [*r["argv"], "hub.url=there"]} for r in missing], tmp_path, "f.yaml")
+    # A second seed that starts from a run of its own is another matter than the first.
+    (second := next(r for r in runs if r["seed"] == 1))["argv"].append("init_from=nowhere")
+    with pytest.raises(UserError, match=f"run {second['dir']}: init_from=nowhere"):
+        sweep.check_runs(runs, tmp_path, "f.yaml")
 
 
 def test_a_sweep_may_gain_runs_but_not_change(file, tmp_path):
@@ -242,6 +250,26 @@ def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
     assert sweep.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
     assert sweep.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
     assert sweep.in_results(planned(file, "profile=smoke"), [results]) == set()
+
+
+def test_runs_of_a_report_that_had_other_settings_stop_a_sweep(file, tmp_path):
+    """Not those of their command lines: a default of the library that has changed since."""
+    there = tmp_path / "there"
+    record = planned(file, f"out={there}")
+    sweep.write_plan(record, there)
+    for run in record["runs"]:
+        cfg = config.to_dict(config.compose(run["argv"], "train"))
+        about = {"algo": run["cell"]["algo"], "config": cfg}
+        write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], **about)
+    results = write_report([there], tmp_path / "sent").with_name("results.json")
+    sweep.check_held(record, [results])
+    value = json.loads(results.read_text())
+    for kept in value["settings"].values():
+        kept["algo.learning_rate"] = 123.0
+    results.write_text(json.dumps(value))
+    assert sweep.in_results(record, [results]) == {r["dir"] for r in record["runs"]}
+    with pytest.raises(UserError, match=r"seed_0 was made with other settings \(algo.learning_rate\)"):
+        sweep.check_held(record, [results])
 
 
 def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
