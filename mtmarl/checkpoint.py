@@ -83,7 +83,9 @@ def _alone() -> ocp.StandardCheckpointer:
 def save_params(path: Path, params: Any) -> None:
     """Parameters alone, replacing what was there only once the new ones are complete."""
     path = Path(path).resolve()
-    fresh, old = path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+    fresh, old = _aside(path)
+    if _newest(path) == fresh:
+        fresh.rename(path)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     with _alone() as checkpointer:
@@ -92,6 +94,17 @@ def save_params(path: Path, params: Any) -> None:
         path.rename(old)
     fresh.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _aside(path: Path) -> tuple[Path, Path]:
+    """Where new parameters are written, and where those before them wait to be removed."""
+    return path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
+
+
+def _newest(path: Path) -> Path:
+    """Where the parameters lie: a process killed between the two renames has left them, complete, aside."""
+    fresh, old = _aside(path)
+    return fresh if not path.exists() and old.exists() and fresh.exists() else path
 
 
 def names(tree: Any) -> dict[str, Any]:
@@ -110,7 +123,7 @@ def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
 
 def load_params(path: Path, like: Any) -> Any:
     """Parameters in the shapes of `like`; a misfit names the first leaf that differs."""
-    path = Path(path).resolve()
+    path = _newest(Path(path).resolve())
     with _alone() as checkpointer:
         want = {name: v.shape for name, v in names(like).items()}
         have = {name: tuple(v.shape) for name, v in names(_saved(checkpointer, path)).items()}
@@ -134,7 +147,7 @@ def load_matching(path: Path, like: Any, anew: Sequence[str] = ()) -> Matching:
     """Of the parameters saved at `path` those that `like` has under the same name in the same shape, but for those of
     the top-level modules `anew`.
     """
-    path = Path(path).resolve()
+    path = _newest(Path(path).resolve())
     with _alone() as checkpointer:
         saved = _saved(checkpointer, path)
         shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(tuple(v.shape), v.dtype), saved)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtmarl import config
 from mtmarl.data import vault as vaults
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, failed
 from mtmarl.files import write_whole
 
 ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
@@ -131,6 +131,8 @@ def pull(args: argparse.Namespace) -> None:
             address = address or tasks.hub
         else:
             names.append(name)
+    if args.name and not names:
+        raise UserError(f"{', '.join(args.name)}: lists no training task, and held-out tasks have no vaults")
     if address is None:
         raise UserError(
             "pull from where? give --hub ADDRESS, or set hub.url in configs/config.yaml or hub in a task set"
@@ -211,6 +213,12 @@ def _span(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mtmarl.vault",
@@ -273,12 +281,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--quality", help="default: the last part of the path")
     sub.add_argument(
-        "--horizon", type=int, help="time limit in env steps; default: that of the task, if known here"
+        "--horizon", type=_count, help="time limit in env steps; default: that of the task, if known here"
     )
     sub.add_argument(
         "--team-reward", choices=("mean", "sum"), help="of the agents' rewards where they differ"
     )
-    sub.add_argument("--rollout-length", type=int, help="of a Mava recording, env steps per write")
+    sub.add_argument("--rollout-length", type=_count, help="of a Mava recording, env steps per write")
     sub.add_argument(
         "--max-gigabytes", type=float, default=64, help="of an archive, unpacked; default: %(default)s"
     )
@@ -294,9 +302,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.run(args)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,42 +46,52 @@ def push(
     chosen = hub.choose({"vaults": local}, names, str(root))
     store = _to_write(address, create)
     figures = vaults.read_references(root)
-    where = f"{store.address}, {vaults.MANIFEST}"
-    content = hub.read_small(store, vaults.MANIFEST)
-    manifest = {"schema_version": vaults.SCHEMA_VERSION, "vaults": {}}
-    if content is not None:
-        manifest = vaults.parse_manifest(content, where)
-    entries, references = dict(manifest["vaults"]), dict(manifest.get("references", {}))
     for name in chosen:
-        entry = vaults.manifest_entry(root, local[name])
-        before = entries.get(name, {}).get("files", {})
-        if before and before != entry["files"] and not replace:
-            raise UserError(
-                f"{store.address}: has another {name}; push it under another quality, or with --replace"
-            )
-        about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
-        files: dict[str, Path | bytes] = {
-            p: root / p for p, of in entry["files"].items() if before.get(p) != of
-        }
-        if draw is not None:
-            about["picture"] = f"figures/{name}.png"
-            files[about["picture"]] = draw(name, about)
-        for file in sorted((root / "references" / name.partition("/")[0]).glob("[!.]*.json")):
-            place, of = file.relative_to(root).as_posix(), vaults.fingerprint(file)
-            if place in references and references[place] != of and not replace:
-                say(f"{place}: kept as it is on the hub, where the figures differ")
-            elif references.get(place) != of:
-                files[place], references[place] = file, of
-        entries = dict(sorted({**entries, name: {**entry, "description": about}}.items()))
-        old = hub.read_small(store, CARD)
-        new = card.card(entries, title or _name(store), license)
-        files[CARD] = card.update(old.decode() if old else None, new).encode()
-        manifest |= {"vaults": entries, "references": dict(sorted(references.items()))}
-        files[vaults.MANIFEST] = content = vaults.to_json(manifest).encode()
-        store = _publish(store, root, name, entry, files, sorted(set(before) - set(entry["files"])), say)
+        with _one_at_a_time(store, say):
+            manifest = _read_manifest(store)
+            entries, references = dict(manifest["vaults"]), dict(manifest.get("references", {}))
+            entry = vaults.manifest_entry(root, local[name])
+            before = entries.get(name, {}).get("files", {})
+            if before and before != entry["files"] and not replace:
+                raise UserError(
+                    f"{store.address}: has another {name}; push it under another quality, or with --replace"
+                )
+            about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
+            files: dict[str, Path | bytes] = {
+                p: root / p for p, of in entry["files"].items() if before.get(p) != of
+            }
+            if draw is not None:
+                about["picture"] = f"figures/{name}.png"
+                files[about["picture"]] = draw(name, about)
+            for file in sorted((root / "references" / name.partition("/")[0]).glob("[!.]*.json")):
+                place, of = file.relative_to(root).as_posix(), vaults.fingerprint(file)
+                if place in references and references[place] != of and not replace:
+                    say(f"{place}: kept as it is on the hub, where the figures differ")
+                elif references.get(place) != of:
+                    files[place], references[place] = file, of
+            entry = {**entry, "description": about}
+            entries = dict(sorted({**entries, name: entry}.items()))
+            old = hub.read_small(store, CARD)
+            new = card.card(entries, title or _name(store), license)
+            files[CARD] = card.update(old.decode() if old else None, new).encode()
+            manifest |= {"vaults": entries, "references": dict(sorted(references.items()))}
+            files[vaults.MANIFEST] = vaults.to_json(manifest).encode()
+            store = _publish(store, root, name, entry, files, sorted(set(before) - set(entry["files"])), say)
         size = sum((root / place).stat().st_size for place in files if place in entry["files"])
         say(f"{name}: pushed, {size / 1e6:.1f} MB")
     return store.pinned if store.commit else hub.read_manifest(store)[1].pinned
+
+
+def _one_at_a_time(store: Store, say: Say) -> AbstractContextManager[None]:
+    """Of those that push to one folder. Elsewhere the hub refuses a commit that is not on top, or knows no locks."""
+    return vaults.locked(Path(store.base), "push", say) if hub.is_folder(store) else nullcontext()
+
+
+def _read_manifest(store: Store) -> dict[str, Any]:
+    content = hub.read_small(store, vaults.MANIFEST)
+    if content is None:
+        return {"schema_version": vaults.SCHEMA_VERSION, "vaults": {}}
+    return vaults.parse_manifest(content, f"{store.address}, {vaults.MANIFEST}")
 
 
 def _name(store: Store) -> str:
@@ -123,8 +134,10 @@ def _publish(
         with ThreadPoolExecutor(WORKERS) as pool:
             hub.install(source, name, entry, target, True, pool, hub.Job(), say)
         for place, of in files.items():
-            if place not in entry["files"]:
+            if place not in (*entry["files"], vaults.MANIFEST):
                 write_whole(target / place, of if isinstance(of, bytes) else of.read_bytes())
+        # Beside what has been collected or pulled into the folder meanwhile.
+        hub.record(target, {name: entry}, say)
         return store
     last = (vaults.MANIFEST,)  # it vouches for the others
     with ThreadPoolExecutor(WORKERS) as pool:

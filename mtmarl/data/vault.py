@@ -681,7 +681,10 @@ def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
         for relative, expected in listed[each]["files"].items():
             _verify_file(root / relative, expected, f"vault {each}")
         family, scenario, quality = each.split("/", 2)
-        read_vault(vault_path(root, f"{family}/{scenario}", quality))
+        vault = read_vault(vault_path(root, f"{family}/{scenario}", quality))
+        told = vault.metadata.get("contents")
+        if told and told != _contents(vault.recording, vault.metadata):
+            raise UserError(f"{vault.path}: its arrays are not those that {METADATA} tells of; restore it")
     if name is None:
         for relative, expected in manifest.get("references", {}).items():
             _verify_file(root / relative, expected, "reference returns")

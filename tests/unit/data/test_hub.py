@@ -559,6 +559,27 @@ def test_somebody_elses_push_is_not_undone(huggingface, origin, monkeypatch):
     assert huggingface.server.files(REPO)[1]["note.txt"] == b"somebody else"
 
 
+def test_pushes_to_one_folder_do_not_undo_each_other(origin, tmp_path):
+    """One that waits for the other, and a vault that is collected into the folder meanwhile."""
+    shared, names = tmp_path / "shared", ["rware/toy/replay", TOY]
+
+    def meanwhile(name, figures):
+        other = threading.Thread(target=publish.push, args=(str(shared), origin, names[:1]), kwargs=QUIET)
+        other.start()
+        save(shared, 5, "lbf/own")
+        path = v.vault_path(shared, "lbf/own", "replay")
+        hub.record(shared, {"lbf/own/replay": v.manifest_entry(shared, path)}, lambda line: None)
+        started.append(other)
+        return b"PNG"
+
+    started: list[threading.Thread] = []
+    publish.push(str(shared), origin, names[1:], draw=meanwhile, **QUIET)
+    started[0].join()
+    assert set(v.read_manifest(shared)["vaults"]) == {*names, "lbf/own/replay"}
+    assert len(v.verify(shared)) == 3
+    assert all(name in (shared / "README.md").read_text() for name in names)
+
+
 def test_a_data_set_is_made_on_request(huggingface, origin, tmp_path):
     address = "hf://datasets/lab/fresh"
     with pytest.raises(UserError, match="not found"):
@@ -603,6 +624,9 @@ def test_command_line(huggingface, origin, tmp_path, capsys, monkeypatch):
     assert cli.main(["pull", "lbf/none", "--hub", huggingface.address, *root]) == 2
     assert cli.main(["pull", "lbf_5", *root]) == 2
     assert "give --hub" in capsys.readouterr().err
+    elsewhere = tmp_path / "nothing"
+    assert cli.main(["pull", "lbf_test", "--hub", huggingface.address, "--root", str(elsewhere)]) == 2
+    assert "lists no training task" in capsys.readouterr().err and not elsewhere.exists()
 
 
 def test_a_task_set_says_where_its_vaults_are(huggingface, tmp_path, monkeypatch, capsys):

@@ -272,6 +272,9 @@ def test_manifest_finds_corruption(tmp_path):
     with pytest.raises(UserError, match=data.name):
         v.verify(tmp_path)
     assert v.verify(tmp_path, "rware/toy/replay") == ["rware/toy/replay"]
+    v.update_manifest(tmp_path)  # of the damaged file
+    with pytest.raises(UserError, match="not those that metadata.json tells of|corrupt|read"):
+        v.verify(tmp_path, "rware/toy/good")
     data.unlink()
     with pytest.raises(UserError, match="missing"):
         v.verify(tmp_path, "rware/toy/good")
