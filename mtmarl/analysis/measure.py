@@ -174,21 +174,29 @@ def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
         out["verdict"], out["why"] = "undecided", "one seed has no interval"
     else:
         out["verdict"] = verdict(out["gain"], out["interval"], claim.gain)
-        out["why"] = {"undecided": "the interval holds both no gain and the claimed one"}.get(out["verdict"])
+        wide = f"the interval holds more than ±{NO_DIFFERENCE:.0%}"
+        both = "the interval holds both no gain and the claimed one"
+        out["why"] = None if out["verdict"] != "undecided" else wide if claim.gain == 0 else both
         other = verdict(out["gain"], out["interval_by_task"], claim.gain)
         if other != out["verdict"]:
             out["why"] = "; ".join(filter(None, [out["why"], f"stratified by task: {other}"]))
     return out
 
 
+# Gains within it, either way, are taken for none.
+NO_DIFFERENCE = 0.1
+
+
 def verdict(gain: float, interval: Interval, published: float | None) -> str:
     """What an interval of a gain says about a published gain; None: about a gain above 0 of any size.
 
-    A published gain below 0 claims a loss. A published 0 claims no difference.
+    A published gain below 0 claims a loss. A published 0 claims no difference, which a wide interval does not show.
     """
     low, high = interval
     if published == 0:
-        return "reproduced" if low <= 0 <= high else "not reproduced"
+        if not low <= 0 <= high:
+            return "not reproduced"
+        return "reproduced" if max(-low, high) <= NO_DIFFERENCE else "undecided"
     if published is not None and published < 0:
         gain, low, high, published = -gain, -high, -low, -published
     inside = published is None or low <= published <= high

@@ -1,8 +1,8 @@
 """Statistics over seeds and tasks, after Agarwal et al. 2021, "Deep RL at the edge of the statistical precipice".
 
 Scores are one block [seeds, tasks], or several blocks whose tasks are pooled (cells of a sweep, families of
-environments; they may differ in seeds). Every task weighs the same. A block is a stratum: the bootstrap draws its
-seeds anew, by itself, and takes percentiles of the statistic. Two things to know:
+environments; they may differ in seeds). Every task weighs the same, but for `iqm`. A block is a stratum: the bootstrap
+draws its seeds anew, by itself, and takes percentiles of the statistic. Two things to know:
 
 * A row of a block is one run that scores all tasks of it, so its seeds are drawn once for all tasks. The paper's
   strata are single tasks, each with runs of its own; `by_task` draws so. Where a run is good or bad on all tasks at
@@ -44,7 +44,10 @@ def mean(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def iqm(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the middle half of all scores; blocks [..., seeds, tasks] to [...]."""
+    """The mean of the middle half of all scores, one per seed and task; blocks [..., seeds, tasks] to [...].
+
+    Here a task of a block with more seeds weighs more.
+    """
     flat = np.concatenate([p.reshape(*p.shape[:-2], -1) for p in parts], -1)
     return np.asarray(trim_mean(flat.reshape(-1, flat.shape[-1]), 0.25, axis=1)).reshape(flat.shape[:-1])
 

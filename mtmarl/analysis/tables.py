@@ -246,7 +246,9 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         "Gain: ratio of the means over tasks minus 1, on the tasks that both sides were scored on. Reproduced: the "
         "interval excludes 0 on the claimed side and holds the published gain or ours is larger. Same direction, "
         "smaller: it excludes 0 but stays below the published gain. Undecided: it holds both 0 and the claimed gain. "
-        "Not reproduced: all else. Verdicts go by the interval beside our gain, for which whole runs are drawn. "
+        "Not reproduced: all else. A claim of no difference is reproduced by an interval around 0 and within "
+        f"±{measure.NO_DIFFERENCE:.0%}, undecided by a wider one. Verdicts go by the interval beside our gain, for "
+        "which whole runs are drawn. "
         "Stratified by task (Agarwal et al. 2021): the interval when the seeds of every task are drawn by themselves, "
         "as if each task had runs of its own."
     )

@@ -44,6 +44,7 @@ def flat(cell, seed):
         (0.01, (-0.05, 0.09), None, "undecided"),
         (-0.05, (-0.09, -0.01), None, "not reproduced"),
         (0.01, (-0.05, 0.09), 0.0, "reproduced"),  # no difference was claimed
+        (-0.18, (-0.69, 1.13), 0.0, "undecided"),  # three seeds that say nothing
         (0.05, (0.01, 0.09), 0.0, "not reproduced"),
         (4.0, (0.7, math.inf), 4.42, "reproduced"),
     ],
