@@ -1,9 +1,9 @@
 """What the paper's experiments cost: `python bench/experiments.py [--rate FLOPS] [--env-steps RATE]`.
 
-Counts the runs of every sweep at its published settings, their useful floating-point operations (8 x parameters x
-tokens an update, 6 without a target network) and the environment steps of their evaluations, and turns them into
-hours of one machine that does `--rate` useful operations and `--env-steps` environment steps a second. Two sweeps that
-plan the same run count it twice.
+Counts the runs of every sweep that learn from recorded data, at their published settings, their useful floating-point
+operations (8 x parameters x tokens an update, 6 without a target network; an agent's step is one token) and the
+environment steps of their evaluations, and turns them into hours of one machine that does `--rate` useful operations
+and `--env-steps` environment steps a second. Two sweeps that plan the same run count it twice.
 """
 
 import argparse
@@ -13,6 +13,8 @@ from pathlib import Path
 import jax
 
 from mtmarl import build, config, sweep
+from mtmarl.algos import OFFLINE
+from mtmarl.envs import entities
 from mtmarl.envs.layout import Layout
 from mtmarl.types import Dims, TaskSpec, example_batch
 
@@ -23,16 +25,20 @@ def spec(task: str) -> TaskSpec:
 
 
 @functools.cache
-def sizes(argv: tuple[str, ...]) -> tuple[float, float]:
-    """Useful operations and evaluation steps of one run."""
+def cost(argv: tuple[str, ...]) -> tuple[float, float] | None:
+    """Useful operations and evaluation steps of one run; None where it learns by playing as well."""
     cfg = config.compose(list(argv), "train")
+    if cfg.algo_name not in OFFLINE:
+        return None
     module, settings = build.parse_algorithm(cfg, build.ALGOS)
     train = [spec(t) for t in build.train_tasks(cfg)]
     test = [spec(t) for t in cfg.tasks.test]
-    agents = max(s.agents for s in train)
-    layout = Layout.of(train, cfg.data.agent_ids, max(s.agents for s in (*train, *test)))
-    dims = Dims(agents, layout.obs, layout.actions, max(s.horizon for s in train), len(train))
-    algo = module.make(settings, dims, (-1.0, 1.0))
+    agents, told = max(s.agents for s in train), getattr(module, "TASK_FEATURES", False)
+    layout = Layout.of(train, cfg.data.agent_ids, max(s.agents for s in (*train, *test)), told)
+    split = entities.of_layout(layout, train)
+    sizes = (agents, layout.obs, layout.actions, max(s.horizon for s in train), len(train))
+    dims = Dims(*sizes, split, layout.task_features)
+    algo = build.make_algorithm(module, settings, dims, cfg.trainer.updates, (-1.0, 1.0))
     learner = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims))
     per_token = 8 if jax.tree.leaves(learner.target) else 6
     tokens = cfg.trainer.batch_size * cfg.trainer.context * agents
@@ -53,17 +59,21 @@ def main() -> None:
     print(f"at {args.rate:.3g} useful operations and {args.env_steps:.3g} evaluation steps a second\n")
     print("| sweep | runs | operations | hours of updates | evaluation steps | hours of evaluation |")
     print("|---|---:|---:|---:|---:|---:|")
-    total = [0.0, 0.0, 0.0]
+    total, played = [0.0, 0.0, 0.0], {}
     for name in config.options("sweep"):
         found, where = sweep.read_sweep(name)
         options = sweep.Options(name, profile="paper", out=str(Path("unused")))
         runs = sweep.plan(found, where, options)["runs"]
         own = lambda run: tuple(a for a in run["argv"] if not a.startswith(("seed=", "run_dir=")))
-        costs = [sizes(own(run)) for run in runs]
+        costs = [c for run in runs if (c := cost(own(run))) is not None]
         work, steps = sum(c[0] for c in costs), sum(c[1] for c in costs)
-        total = [total[0] + len(runs), total[1] + work, total[2] + steps]
-        row(name, len(runs), work, steps, args)
+        total = [total[0] + len(costs), total[1] + work, total[2] + steps]
+        if costs:
+            row(name, len(costs), work, steps, args)
+        played[name] = len(runs) - len(costs)
     row("all", *total, args)
+    rest = ", ".join(f"{name} {count}" for name, count in played.items() if count)
+    print(f"\nnot counted, as they learn by playing: {rest}")
 
 
 def row(name: str, runs: float, work: float, steps: float, args: argparse.Namespace) -> None:

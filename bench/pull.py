@@ -5,6 +5,7 @@ file after the other: with the standard library's plain sockets, and as huggingf
 the fastest runs, as whatever else the machine does only ever adds, and how much memory the pull took on top.
 """
 
+import argparse
 import hashlib
 import json
 import os
@@ -77,8 +78,13 @@ def download(root: Path, to: Path) -> None:
 
 def main() -> None:
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    gigabytes = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
-    repeats = int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("gigabytes", nargs="?", type=float, default=1.0, help="default: %(default)s")
+    parser.add_argument("repeats", nargs="?", type=int, default=3, help="default: %(default)s")
+    args = parser.parse_args()
+    gigabytes, repeats = args.gigabytes, args.repeats
     with tempfile.TemporaryDirectory() as scratch:
         root, to = Path(scratch) / "origin", Path(scratch) / "to"
         make(root, int(gigabytes * 1e9))

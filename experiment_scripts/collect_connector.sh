@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # Collects the starter vaults and the reference returns of connector_10:
 #   experiment_scripts/collect_connector.sh [vault dir] [train|references]
-# Resumable: run it again after an interruption; what is finished is left alone.
+# Resumable: run it again after an interruption; what is finished is left alone, what is shipped too: to collect that
+# again, give an empty vault dir.
 # Training tasks start from scratch, so that their data run from random to expert. Held-out tasks give no data,
 # only references; they start from the policy of a neighbour (the network knows no team size), exploring less.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 vaults=${1:-vault_data}
 part=${2:-all}
 python=${PYTHON:-.venv/bin/python}
@@ -37,4 +39,4 @@ if [ "$part" != train ]; then
   reference con-12x12x10a con-10x10x8a
   reference con-12x12x14a con-10x10x8a
 fi
-"$python" -m mtmarl.report "$runs" --out runs/collect/report
+[ ! -d "$runs" ] || "$python" -m mtmarl.report "$runs" --out runs/collect/report

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Collects many tasks in a limited time, several at once, on a machine that may be taken away afterwards:
+# Collects many tasks in a limited time, several at once, on a machine whose disk does not last:
 #   MINUTES=9 PARALLEL=4 experiment_scripts/collect_in_time.sh OUT TASK… [-- option=value …]
 # Whatever has been reached when the time is up (finished vaults, checkpoints, recordings) is packed into
 # OUT/state.tar.part-* (15 MiB each). With these parts in OUT again, the same command goes on where it stopped;
 # FROM names another directory to unpack from.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 out=$(realpath -m "$1")
 shift
 tasks=()

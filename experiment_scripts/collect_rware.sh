@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Collects the starter vaults and the reference returns of rware_15:
 #   experiment_scripts/collect_rware.sh [vault dir] [train|references]
-# Resumable: run it again after an interruption; what is finished is left alone.
+# Resumable: run it again after an interruption; what is finished is left alone, what is shipped too: to collect that
+# again, give an empty vault dir.
 # Rewards are too sparse to learn most tasks from scratch in this many steps: tiny-4ag comes first, the others start
 # from its policy (the network knows neither layout nor team size). That policy must go on exploring: with entropy and
 # learning rate lowered over training it delivers as much itself (4.0), but those that start from it learn no more
 # (tiny-2ag: 2.0 deliveries instead of 6.5).
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 vaults=${1:-vault_data}
 part=${2:-all}
 python=${PYTHON:-.venv/bin/python}
@@ -32,4 +34,4 @@ if [ "$part" != train ]; then
     warm "$task" collect.record=false
   done
 fi
-"$python" -m mtmarl.report "$runs" --out runs/collect/report
+[ ! -d "$runs" ] || "$python" -m mtmarl.report "$runs" --out runs/collect/report

@@ -8,6 +8,7 @@
 # along training (replay). Not QMIX: on 3m it wins 57% after 2M env steps, MAPPO 78% and Sable 86% after 0.6M. Not MAPPO:
 # on 5m_vs_6m its return stays at 0.62 without a win, where Sable's goes on rising.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 maps=${1:-marine_hard} vaults=${2:-vault_data}
 python=${PYTHON:-.venv/bin/python}
 runs=runs/collect/sable/smax
@@ -36,4 +37,4 @@ m3)
   exit 1
   ;;
 esac
-"$python" -m mtmarl.report "$runs" --out "$runs/report"
+[ ! -d "$runs" ] || "$python" -m mtmarl.report "$runs" --out "$runs/report"

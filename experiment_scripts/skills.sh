@@ -4,4 +4,5 @@
 # Time (cpu): smax 42 runs of 3 to 43 minutes, jumanji 36 of 5 to 19, of HiSSD 40 to 77. For jumanji,
 # results=results/table1/results.json takes over the runs of the sequence models.
 # SMAX needs mtmarl[smax]; its vaults come from collect_smax.sh.
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep="skills_${1:?smax or jumanji}" "${@:2}"
