@@ -107,12 +107,13 @@ def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Start:
-    """The policy that a run begins with. `layout`: in which it saw its tasks; None where that is not on record.
-    `env_steps`: how many it had played, and where it began with another, that one too.
+    """The policy that a run begins with. `tasks`: those it was trained on. `layout`: in which it saw them; None where
+    that is not on record. `env_steps`: how many it had played, and where it began with another, that one too.
     """
 
     path: Path
     cfg: Config
+    tasks: list[str]
     layout: Layout | None
     env_steps: int
 
@@ -120,7 +121,7 @@ class Start:
         """Which policy it is, wherever it lies: for the metadata of vaults."""
         return {
             "algorithm": self.cfg.algo_name,
-            "tasks": list(self.cfg.tasks.train),
+            "tasks": self.tasks,
             "seed": self.cfg.seed,
             "policy": self.path.name,
         }
@@ -175,7 +176,7 @@ def read_start(cfg: Config) -> Start | None:
     if cfg.init_from is None:
         return None
     run_dir = Path(cfg.init_from).expanduser()
-    record = read_json(run_dir / "run.json")
+    record = read_record(run_dir)
     if record is None:
         raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run")
     layout = record.get("layout")
@@ -187,7 +188,8 @@ def read_start(cfg: Config) -> Start | None:
         else (record.get("counts") or {}).get("env_steps", 0)
     )
     played += (record.get("start") or {}).get("env_steps", 0)
-    return Start(run_dir / f"policy_{cfg.which}", earlier, layout, played)
+    tasks = record.get("train_tasks") or list(earlier.tasks.train)
+    return Start(run_dir / f"policy_{cfg.which}", earlier, tasks, layout, played)
 
 
 def begin_with(state: trainer.TrainState, found: Matching) -> trainer.TrainState:
@@ -666,7 +668,19 @@ def make_sinks(cfg: Config, run_dir: Path, resume_step: int | None = None, unit:
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """None where there is none. Raises UserError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error}); restore or remove it") from error
+
+
+def read_record(run_dir: Path) -> dict[str, Any] | None:
+    """The run.json of a run; None where there is none. Raises UserError."""
+    record = read_json(run_dir / "run.json")
+    if record is not None and not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
+        raise UserError(f"{run_dir / 'run.json'}: not the record of a run; restore or remove it")
+    return record
 
 
 def single_seeds(cfg: Config) -> list[Config]:
@@ -724,7 +738,7 @@ def changed_origins(earlier: Mapping[str, Any], cfg: Config) -> list[str]:
 
 def earlier_run(run_dir: Path, cfg: Config, free: Sequence[str] = ()) -> dict[str, Any] | None:
     """The run.json that lies in the directory, if any; it must be of the same configuration but for `free`."""
-    earlier = read_json(run_dir / "run.json")
+    earlier = read_record(run_dir)
     if earlier is None:
         return None
     different = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
@@ -753,11 +767,11 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
         max_returns={task: env.spec.max_return for task, env in {**job.train_envs, **job.test_envs}.items()},
         dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
         layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
-        start=_start_record(cfg, job.start), origins=read_origins(cfg, list(job.train_envs) if job.steps else []),
+        start=start_record(cfg, job.start), origins=read_origins(cfg, list(job.train_envs) if job.steps else []),
     )  # fmt: skip
 
 
-def _start_record(cfg: Config, found: Matching | None) -> dict[str, Any] | None:
+def start_record(cfg: Config, found: Matching | None) -> dict[str, Any] | None:
     """What a run began with, for its records."""
     start = read_start(cfg)
     if start is None or found is None:
@@ -806,7 +820,7 @@ class Policy:
 def load_policy(run: str | Path, which: str = "best") -> Policy:
     """The policy of a training run; `which`: best (on the training tasks) or last."""
     run_dir = Path(run).expanduser()
-    record = read_json(run_dir / "run.json")
+    record = read_record(run_dir)
     if record is None:
         raise UserError(f"{run_dir}: no run.json here; give the directory of a run of mtmarl.train")
     if record.get("kind") != "train":

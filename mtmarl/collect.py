@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mtmarl import config
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 
 # Index of the final evaluation, whose start states are met in no other, and its length.
@@ -29,9 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         cfg = config.compose(sys.argv[1:] if argv is None else argv, "collect")
         run(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     return 0
 
 
@@ -71,7 +70,7 @@ def qualities(cfg: config.Config) -> list[str]:
 
 
 # What may change while a task is collected: tasks have a directory each, whatever set they are collected with.
-FREE_TO_CHANGE = ("tasks", "data.vault_dir")
+FREE_TO_CHANGE = ("tasks", "data.vault_dir", "data.quality")
 
 
 def collect_task(cfg: config.Config, task: str, root: Path) -> Mapping[str, Any]:
@@ -112,7 +111,11 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     )
     before = progress["minutes"]
 
-    build.write_run(run_dir, cfg, "collect", [task], [], parameters=job.parameters)
+    if earlier is None:
+        build.write_run(
+            run_dir, cfg, "collect", [task], [], parameters=job.parameters,
+            start=build.start_record(cfg, job.start), origins=build.read_origins(cfg, []),
+        )  # fmt: skip
     checkpoints = stack.enter_context(closing(Checkpoints(run_dir)))
     done = checkpoints.latest()
     sinks = stack.enter_context(
@@ -255,4 +258,4 @@ def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

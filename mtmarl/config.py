@@ -7,8 +7,10 @@ YAML holds values, Python holds types, and nothing is changed after `parse`.
 import dataclasses
 import difflib
 import json
+import re
 import types
 import typing
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,10 @@ T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
 # Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
+# What a random key takes.
+LARGEST_SEED = 2**31 - 1
+# What evaluate takes from the run whose policy it scores.
+_OF_THE_RUN = re.compile(r"(trainer|collect|algo|evaluator)\.(?!final_episodes$)")
 _PATHS = ("run_dir", "run", "init_from", "data.vault_dir", "hub.url", "tasks.hub")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
@@ -286,6 +292,9 @@ def compose(argv: list[str], command: str) -> Config:
     overrides, chosen = _overrides(argv)
     values, choices = _compose(overrides)
 
+    of_the_run = [key for o in argv if _OF_THE_RUN.match(key := o.partition("=")[0].lstrip("+"))]
+    if command == "evaluate" and of_the_run:
+        raise UserError(f"{', '.join(of_the_run)}: evaluate acts as the run was scored; leave it out")
     if command != "evaluate" and values.get("run") is not None:
         raise UserError(f"run= belongs to evaluate; {command} starts from a run with init_from=")
     for need in _NEEDS.get(command, ()):
@@ -323,14 +332,25 @@ def _check(cfg: Config, command: str) -> None:
         raise UserError(f"{where}: data.fraction must lie above 0 and at most at 1, not {cfg.data.fraction}")
     if cfg.data.memory_mb is not None and cfg.data.memory_mb < 1:
         raise UserError(f"{where}: data.memory_mb must be at least 1, not {cfg.data.memory_mb}")
-    if cfg.seed < 0:
-        raise UserError(f"{where}: seed must be at least 0, not {cfg.seed}")
+    if not 0 <= cfg.seed <= LARGEST_SEED:
+        raise UserError(f"{where}: seed must lie in 0 … {LARGEST_SEED}, not {cfg.seed}")
     if cfg.seeds is not None:
         if command != "train":
             raise UserError(f"seeds= belongs to train; {command} takes one seed=")
-        if not cfg.seeds or min(cfg.seeds) < 0 or len(set(cfg.seeds)) < len(cfg.seeds):
-            raise UserError(f"{where}: seeds must be different ints of at least 0, not {list(cfg.seeds)}")
+        fit = all(0 <= seed <= LARGEST_SEED for seed in cfg.seeds)
+        if not cfg.seeds or not fit or len(set(cfg.seeds)) < len(cfg.seeds):
+            raise UserError(
+                f"{where}: seeds must be different ints in 0 … {LARGEST_SEED}, not {list(cfg.seeds)}"
+            )
+    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", cfg.data.quality):
+        raise UserError(
+            f"{where}: data.quality={cfg.data.quality!r} names a folder; use letters, digits and _ . + -"
+        )
     tasks = cfg.tasks
+    for part in ("train", "test"):
+        twice = [t for t, count in Counter(getattr(tasks, part)).items() if count > 1]
+        if twice:
+            raise UserError(f"tasks {tasks.name or '(command line)'}: {part} lists {', '.join(twice)} twice")
     if command in ("train", "collect") and not tasks.train:
         raise UserError(f"tasks {tasks.name or '(command line)'}: train lists no task")
     if tasks.first is not None and not 1 <= tasks.first <= len(tasks.train):
@@ -446,6 +466,7 @@ def help_text(command: str, argv: Iterable[str] = ()) -> str:
     lines += [f"  +{g}=  {', '.join(options(g)) or '(none)'}" for g in GROUPS]
     lines += [
         "  +tasks= also takes the name of one task, or of several joined by commas: family/scenario",
+        "  --help with +algo=, +tasks= or +experiment= chosen lists what these hold as well",
         "",
     ]
     text = (config_dir() / "config.yaml").read_text(encoding="utf-8")
@@ -454,10 +475,12 @@ def help_text(command: str, argv: Iterable[str] = ()) -> str:
     lines += ["  " + line if line else "" for line in body.splitlines()]
     for arg in argv:
         key, _, name = arg.lstrip("+").partition("=")
-        if key in ("algo", "tasks") and name in options(key):
+        if key in GROUPS and name in options(key):
             lines += ["", f"  {key}:  # {name}"]
             text = (config_dir() / key / f"{name}.yaml").read_text(encoding="utf-8")
-            lines += ["    " + line for line in text.rstrip().splitlines()]
+            # How Hydra puts files together is no option of anybody's.
+            text = re.sub(r"^(# @package.*|defaults:\n(?:[ ]+.*\n)+)\n*", "", text, flags=re.MULTILINE)
+            lines += ["    " + line if line else "" for line in text.strip().splitlines()]
     return "\n".join(lines)
 
 

@@ -1,8 +1,32 @@
 """One exception for everything a user can put right: bad options, missing or corrupt files."""
 
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
 
 class UserError(Exception):
     """A mistake at the border. The message is one line: what, where, how to fix.
 
     Command lines print it and exit with code 2.
     """
+
+
+def failed(error: UserError | OSError) -> int:
+    """Prints what stopped a command, in one line; the exit code. Raises an OSError again that is not about a file."""
+    if isinstance(error, OSError):
+        if error.filename is None:
+            raise error
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Runs a command that can be stopped and started again."""
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from its last checkpoint", file=sys.stderr)
+        sys.exit(130)

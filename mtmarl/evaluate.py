@@ -1,18 +1,18 @@
 """`python -m mtmarl.evaluate run=runs/… +tasks=lbf_5`: zero-shot scores of a saved policy on any task that fits."""
 
 import json
+import math
 import sys
 
 from mtmarl import config
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, failed
 
 
 def main(argv: list[str] | None = None) -> int:
     try:
         run(config.compose(sys.argv[1:] if argv is None else argv, "evaluate"))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     return 0
 
 
@@ -38,17 +38,18 @@ def run(cfg: config.Config) -> None:
     width = max(map(len, tasks))
     record = {}
     for task in tasks:
+        error = scored[task].standard_error
         spec = build.make_env(task).spec
         won = scored[task].win_rate(spec)
         normalised = scored[task].normalised(spec, references.get(task, {}).get("reference"))
         record[task] = {
             "return": scored[task].mean,
-            "standard_error": scored[task].standard_error,
+            "standard_error": None if math.isnan(error) else error,
             "greedy_return": greedy[task].mean,
             "normalised": normalised,
             "win_rate": won,
         }
-        line = f"{task:<{width}}  return {scored[task].mean:.3f} ± {scored[task].standard_error:.3f}"
+        line = f"{task:<{width}}  return {scored[task].mean:.3f} ± {error:.3f}"
         line += f"  greedy {greedy[task].mean:.3f}"
         line += "" if normalised is None or won is not None else f"  normalised {normalised:.3f}"
         print(line + ("" if won is None else f"  won {won:.1%}"))

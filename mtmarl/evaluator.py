@@ -1,6 +1,7 @@
 """Scores of a policy: per task, compiled episodes at the task's own team size.
 
-Start states depend on (seed, task name, index of the evaluation) alone, so all methods meet the same ones.
+Start states depend on (seed, task name, index of the evaluation, episodes played at once) alone, so all methods that
+are scored on as many episodes meet the same ones.
 """
 
 import copy
@@ -43,7 +44,9 @@ class EvalResult(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        return float(self.episode_return.std(ddof=1) / np.sqrt(self.episode_return.size))
+        """NaN of a single episode."""
+        episodes = self.episode_return.size
+        return float(self.episode_return.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else float("nan")
 
 
 SEGMENT = 10

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, failed
+from mtmarl.files import write_whole
 
 if TYPE_CHECKING:
     from mtmarl.analysis.document import Part, Section
@@ -80,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
         report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     for notice in notices:
         print(notice)
     print(f"report: {report}")
@@ -152,9 +152,9 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures():
-            (out / f"{picture.name}.png").write_bytes(picture.png)
-            (out / f"{picture.name}.svg").write_bytes(picture.svg)
-    write = lambda name, text: (out / name).write_text(text, encoding="utf-8")
+            write_whole(out / f"{picture.name}.png", picture.png)
+            write_whole(out / f"{picture.name}.svg", picture.svg)
+    write = lambda name, text: write_whole(out / name, text)
     write("report.md", document.markdown(title, sections))
     write("report.html", document.page(title, sections))
     write("table.tex", document.latex(sections))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
 
@@ -34,9 +34,8 @@ def main(argv: list[str] | None = None) -> int:
             seeds = f"seed {cfg.seed}" if cfg.seeds is None else f"seeds {', '.join(map(str, cfg.seeds))}"
             print(f"mtmarl: {cfg.algo_name} on {cfg.tasks.name}, {seeds}; loading jax …", flush=True)
         run(cfg)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, OSError) as error:
+        return failed(error)
     return 0
 
 
@@ -111,7 +110,7 @@ class Run:
     def __init__(self, cfg: config.Config, job: "build.Job"):
         from mtmarl import build, sharding
 
-        self.cfg, self.job, self.began = cfg, job, time.time()
+        self.cfg, self.began = cfg, time.time()
         self.primary, self.local = sharding.is_primary(), sharding.on_this_process
         label = f"{cfg.algo_name}/{build.task_set_label(cfg)}/seed_{cfg.seed}"
         self.directory = build.run_directory(cfg, label)
@@ -120,6 +119,8 @@ class Run:
         sharding.wait_for_all(f"record of {self.directory}")
         if not self.primary:  # It is there now.
             self.record = build.start_run(self.directory, cfg, job)
+        # Scores stay in the units that the run began with, whatever has been collected since.
+        self.job = replace(job, references=self.record["references"])
         self.counts: dict[str, int] = {}
         # What had been done at each checkpoint that can be gone on from.
         self.counts_at: dict[str, dict[str, int]] = dict(self.record.get("counts_at") or {})
@@ -231,4 +232,4 @@ class Run:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

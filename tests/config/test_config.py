@@ -79,6 +79,8 @@ def test_evaluate_needs_a_run_only(yaml):
     assert cfg.run == "runs/x/0/2026-01-02_03-04-05"
     assert cfg.algo_name == ""
     assert config.compose(["run=runs/x"], "evaluate").tasks == config.TasksConfig()
+    with pytest.raises(UserError, match="evaluator.explore, trainer.updates: evaluate acts as the run was"):
+        config.compose(["run=runs/x", "evaluator.explore=0", "++trainer.updates=3"], "evaluate")
     with pytest.raises(UserError, match="needs run="):
         config.compose(["+tasks=lbf/z"], "evaluate")
 
@@ -100,6 +102,10 @@ def test_evaluate_needs_a_run_only(yaml):
         (["+algo=sable", "+tasks=lbf_2", "tasks.frist=1"], r"tasks/lbf_2.yaml.*tasks|unknown key frist"),
         (["+algo=sable", "+tasks=lbf_2", "tasks.first=3"], "tasks.first must lie in 1 … 2"),
         (["+algo=sable", "+tasks=lbf_2", "seed=x"], "seed must be int, not 'x'"),
+        (["+algo=sable", "+tasks=lbf_2", "seed=2147483648"], "seed must lie in 0 … 2147483647"),
+        (["+algo=sable", "+tasks=lbf_2", "data.quality=a/b"], "data.quality='a/b' names a folder"),
+        (["+algo=sable", "+tasks=lbf/a,lbf/b,lbf/a"], "train lists lbf/a twice"),
+        (["+algo=sable", "+tasks=lbf_2", "tasks.test=[lbf/c,lbf/c]"], "test lists lbf/c twice"),
         (["+algo=sable", "+tasks=lbf_2", "seed=true"], "seed must be int"),
         (["+algo=sable", "+tasks=lbf_2", "seed=1,2"], "a list is written"),
         (["+algo=sable", "+tasks=lbf_2", "evaluator.select_on=tset"], "one of 'train', 'test'"),
@@ -207,6 +213,14 @@ def test_every_task_set_parses(tasks):
 @pytest.mark.parametrize("experiment", config.options("experiment"))
 def test_every_experiment_parses(experiment):
     config.compose([f"+experiment={experiment}"], "train")
+
+
+@pytest.mark.parametrize("group", ["algo", "experiment"])
+def test_help_tells_what_is_chosen_and_not_how_files_are_put_together(group):
+    for name in config.options(group):
+        text = config.help_text("train", [f"+{group}={name}"])
+        assert f"  {group}:  # {name}" in text and len(text) > len(config.help_text("train"))
+        assert not any(word in text for word in ("_self_", "defaults:", "@package"))
 
 
 def test_help_of_the_real_files_lists_every_key():

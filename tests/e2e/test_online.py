@@ -94,6 +94,12 @@ def logits(params, network, dims, obs, **heads):
     return net.window(params, obs.observation, obs.action, obs.first)[0].logits
 
 
+def differing(some, others):
+    """The top-level modules whose parameters are not the same."""
+    same = lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+    return {name for name in some if not same(some[name], others[name])}
+
+
 def test_loading_changes_no_logit(pretrained, tmp_path, capsys):
     """From MT Oryx to online Sable: the policy is the same before the first update, its critic is new."""
     arguments = ["+algo=sable", *SIZES, "algo.network.decay_scale=0.5", f"init_from={pretrained}"]
@@ -148,17 +154,7 @@ def test_the_critic_can_learn_first(pretrained):
     for phase, moved in zip(job.algo.phases, ({"value_head"}, set(state.learner.params)), strict=True):
         learner, metrics = jax.jit(phase.update)(state.learner, batch, jax.random.key(1))
         assert all(np.isfinite(x).all() for x in jax.tree.leaves(metrics))
-        changed = {
-            name
-            for name, module in learner.params.items()
-            if any(
-                (a != b).any()
-                for a, b in zip(
-                    jax.tree.leaves(module), jax.tree.leaves(state.learner.params[name]), strict=True
-                )
-            )
-        }
-        assert changed == moved
+        assert differing(learner.params, state.learner.params) == moved
 
 
 def test_a_critic_of_returns_at_unit_size_begins_anew(finished, tmp_path):
@@ -175,14 +171,7 @@ def test_a_critic_of_returns_at_unit_size_begins_anew(finished, tmp_path):
         options = [f"init_from={run_dir}", "which=last", "seed=3", *options]
         job, state = start("+algo=sable", *SIZES, *SPANS, "+tasks=micro", *options)
         assert job.start is not None and {n.partition("/")[0] for n in job.start.fresh} == anew
-        before = mtmarl.load_policy(run_dir, "last").params
-        same = lambda name: all(
-            (a == b).all()
-            for a, b in zip(
-                jax.tree.leaves(before[name]), jax.tree.leaves(state.learner.params[name]), strict=True
-            )
-        )
-        assert {name for name in before if not same(name)} == anew
+        assert differing(mtmarl.load_policy(run_dir, "last").params, state.learner.params) == anew
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,16 @@
 """Whole runs on tiny tasks: train, interrupt, resume, load, evaluate, report; and what bad input gets."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
 import mtmarl
-from mtmarl import collect, evaluate, report, train
+from mtmarl import build, collect, config, evaluate, report, train
 from mtmarl.checkpoint import Checkpoints
+from mtmarl.data.vault import write_reference
 from mtmarl.files import only_writer
 
 SMALL = [
@@ -49,6 +51,7 @@ def test_a_run_leaves_its_records(finished):
 
 
 def test_resuming_is_as_if_nothing_had_happened(finished, micro_vaults, tmp_path, monkeypatch):
+    vaults = shutil.copytree(micro_vaults, tmp_path / "vaults")
     save = Checkpoints.save
 
     def die_after(self, update, state):
@@ -59,11 +62,13 @@ def test_resuming_is_as_if_nothing_had_happened(finished, micro_vaults, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", die_after)
         with pytest.raises(KeyboardInterrupt):
-            train.main(arguments(micro_vaults, tmp_path))
-    assert train.main(arguments(micro_vaults, tmp_path)) == 0
-    jax.tree.map(np.testing.assert_array_equal, parameters(finished), parameters(tmp_path))
+            train.main(arguments(vaults, tmp_path / "run"))
+    for task in json.loads((tmp_path / "run" / "run.json").read_text())["references"]:
+        write_reference(vaults, task, {"reference": 50.0, "random": 0.0})  # collected anew
+    assert train.main(arguments(vaults, tmp_path / "run")) == 0
+    jax.tree.map(np.testing.assert_array_equal, parameters(finished), parameters(tmp_path / "run"))
     for name in ("final.json", "best.json"):
-        assert json.loads((tmp_path / name).read_text()) == json.loads((finished / name).read_text())
+        assert json.loads((tmp_path / "run" / name).read_text()) == json.loads((finished / name).read_text())
 
 
 def test_a_finished_run_is_left_alone(finished, micro_vaults, capsys):
@@ -130,6 +135,39 @@ def test_bad_input_gets_one_clear_line(micro_vaults, tmp_path, capsys, options, 
     assert all(word in error for word in words), error
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[]", "not the record of a run"),
+        ('{"kind": "train"}', "not the record"),
+    ],
+)
+def test_a_damaged_record_is_said_in_one_line(micro_vaults, tmp_path, capsys, content, words):
+    (tmp_path / "run.json").write_text(content)
+    for failing in (
+        lambda: train.main(arguments(micro_vaults, tmp_path)),
+        lambda: evaluate.main([f"run={tmp_path}"]),
+        lambda: train.main([*arguments(micro_vaults, tmp_path / "next"), f"init_from={tmp_path}"]),
+    ):
+        assert failing() == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith("error: ") and len(error.splitlines()) == 1
+        assert words in error and str(tmp_path / "run.json") in error
+
+
+def test_a_file_in_the_place_of_a_folder_is_said_in_one_line(finished, micro_vaults, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for failing in (
+        lambda: train.main(arguments(micro_vaults, tmp_path / "file")),
+        lambda: report.main([str(finished), "--out", str(tmp_path / "file")]),
+        lambda: report.main([str(finished), "--out", str(tmp_path / "file" / "below")]),
+    ):
+        assert failing() == 2
+        error = capsys.readouterr().err.strip()
+        assert error.startswith(f"error: {tmp_path / 'file'}") and len(error.splitlines()) == 1
+
+
 def test_other_settings_do_not_overwrite_a_run(finished, micro_vaults, capsys):
     before = (finished / "run.json").read_bytes()
     assert train.main(arguments(micro_vaults, finished, "algo.gamma=0.5")) == 2
@@ -138,8 +176,6 @@ def test_other_settings_do_not_overwrite_a_run(finished, micro_vaults, capsys):
 
 
 def test_a_corrupt_vault_is_refused(micro_vaults, tmp_path, capsys):
-    import shutil
-
     shutil.copytree(micro_vaults, tmp_path / "vaults")
     metadata = next((tmp_path / "vaults").rglob("metadata.json"))
     record = json.loads(metadata.read_text())
@@ -193,3 +229,8 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
         "algorithm": "sable", "tasks": ["lbf/5x5-2p-1f-t20"], "seed": 0, "policy": "policy_best",
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(metadata)
+    record = json.loads((tmp_path / "next" / "run.json").read_text())
+    assert record["start"]["env_steps"] == 512 and set(record["origins"]) == {"init_from"}
+    third = config.compose([*options, f"init_from={tmp_path / 'next'}"], "collect")
+    begun = build.read_start(third)
+    assert begun is not None and begun.env_steps == 1024 and begun.tasks == ["lbf/6x6-2p-1f-t20"]
