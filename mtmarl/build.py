@@ -255,7 +255,9 @@ def _on_policy(parts: Parts) -> Source:
         raise UserError(
             f"collect.num_envs={c.num_envs}: {rows} rows of a batch do not divide into algo.minibatches={count}"
         )
-    return parts.played(on_policy_source)
+    return parts.played(
+        on_policy_source, "value" if getattr(parts.settings, "bootstrap_limits", False) else None
+    )
 
 
 def _replay(parts: Parts) -> Source:

@@ -86,12 +86,16 @@ def rollout(
     steps: int,
     explore: float | jax.Array,
     pool: int = 0,
+    at_limit: str | None = None,
 ) -> tuple[RolloutState, Trajectory]:
     """`steps` environment steps in each of B environments.
 
     With a pool, that many fresh starts are made at once and every environment that ends copies one of them at
     random: under vmap an automatic reset would cost a reset on every step. Without one, an environment that has
     ended goes on unobserved; the caller looks at first episodes only.
+
+    at_limit: what acting writes beside an action, such as the value; it is then kept of the state in which a time
+    limit ended an episode as well, before the next one begins (`limit_…` [T, B, …]; 0 where none did).
     """
     batch_size = state.first.shape[0]
     key_pool, key_steps = jax.random.split(key)
@@ -104,6 +108,13 @@ def rollout(
         carry = where_rows(state.first, fresh_carry, state.carry)
         carry, action, extras = act(params, carry, observe(state.step), key_act, explore)
         env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
+        if at_limit is not None:
+            # Not all that often, so it is worth asking first.
+            last = lambda: act(params, carry, observe(step), jax.random.fold_in(key_act, 1), explore)[2][
+                at_limit
+            ]
+            known = jax.lax.cond(step.truncated.any(), last, lambda: jnp.zeros_like(extras[at_limit]))
+            extras = {**extras, f"limit_{at_limit}": where_rows(step.truncated, known, jnp.zeros_like(known))}
         done = step.terminated | step.truncated
         total = jnp.where(state.first, 0.0, state.episode_return) + step.reward
         length = jnp.where(state.first, 0, state.episode_length) + 1

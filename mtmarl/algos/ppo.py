@@ -27,6 +27,8 @@ class Config:
     critic_warmup: updates, of all, in which the critic alone learns, before the first step of the actor.
     huber_delta: beyond it the critic's loss is linear. normalise_values: the critic learns returns brought to unit
     size, task by task. only_choices: the actor's terms are over agents that had a choice, which the dead have not.
+    bootstrap_limits: a time limit cuts a return short instead of ending it (Pardo et al. 2018): what would have come
+    is what the critic makes of the last state.
     """
 
     learning_rate: float
@@ -45,6 +47,7 @@ class Config:
     huber_delta: float | None = None
     normalise_values: bool = False
     only_choices: bool = False
+    bootstrap_limits: bool = False
 
 
 class Model(NamedTuple):
@@ -89,11 +92,11 @@ def training(
     """PPO for `updates` updates, the first of them after `begin` gradient steps of something else.
 
     A row of the batch is one environment's rollout of T steps. `extras` of the batch: log_prob and value [B, T, N]
-    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]). `before` changes
-    each minibatch first.
+    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]); with
+    `bootstrap_limits` also those at time limits (`limit_value`, 0 elsewhere). `before` changes each minibatch first.
 
-    A time limit ends the return, unlike in `ops.td.known`: what is reported is the return of a finite episode, and
-    nothing is bootstrapped beyond it. Observations carry no time, so a value is a mean over the time that may be left.
+    Without that a time limit ends the return, unlike in `ops.td.known`: what is reported is the return of a finite
+    episode. Observations carry no time, so a value is a mean over the time that may be left.
     """
     if not 0 <= config.critic_warmup < updates:
         raise UserError(
@@ -141,11 +144,13 @@ def training(
             ended = (batch.terminal | batch.truncated)[..., None]
             discount = jnp.broadcast_to(config.gamma * ~ended, reward.shape)
             time_first = lambda x: jnp.moveaxis(x, 1, 0)
-            value, bootstrap = batch.extras["value"], batch.extras["bootstrap"]
+            meant = lambda x: x
             if config.normalise_values:
-                value, bootstrap = (
-                    moments.denormalise(x, learner.target, batch.task_id) for x in (value, bootstrap)
-                )
+                meant = lambda x: moments.denormalise(x, learner.target, batch.task_id)
+            value, bootstrap = meant(batch.extras["value"]), meant(batch.extras["bootstrap"])
+            if config.bootstrap_limits:
+                beyond = config.gamma * meant(batch.extras["limit_value"])
+                reward = reward + jnp.where(batch.truncated[..., None], beyond, 0.0)
             reward, discount, by_time = time_first(reward), time_first(discount), time_first(value)
             advantage = time_first(gae(reward, discount, by_time, bootstrap, config.gae_lambda))
             returns = advantage + value

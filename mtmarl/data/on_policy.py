@@ -38,7 +38,9 @@ def in_order(act: Act, order: jax.Array, held: Any = None) -> Act:
     return acting
 
 
-def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, pool: int) -> Source:
+def on_policy_source(
+    env: Env, act: Act, init_carry, num_envs: int, steps: int, pool: int, at_limit: str | None = None
+) -> Source:
     """A row of a batch is `steps` steps of one of `num_envs` environments, which go on from batch to batch.
 
     Every row has an order of its own in which its agents act, drawn anew for each batch, and the batch comes in that
@@ -47,6 +49,7 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
     different factorisations of the joint policy, and the ratio drifts from 1 as the policy learns to coordinate.
 
     `extras`: whatever acting wrote, the memory before the first step, and `bootstrap`, the value after the last.
+    at_limit: as for `rollout`.
     """
     held = held_per_agent(init_carry)
 
@@ -55,7 +58,7 @@ def on_policy_source(env: Env, act: Act, init_carry, num_envs: int, steps: int, 
         order = random_orders(key_order, num_envs, env.spec.agents)
         acting = in_order(act, order, held)
         memory = turn(state.carry, order, held)
-        state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool)
+        state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool, at_limit)
         carry = where_rows(state.first, init_carry(num_envs, env.spec.agents), state.carry)
         _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)

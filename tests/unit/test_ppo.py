@@ -52,6 +52,23 @@ def test_advantages_end_with_the_episode_also_at_its_time_limit():
         np.testing.assert_allclose(metrics["ppo/returns"][0, :, 1], expected + 0.25, rtol=1e-6)
 
 
+def test_a_time_limit_can_cut_a_return_short():
+    """What the critic makes of the state in which it fell comes in place of what would have followed: half of 8."""
+    trained, learner, batch = case(show, bootstrap_limits=True)
+    limit = jnp.zeros((1, 3, 2)).at[:, 1].set(8.0)
+    truncated = batch._replace(
+        truncated=jnp.asarray([[False, True, False]]), extras={**batch.extras, "limit_value": limit}
+    )
+    for one, last in (
+        (truncated, 4.0),
+        (truncated._replace(terminal=truncated.truncated, truncated=truncated.terminal), 0.0),
+    ):
+        _, metrics = jax.jit(trained.phases[0].update)(learner, one, jax.random.key(0))
+        deltas = [1 + 0.125 - 0.25, 2 + last - 0.25, 3 + 2 - 0.25]
+        expected = np.asarray([deltas[0] + 0.25 * deltas[1], deltas[1], deltas[2]])
+        np.testing.assert_allclose(metrics["ppo/advantage"][0, :, 0], expected, rtol=1e-6)
+
+
 def test_normalised_values_are_taken_for_what_they_mean():
     """The second update knows a mean and a spread, in whose units the critic speaks."""
     trained, learner, batch = case(show, normalise_values=True)

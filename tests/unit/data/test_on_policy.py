@@ -80,6 +80,31 @@ def test_training_starts_from_the_probabilities_that_were_acted_with():
     assert abs(float(step(algo))) < 1e-4 < 1e-3 < abs(float(step(shuffling)))
 
 
+def test_the_state_at_a_time_limit_is_valued_before_the_next_episode_begins():
+    """Its observation is gone with the reset. A value that tells the time tells when it was asked for."""
+    env, ends = Counting(0, agents=2, length=5, limited=True), Counting(0, agents=2, length=5)
+    asked = lambda obs: obs.view.sum(-1)
+
+    def act(params, carry, obs, key, explore):
+        return carry, jnp.zeros(obs.view.shape[:-1], jnp.int32), {"value": asked(obs)}
+
+    def batch(env):
+        source = on_policy_source(env, act, no_carry, 3, 12, pool=3, at_limit="value")
+        return jax.jit(source.next)(source.init(jax.random.key(0)), None, None, None, jax.random.key(1))[1]
+
+    limited = batch(env)
+    at = np.asarray(limited.truncated)
+    np.testing.assert_array_equal(at[0].nonzero()[0], [4, 9])
+    value = np.asarray(limited.extras["limit_value"])
+    assert (value[~at] == 0).all()
+    # One more step than the value of the last state that was acted in, as between any two steps of an episode.
+    seen = np.asarray(limited.extras["value"])
+    np.testing.assert_allclose(
+        value[at] - seen[at], (seen[:, 1] - seen[:, 0])[:, None].repeat(2, 1).reshape(-1, 2)
+    )
+    assert not np.asarray(batch(ends).extras["limit_value"]).any()
+
+
 def test_a_memory_of_each_agent_goes_with_it():
     carry = {"team": jnp.arange(4.0).reshape(2, 2), "own": jnp.arange(6).reshape(2, 3)}
     init_carry = lambda rows, agents: {"team": jnp.zeros((rows, 2)), "own": jnp.zeros((rows, agents))}
