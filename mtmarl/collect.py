@@ -51,6 +51,9 @@ def run(cfg: config.Config) -> None:
         there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
         # The reference is written last. A vault left out on purpose is no reason to write over the others.
         done = task in known and (there or not record)
+        if not done and record:
+            for quality in there:
+                _check_own(vault.vault_path(root, task, quality))
         label = f"[{i + 1}/{len(jobs)}] {task}"
         if done:
             print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
@@ -62,6 +65,16 @@ def run(cfg: config.Config) -> None:
         collect_task(own, task, root)
     if jobs:
         vault.update_manifest(root)
+
+
+def _check_own(path: Path) -> None:
+    """Raises a UserError if a vault is there that no collection has written: it is not ours to write over."""
+    from mtmarl.data import vault
+
+    if vault.has_vault(path) and "record_points" not in vault.read_metadata(path):
+        raise UserError(
+            f"{path}: a vault that was not collected here; give another data.quality or data.vault_dir, or remove it"
+        )
 
 
 def qualities(cfg: config.Config) -> list[str]:

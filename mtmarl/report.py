@@ -73,7 +73,8 @@ def main(argv: list[str] | None = None) -> int:
         type=_share,
         default=0.9,
         metavar="SHARE",
-        help="of the reference return; how soon runs that learn by acting, or from an earlier policy, reach it",
+        help="of the largest return, where a task has one, or of the reference return: how soon runs that learn by "
+        "acting, or from an earlier policy, reach it",
     )
     args = parser.parse_args(argv)
     # The first of several paths has a report of its own.

@@ -58,8 +58,8 @@ class Actor(nn.Module):
     """What acts, before and after fine-tuning: encoder, the shared part of the split, condition and action head.
 
     The head reads the continuous latent; quantisation only shapes it. `told`: which columns of an observation are
-    features of the task. The encoder of entities is given tokens, which last actions are part of. latents: what it says
-    is `Latents`; else the logits alone, with the same parameters.
+    features of the task. `last` are last actions or, for the encoder of entities, the tokens that hold them. latents:
+    what it says is `Latents`; else the logits alone, with the same parameters.
     """
 
     config: Config
@@ -72,17 +72,17 @@ class Actor(nn.Module):
     def __call__(
         self,
         obs: Observation,
-        last_action: Int[Array, "B T N"] | Tokens,
+        last: Int[Array, "B T N"] | Tokens,
         to_go: None,
         first: Bool[Array, "B T"],
         cache: causal.Cache,
     ) -> tuple[Latents | Float[Array, "B T N A"], causal.Cache]:
         c, targets = self.config, None
-        if not isinstance(last_action, Tokens):
+        if not isinstance(last, Tokens):
             token = causal.Token(c.embed_dim, self.actions, name="token")
-            x = token(without(obs.view, self.told), last_action)
+            x = token(without(obs.view, self.told), last)
         else:
-            seen = entities.Look(c.embed_dim, name="look")(last_action)
+            seen = entities.Look(c.embed_dim, name="look")(last)
             count = seen.targets.shape[-2] if self.entities.aimed else 0
             read = entities.Transformer(entities.Config(c.embed_dim, 1, 1), name="read")
             out = read(seen.stacked, seen.mask, 1 + count)

@@ -10,7 +10,7 @@ import pytest
 import mtmarl
 from mtmarl import build, collect, config, evaluate, report, train
 from mtmarl.checkpoint import Checkpoints
-from mtmarl.data.vault import write_reference
+from mtmarl.data.vault import identity, write_reference
 from mtmarl.files import only_writer
 
 SMALL = [
@@ -205,7 +205,12 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
             collect.main(options)
     assert collect.main(options) == 0
     assert "goes on from update 4" in capsys.readouterr().out
-    vault = mtmarl.read_vault(tmp_path / "vaults/lbf/5x5-2p-1f-t20.vlt/replay")
+    path = "vaults/lbf/5x5-2p-1f-t20.vlt/replay"
+    vault = mtmarl.read_vault(tmp_path / path)
+    whole = [f"run_dir={tmp_path / 'whole'}", f"data.vault_dir={tmp_path / 'whole' / 'vaults'}"]
+    assert collect.main([o for o in options if not o.startswith(("run_dir", "data"))] + whole) == 0
+    assert identity(tmp_path / path) == identity(tmp_path / "whole" / path), "as if nothing had happened"
+    capsys.readouterr()
     assert vault.metadata["episodes"] == 12 and len(vault.metadata["record_points"]) == 2
     assert str(tmp_path) not in json.dumps(vault.metadata), "no path of this machine may be published"
     assert collect.main(options) == 0

@@ -4,6 +4,7 @@ import pytest
 
 from mtmarl import build, collect, config, trainer
 from mtmarl.data import vault
+from tests.unit.data.recordings import save
 
 TASK = "lbf/5x5-2p-1f-t20"
 
@@ -38,6 +39,15 @@ def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
     monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
     assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 0
     assert begun == [TASK]
+
+
+def test_a_vault_from_elsewhere_is_not_written_over(tmp_path, monkeypatch, capsys):
+    """One that was converted has no reference either."""
+    path, _ = save(tmp_path, task=TASK)
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: pytest.fail("it is collected"))
+    assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 2
+    assert f"error: {path}: a vault that was not collected here" in capsys.readouterr().err
+    assert vault.read_vault(path).metadata["task"] == TASK
 
 
 @pytest.mark.parametrize("warmup", [0, 3, 5])
