@@ -1,6 +1,6 @@
 """The only act-step scan: evaluation, data collection and online training all call it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -76,6 +76,13 @@ def where_rows(condition: Bool[Array, "B"], a, b):
     return jax.tree.map(choose, a, b)
 
 
+def _at_limits(name: str, ask: Callable[[], Mapping[str, Any]], truncated: Bool[Array, "B"], like: Any):
+    """What acting says under `name` where time limits have just fallen: asked only then, which is not often."""
+    nothing = jnp.zeros_like(like)
+    said = jax.lax.cond(truncated.any(), lambda: ask()[name], lambda: nothing)
+    return {f"limit_{name}": where_rows(truncated, said, nothing)}
+
+
 def rollout(
     env: Env,
     act: Act,
@@ -109,12 +116,9 @@ def rollout(
         carry, action, extras = act(params, carry, observe(state.step), key_act, explore)
         env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
         if at_limit is not None:
-            # Not all that often, so it is worth asking first.
-            last = lambda: act(params, carry, observe(step), jax.random.fold_in(key_act, 1), explore)[2][
-                at_limit
-            ]
-            known = jax.lax.cond(step.truncated.any(), last, lambda: jnp.zeros_like(extras[at_limit]))
-            extras = {**extras, f"limit_{at_limit}": where_rows(step.truncated, known, jnp.zeros_like(known))}
+            key_limit = jax.random.fold_in(key_act, 1)
+            ask = lambda: act(params, carry, observe(step), key_limit, explore)[2]
+            extras = {**extras, **_at_limits(at_limit, ask, step.truncated, extras[at_limit])}
         done = step.terminated | step.truncated
         total = jnp.where(state.first, 0.0, state.episode_return) + step.reward
         length = jnp.where(state.first, 0, state.episode_length) + 1
