@@ -54,6 +54,36 @@ def make_batch(agents, seed=0, tasks=2):
     )
 
 
+def walk(batch, step, memory):
+    """`step(memory, observation, last action) -> (outputs, memory)` from one step to the next as play goes, with
+    nothing known where an episode begins. Outputs are [B, T, …]; memory is an array [B, N, D] of zeros.
+    """
+    none, outputs = jnp.full(batch.action[:, 0].shape, -1), []
+    last = none
+    for t in range(batch.first.shape[1]):
+        new = batch.first[:, t, None]
+        last, memory = jnp.where(new, none, last), jnp.where(new[..., None], 0.0, memory)
+        out, memory = step(memory, jax.tree.map(lambda x: x[:, t], batch.observation), last)
+        outputs.append(out)
+        last = batch.action[:, t]
+    return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *outputs)
+
+
+def by_hand(batch, q, following, gamma, scale=1.0):
+    """The mean over tasks of each task's mean squared error of q [B, T] as (r_t + gamma * following_{t+1}), over the
+    transitions of which the end is known.
+    """
+    errors = {}
+    for row, task in enumerate(batch.task_id.tolist()):
+        for t in range(q.shape[1] - 1):
+            if batch.truncated[row, t]:
+                continue
+            more = 0.0 if batch.terminal[row, t] else gamma * float(following[row, t + 1])
+            error = float(q[row, t]) - scale * float(batch.reward[row, t]) - more
+            errors.setdefault(task, []).append(error**2)
+    return sum(sum(x) / len(x) for x in errors.values()) / len(errors)
+
+
 def pad(batch, agents):
     """Padded slots hold rubbish wherever nothing may look."""
     grow = lambda x, value: jnp.concatenate(

@@ -3,14 +3,15 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mtmarl.algos import odis
 from mtmarl.networks import entities
-from mtmarl.networks.odis import SKILL_MODULES
+from mtmarl.networks.odis import SKILL_MODULES, Odis, StateEncoder
 from mtmarl.types import Dims
-from tests.batches import ACTIONS, OBS, TOY, make_batch
+from tests.batches import ACTIONS, OBS, TOY, by_hand, make_batch, walk
 
 CONFIG = odis.Config(
     learning_rate=1e-3, max_grad_norm=10.0, gamma=0.9, return_scale=1.0, skills=3, skill_fraction=0.3, kl_weight=1e-3,
@@ -63,6 +64,37 @@ def test_the_penalty_is_nothing_where_the_best_skills_are_those_taken(case):
             float(choose(learner._replace(params=params), batch, jax.random.key(0))[1]["policy/gap_loss"])
         )
     assert gaps[0] == 0.0 < gaps[1]
+
+
+def test_skills_are_valued_by_double_q_learning_step_by_step_as_play_goes(case):
+    """The skill that the state names is the action; the best one next is chosen online and valued by the target."""
+    algo, learner, (_, choose) = case
+    batch, params = make_batch(3), learner.params
+    other = jax.jit(algo.init)(jax.random.key(1), batch).params
+    net = Odis(CONFIG.network, TOY, CONFIG.skills, StateEncoder(CONFIG.network.embed_dim))
+    apply = lambda params, method, *args: net.apply(
+        {"params": {k: v for k, v in params.items() if k != "mixer"}}, *args, method=method
+    )
+
+    def values(params):
+        def step(memory, obs, last):
+            q, recognised, memory = apply(params, "value", entities.agent_inputs(TOY, obs, last), memory)
+            return (q, recognised), memory
+
+        return walk(batch, step, jnp.zeros((*batch.action[:, 0].shape, CONFIG.network.embed_dim)))
+
+    team = entities.team_inputs(TOY, batch.observation, entities.last_actions(batch), batch.action)
+    named = apply(params, "label", team, batch.agent_mask).argmax(-1)
+    (q, recognised), (q_target, _) = values(params), values(other)
+    take = lambda x, index: jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+    mix = lambda params, x: entities.mix(entities.Mixer(CONFIG.network.embed_dim), TOY, params, x, batch)
+    total, following = mix(params, take(q, named)), mix(other, take(q_target, q.argmax(-1)))
+    metrics = choose(learner._replace(target=other), batch, jax.random.key(0))[1]
+    assert metrics["policy/td_loss"] == pytest.approx(by_hand(batch, total, following, 0.9), rel=1e-5)
+    # Both tasks have as many rows.
+    assert metrics["policy/skill_loss"] == pytest.approx(
+        -float(take(jax.nn.log_softmax(recognised), named).mean()), rel=1e-5
+    )
 
 
 def test_the_target_is_copied_every_so_many_updates(case):
