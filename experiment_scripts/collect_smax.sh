@@ -5,8 +5,9 @@
 # m3 into an empty vault dir: 8m starts from the policy of 3m, which is not shipped with its vault. Then train with
 # MTMARL_VAULTS=<vault dir>.
 # Per map 2,048 episodes of the best policy (expert), 2,048 of the one nearest half its win rate (medium), and as many
-# along training (replay). Not QMIX: on 3m it wins 57% after 2M env steps, MAPPO 78% and Sable 86% after 0.6M. Not MAPPO:
-# on 5m_vs_6m its return stays at 0.62 without a win, where Sable's goes on rising.
+# along training (replay). Not QMIX: on 3m it won 57% after 2M env steps (when small gradients moved it less than now),
+# MAPPO 78% and Sable 86% after 0.6M. Not MAPPO: on 5m_vs_6m its return stays at 0.62 without a win, where Sable's goes
+# on rising.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 maps=${1:-marine_hard} vaults=${2:-vault_data}

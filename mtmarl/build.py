@@ -548,6 +548,10 @@ def outline(cfg: Config) -> Outline:
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])
     # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
     algo = make_algorithm(module, settings, dims, plan.updates, (0.0, 1.0))
+    if (warmup := getattr(settings, "critic_warmup", 0)) % plan.chunk:
+        raise UserError(
+            f"algo.critic_warmup={warmup} must be a multiple of trainer.chunk={plan.chunk}; lower trainer.chunk"
+        )
     trainer.check_phases(algo, plan)
     needs_vaults = any(SOURCES[name][0] for name in source_names(algo))
     return Outline(module, settings, train_envs, test_envs, layout, dims, plan, needs_vaults, start)

@@ -111,12 +111,11 @@ def rollout(
         fresh = jax.vmap(env.reset)(jax.random.split(key_pool, pool))
 
     def one(state: RolloutState, k):
-        key_act, key_env, key_reset = jax.random.split(k, 3)
+        key_act, key_env, key_reset, key_limit = jax.random.split(k, 4)
         carry = where_rows(state.first, fresh_carry, state.carry)
         carry, action, extras = act(params, carry, observe(state.step), key_act, explore)
         env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
         if at_limit is not None:
-            key_limit = jax.random.fold_in(key_act, 1)
             ask = lambda: act(params, carry, observe(step), key_limit, explore)[2]
             extras = {**extras, **_at_limits(at_limit, ask, step.truncated, extras[at_limit])}
         done = step.terminated | step.truncated

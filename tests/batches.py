@@ -63,15 +63,15 @@ def walk(batch, step, memory):
     for t in range(batch.first.shape[1]):
         new = batch.first[:, t, None]
         last, memory = jnp.where(new, none, last), jnp.where(new[..., None], 0.0, memory)
-        out, memory = step(memory, jax.tree.map(lambda x: x[:, t], batch.observation), last)
+        out, memory = step(memory, jax.tree.map(lambda x, t=t: x[:, t], batch.observation), last)
         outputs.append(out)
         last = batch.action[:, t]
     return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *outputs)
 
 
-def by_hand(batch, q, following, gamma, scale=1.0):
-    """The mean over tasks of each task's mean squared error of q [B, T] as (r_t + gamma * following_{t+1}), over the
-    transitions of which the end is known.
+def by_hand(batch, q, following, gamma, scale=1.0, of=lambda row, t, error: error**2):
+    """The mean over tasks of each task's mean of `of(row, t, error)`, where error is r_t + gamma * following_{t+1} less
+    q [B, T], over the transitions of which the end is known; where it is None it does not count.
     """
     errors = {}
     for row, task in enumerate(batch.task_id.tolist()):
@@ -79,8 +79,9 @@ def by_hand(batch, q, following, gamma, scale=1.0):
             if batch.truncated[row, t]:
                 continue
             more = 0.0 if batch.terminal[row, t] else gamma * float(following[row, t + 1])
-            error = float(q[row, t]) - scale * float(batch.reward[row, t]) - more
-            errors.setdefault(task, []).append(error**2)
+            value = of(row, t, scale * float(batch.reward[row, t]) + more - float(q[row, t]))
+            if value is not None:
+                errors.setdefault(task, []).append(value)
     return sum(sum(x) / len(x) for x in errors.values()) / len(errors)
 
 

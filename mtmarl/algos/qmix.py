@@ -1,7 +1,8 @@
 """Online QMIX (Rashid et al. 2018), with double Q-learning on replayed windows: it collects the data of SMAX.
 
-As in PyMARL, but for the mixer: its state is the set of entities that the team sees, so that it is also the mixer of
-UPDeT and ODIS. Agents are not numbered.
+Departures from PyMARL: the mixer's state is the set of entities that the team sees, so that it is also the mixer of
+UPDeT and ODIS; agents are not numbered; windows instead of whole episodes; rewards are scaled; a time limit is no step
+to learn values from; the target is copied every so many gradient steps (there every 200 episodes).
 """
 
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     init_carry = entities.empty_histories(("agent",), width)
     tx = optax.chain(
         optax.clip_by_global_norm(config.max_grad_norm),
-        optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5),
+        optax.rmsprop(config.learning_rate, decay=0.99, eps=1e-5, eps_in_sqrt=False),
     )
 
     def values(params, batch: Batch):

@@ -171,7 +171,9 @@ class Windows(NamedTuple):
 
     def finish(self, batch: Batch, key: jax.Array) -> Batch:
         """Numbers, order and masks of the agents; `key` is that of `draw`."""
-        key_ids, key_order = jax.random.fold_in(key, 1), jax.random.split(key, 3)[2]
+        key_order = jax.random.split(key, 3)[2]
+        # `draw` has the first two and sources around this one the fourth: split(key, n)[i] is fold_in(key, i).
+        key_ids = jax.random.fold_in(key, 4)
         if self.ids:
             batch = number_agents(batch, key_ids, self.ids, self.random_ids)
         if self.shuffle:

@@ -196,7 +196,8 @@ class LaidOut:
         state, step = self.raw.reset(key)
         if not self.layout.ids:
             return (state, None), self._lay_out(step, None)
-        key_ids = jax.random.fold_in(key, 1)
+        # None of those that the task makes of its key by splitting it: split(key, n)[i] is fold_in(key, i).
+        key_ids = jax.random.fold_in(key, 2**31 - 1)
         ids = one_hot_ids(key_ids, 1, step.obs.shape[0], self.layout.ids, self.layout.random_ids)[0]
         return (state, ids), self._lay_out(step, ids)
 

@@ -25,6 +25,8 @@ def make(name, split=TOY):
     options, command = [f"+algo={name}", "+tasks=lbf_5"], "collect" if name in ONLINE else "train"
     sizes = config.compose(options, command).algo["network"]
     small = [f"algo.network.{k}={v}" for k, v in {"embed_dim": 16, "heads": 2}.items() if k in sizes]
+    # A decay would move what no gradient reaches.
+    small += [f"algo.{k}=0" for k in config.compose(options, command).algo if k == "weight_decay"]
     cfg = config.compose([*options, *small], command)
     module, settings = build.parse_algorithm(cfg, ALGOS)
     # Those that are told the task find it in the last two columns.
@@ -91,6 +93,12 @@ def test_every_parameter_is_trained(case):
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), learner.params, after.params)
     still = [jax.tree_util.keystr(k) for k, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
     assert not still
+
+
+@pytest.mark.parametrize("name", sorted(ALGOS))
+def test_trains_by_its_defaults(name):
+    """As far as settings can tell: its phases and those of the trainer fit each other."""
+    build.outline(config.compose([f"+algo={name}", "+tasks=lbf/5x5-2p-1f-t20"], "train"))
 
 
 def test_fractions_of_phases_add_up(case):

@@ -183,7 +183,7 @@ def test_a_critic_of_returns_at_unit_size_begins_anew(finished, tmp_path):
         (["algo.critic_warmup=4"], ("critic_warmup=4", "0 … 3")),
         (
             ["algo.critic_warmup=1", "trainer.chunk=4", "trainer.checkpoint_every=4"],
-            ("phase critic", "trainer.chunk"),
+            ("critic_warmup=1", "multiple of trainer.chunk=4"),
         ),
         (["algo.minibatches=3"], ("8 rows", "algo.minibatches=3")),
         (

@@ -14,9 +14,9 @@ import pytest
 from mtmarl.algos import hissd
 from mtmarl.networks import entities
 from mtmarl.networks.entities import Seen
-from mtmarl.networks.hissd import Predictor, next_state
+from mtmarl.networks.hissd import Planner, Predictor, Value, next_state
 from mtmarl.types import Dims
-from tests.batches import ACTIONS, OBS, TOY, make_batch, pad
+from tests.batches import ACTIONS, OBS, TOY, by_hand, make_batch, pad, walk
 from tests.unit.test_odis import moved
 
 CONFIG = hissd.Config(
@@ -48,6 +48,57 @@ def test_everything_trains_and_keeps_training(full):
         assert moved(learner.params, after.params) == ALL
         learner = after
     assert all(np.isfinite(np.asarray(x)).all() for x in metrics.values())
+
+
+def test_value_and_plan_are_learned_by_the_formulas_step_by_step(full):
+    """Expectile regression on the target network's next value; the planner foretells the next state of the same
+    episode, the better the transition the more it counts.
+    """
+    algo, learner, update = full
+    batch, params = make_batch(3), learner.params
+    other = jax.jit(algo.init)(jax.random.key(1), batch).params
+    width = CONFIG.network.embed_dim
+    nothing = jnp.zeros((*batch.action[:, 0].shape, width))
+
+    def along(module, params):
+        step = lambda memory, obs, last: module.apply(
+            {"params": params}, entities.agent_inputs(TOY, obs, last), memory
+        )
+        return walk(batch, step, nothing)
+
+    value = lambda p: entities.mix(
+        entities.Mixer(width), TOY, p, along(Value(CONFIG.network), p["value"]), batch
+    )
+    plans, state = (
+        along(Planner(CONFIG.network), params["planner"]),
+        next_state(TOY, batch.observation, batch.action),
+    )
+    net = Predictor(state.agents.shape[-1], state.targets.shape[-1])
+    memory, wrong = jnp.zeros((*state.targets[:, 0].shape[:-1], width)), []
+    for t in range(batch.first.shape[1] - 1):
+        memory = jnp.where(batch.first[:, t, None, None], 0.0, memory)
+        now = jax.tree.map(lambda x, t=t: x[:, t], plans)
+        agents, targets, memory = net.apply(
+            {"params": params["predictor"]}, now, batch.agent_mask[:, t], memory
+        )
+        there = state.target_mask[:, t]
+        of_targets = (((targets - state.targets[:, t]) ** 2).mean(-1) * there).sum(-1)
+        wrong.append(
+            ((agents - state.agents[:, t]) ** 2).mean((-1, -2)) + of_targets / jnp.maximum(there.sum(-1), 1)
+        )
+
+    def expectile(row, t, error):
+        return (0.9 if error > 0 else 0.1) * error**2
+
+    def plan(row, t, error):
+        return min(np.exp(10.0 * error), 100.0) * float(wrong[t][row])
+
+    metrics = update(learner._replace(target=other), batch, jax.random.key(0))[1]
+    hand = lambda of: by_hand(batch, value(params), value(other), CONFIG.gamma, of=of)
+    assert metrics["hissd/value_loss"] == pytest.approx(hand(expectile), rel=1e-4)
+    # Where an episode ends, no next state of its own follows; every term is of the mean over what does.
+    inside = lambda row, t, error: None if batch.first[row, t + 1] else plan(row, t, error)
+    assert metrics["hissd/plan_loss"] == pytest.approx(hand(inside), rel=1e-4)
 
 
 def reached(one, two):

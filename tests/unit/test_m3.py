@@ -10,6 +10,7 @@ import pytest
 
 from mtmarl.algos import m3, madt
 from mtmarl.networks import causal
+from mtmarl.networks.entities import Mlp
 from mtmarl.networks.m3 import Config
 from mtmarl.types import Dims
 from tests.batches import ACTIONS, OBS, TOY, make_batch, pad
@@ -82,6 +83,27 @@ def test_everything_falls_on_one_batch():
         assert end[f"m3/{name}"] < begin[f"m3/{name}"], name
     assert (history["m3/kl"] >= 0).all()
     assert (history["m3/perplexity"] >= 1 - 1e-5).all() and (history["m3/perplexity"] <= 6 + 1e-4).all()
+
+
+def test_the_last_action_is_recovered_among_what_was_legal_then():
+    """Where an episode begins there is none, and of the step before the window it is not known what was legal."""
+    learner, update = start(replace(CONFIG, split=False))
+    batch, params = make_batch(3), learner.params
+    said = m3.make_actor(NETWORK, DIMS, latents=True).window(params["actor"], batch)
+    code = params["codebook"][((said.shared[..., None, :] - params["codebook"]) ** 2).sum(-1).argmin(-1)]
+    out = Mlp(OBS - 2 + ACTIONS).apply({"params": params["decoder"]}, code)[..., OBS - 2 :]
+    found = {}
+    for row, task in enumerate(batch.task_id.tolist()):
+        for t in range(1, batch.first.shape[1]):
+            if batch.first[row, t]:
+                continue
+            log_p = jax.nn.log_softmax(jnp.where(batch.mask[row, t - 1], out[row, t], -jnp.inf))
+            found.setdefault(task, []).extend(
+                float(-log_p[i, a]) for i, a in enumerate(batch.action[row, t - 1].tolist())
+            )
+    by_task = sum(np.mean(x) for x in found.values()) / len(found)
+    metrics = update(learner, batch, jax.random.key(0))[1]
+    assert metrics["m3/last_action_nll"] == pytest.approx(by_task, rel=1e-4)
 
 
 def test_a_dead_code_returns_to_where_encodings_are():

@@ -84,7 +84,8 @@ def test_skills_are_valued_by_double_q_learning_step_by_step_as_play_goes(case):
         return walk(batch, step, jnp.zeros((*batch.action[:, 0].shape, CONFIG.network.embed_dim)))
 
     team = entities.team_inputs(TOY, batch.observation, entities.last_actions(batch), batch.action)
-    named = apply(params, "label", team, batch.agent_mask).argmax(-1)
+    logits = apply(params, "label", team, batch.agent_mask)
+    named = logits.argmax(-1)
     (q, recognised), (q_target, _) = values(params), values(other)
     take = lambda x, index: jnp.take_along_axis(x, index[..., None], -1)[..., 0]
     mix = lambda params, x: entities.mix(entities.Mixer(CONFIG.network.embed_dim), TOY, params, x, batch)
@@ -95,6 +96,25 @@ def test_skills_are_valued_by_double_q_learning_step_by_step_as_play_goes(case):
     assert metrics["policy/skill_loss"] == pytest.approx(
         -float(take(jax.nn.log_softmax(recognised), named).mean()), rel=1e-5
     )
+    # HyGen, equation 5: KL(recognised || named).
+    said, meant = (np.asarray(jax.nn.log_softmax(x)) for x in (recognised, logits))
+    whole = odis.make_model(
+        CONFIG, DIMS, (-1.0, 1.0), StateEncoder(CONFIG.network.embed_dim), consistency="kl"
+    )
+    given = params, other, batch, 0.0, jnp.ones(batch.task_id.shape, bool)
+    assert jax.jit(whole.choose)(*given)[1]["skill_loss"] == pytest.approx(
+        float((np.exp(said) * (said - meant)).sum(-1).mean()), rel=1e-5
+    )
+
+
+def test_the_first_phase_keeps_skills_near_uniform(case):
+    _, learner, _ = case
+    discover = odis.make(replace(CONFIG, kl_weight=100.0), DIMS, (-1.0, 1.0)).phases[0].update
+    sharp = jax.tree.map(lambda x: 3 * x, learner.params["skill_head"])
+    learner = learner._replace(params={**learner.params, "skill_head": sharp})
+    step = lambda learner, key: discover(learner, make_batch(3), key)
+    _, metrics = jax.jit(lambda x: jax.lax.scan(step, x, jax.random.split(jax.random.key(0), 20)))(learner)
+    assert metrics["skills/kl"][-1] < 0.9 * metrics["skills/kl"][0]
 
 
 def test_the_target_is_copied_every_so_many_updates(case):

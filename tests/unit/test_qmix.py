@@ -48,7 +48,9 @@ def test_the_loss_is_that_of_double_q_learning_on_the_teams_value(case):
     take = lambda q, a: jnp.take_along_axis(q, jnp.asarray(a)[..., None], -1)[..., 0]
     total, following = mix(take(online, batch.action)), mix_frozen(take(frozen, chosen))
     metrics = update(learner._replace(target=other), batch, jax.random.key(0))[1]
-    assert metrics["qmix/td_loss"] == pytest.approx(by_hand(batch, total, following, 0.9, scale=2.0), rel=1e-5)
+    assert metrics["qmix/td_loss"] == pytest.approx(
+        by_hand(batch, total, following, 0.9, scale=2.0), rel=1e-5
+    )
 
 
 def test_padded_slots_change_nothing():

@@ -12,6 +12,7 @@ from mtmarl.data.sampling import gather_windows, make_task_data
 from mtmarl.data.vault import Vault
 from mtmarl.envs.entities import of_layout
 from mtmarl.envs.layout import FEATURE_STEP, TASK_FEATURES, Layout, TaskScale
+from mtmarl.envs.lbf import FIELDS
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.rollout import observe
@@ -71,6 +72,19 @@ def test_numbers_last_for_an_episode(kind):
         np.testing.assert_array_equal(after.obs[:, -5:], numbers)
         seen.append(tuple(numbers.argmax(1)))
     assert (len(set(seen)) == 1) == (kind == "fixed")
+
+
+def test_random_numbers_do_not_follow_from_where_agents_start():
+    """An agent that starts at the left end of the first row has each of four numbers one time in four."""
+    env = layout_of(LBF, agent_ids="random", ids=4).wrap(make_env(LBF))
+    obs = jax.jit(jax.vmap(lambda key: env.reset(key)[1].obs))(jax.random.split(jax.random.key(0), 8192))
+    number = np.asarray(obs[..., -4:]).argmax(-1)
+    row, column = (FIELDS.index(f"self: {name} / 16") for name in ("row", "column"))
+    own = np.asarray(obs * env.obs_scale)
+    corner = (own[..., row] == own[..., row].min()) & (own[..., column] == own[..., column].min())
+    shares = np.bincount(number[corner], minlength=4) / corner.sum()
+    assert corner.sum() > 300
+    np.testing.assert_allclose(shares, 0.25, atol=0.1)
 
 
 def test_start_states_do_not_depend_on_the_layout():
