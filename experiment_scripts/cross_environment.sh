@@ -2,4 +2,6 @@
 # One policy for LBF, Connector and RWARE together against one policy each. Nothing is published on it.
 #   experiment_scripts/cross_environment.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time: smoke 1 run, cpu 12 runs, paper 36 runs; not yet measured.
-exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=cross_environment "$@"
+sweep=cross_environment
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=$sweep "$@"

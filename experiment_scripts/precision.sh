@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Whether bfloat16 costs returns: MT Oryx on lbf_5 in both precisions.
 #   experiment_scripts/precision.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# Time: smoke 1 run, cpu 6 runs of 8 to 11 minutes on one core.
-exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=precision "$@"
+# Time: smoke 1 run, cpu 6 runs of 7 to 16 minutes on one core.
+sweep=precision
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=$sweep "$@"

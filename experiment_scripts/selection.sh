@@ -2,4 +2,6 @@
 # How much it flatters to choose the best checkpoint on the held-out tasks rather than on the training tasks.
 #   experiment_scripts/selection.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time: smoke 1 run, cpu and paper 18 runs; not yet measured.
-exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=selection "$@"
+sweep=selection
+. "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
+exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=$sweep "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # BC-t, UPDeT-m, ODIS and HiSSD beside MT BC-Sable and MT Oryx, on the same data at equal updates.
 #   experiment_scripts/skills.sh smax|jumanji [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# Time (cpu): smax 42 runs of 3 to 43 minutes, jumanji 36 of 5 to 19, of HiSSD 40 to 77. For jumanji,
+# Time (cpu): smax 42 runs of 3 to 59 minutes, jumanji 36 of 5 to 22, of HiSSD 40 to 77. For jumanji,
 # results=results/table1/results.json takes over the runs of the sequence models.
 # SMAX needs mtmarl[smax]; its vaults come from collect_smax.sh.
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"

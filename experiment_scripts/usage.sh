@@ -1,8 +1,10 @@
-# Sourced by scripts whose own words come first: -h or --help prints the comment at their head.
+# Sourced by scripts whose own words come first: -h or --help prints the comment at their head, and no more where a
+# first argument says which sweep is meant. Others set `sweep`, whose help follows.
 for word in "$@"; do
   case $word in -h | --help)
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
-    exit 0
+    [ -n "${sweep:-}" ] || exit 0
+    echo
     ;;
   esac
 done

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -178,7 +179,9 @@ def read_start(cfg: Config) -> Start | None:
     run_dir = Path(cfg.init_from).expanduser()
     record = read_record(run_dir)
     if record is None:
-        raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run")
+        made = re.search(r"\bsweeps/([^/]+)-(smoke|cpu|paper)/", run_dir.as_posix())
+        by = f", or first: python -m mtmarl.sweep +sweep={made[1]} profile={made[2]}" if made else ""
+        raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run{by}")
     layout = record.get("layout")
     layout = None if layout is None else Layout.from_record(layout)
     earlier = config.load(run_dir / "run.json")

@@ -39,6 +39,11 @@ def run(cfg: config.Config) -> None:
     from mtmarl import build, sharding
     from mtmarl.data import vault
 
+    if cfg.data.quality in vault.SINGLE_POLICIES:
+        raise UserError(
+            f"data.quality={cfg.data.quality}: the name of a vault of one policy's play, and this one is recorded all "
+            "along training; add collect.single_policies=true for those, beside data.quality=replay"
+        )
     sharding.start()
     root = Path(cfg.data.vault_dir or "vault_data").expanduser().resolve()
     jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [
@@ -79,7 +84,9 @@ def _check_own(path: Path) -> None:
 
 def qualities(cfg: config.Config) -> list[str]:
     """Names of the vaults that the recording of a task is written to."""
-    return [cfg.data.quality, *(("expert", "medium") if cfg.collect.single_policies else ())]
+    from mtmarl.data.vault import SINGLE_POLICIES
+
+    return [cfg.data.quality, *(SINGLE_POLICIES if cfg.collect.single_policies else ())]
 
 
 # What may change while a task is collected: tasks have a directory each, whatever set they are collected with.

@@ -1,5 +1,6 @@
 """One exception for everything a user can put right: bad options, missing or corrupt files."""
 
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
@@ -30,3 +31,8 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from its last checkpoint", file=sys.stderr)
         sys.exit(130)
+    except (
+        BrokenPipeError
+    ):  # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -306,7 +306,7 @@ def _sweep(
         more = f" ({i + 1} of {len(figures)})" if len(figures) > 1 else ""
         caption = (
             f"{sweep.title}: learning curves of every cell{more}; thin lines are seeds. Shaded: the last fifth of "
-            "training, with the relative change of the score on training tasks over it."
+            "training, with the relative change of the score on training tasks over it. Scores far below 0 are cut off."
         )
         parts.append(Picture(f"{prefix}-curves{i or ''}", figure, caption))
     soon, more = _few_shot(few_shot.groups(sweep), threshold, f"{prefix}-")

@@ -87,10 +87,12 @@ def _legend(figure: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
         figure.legend(list(entries.values()), list(entries), loc="outside upper center", ncols=columns)
 
 
-def _score_axes(axes: Iterable[Axes]) -> None:
-    """The same for all: from 0, unless scores lie below; the reference, 1, is dotted where scores come near."""
+def _score_axes(axes: Iterable[Axes], lowest: float = -np.inf) -> None:
+    """The same for all: from 0, unless scores lie below, which are shown down to `lowest`; the reference, 1, is dotted
+    where scores come near.
+    """
     axes = list(axes)
-    low = min(0.0, *(a.dataLim.ymin for a in axes if np.isfinite(a.dataLim.ymin)), 0.0)
+    low = max(min(0.0, *(a.dataLim.ymin for a in axes if np.isfinite(a.dataLim.ymin)), 0.0), lowest)
     high = max((a.dataLim.ymax for a in axes if np.isfinite(a.dataLim.ymax)), default=1.0)
     near = high > 0.75
     ticks = MaxNLocator(5).tick_values(low, 1.02 * high if high > 0 else 1.0)
@@ -304,6 +306,8 @@ def _wrap(text: str, width: int) -> str:
 
 # More small multiples than this go into a further figure.
 PER_PAGE = 30
+# Curves of scores are not shown further down.
+CURVES_LOWEST = -0.5
 
 
 def sweep_curves(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[Figure]:
@@ -339,7 +343,8 @@ def _small_multiples(found: Sequence[tuple[str, Sequence[Run], float | None]]) -
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
         axis.tick_params(labelsize=6.5)
-    _score_axes(axes)
+    # Some play far worse than nothing at first. What is to be seen is where they end.
+    _score_axes(axes, CURVES_LOWEST)
     figure.supxlabel("updates", fontsize=8.5)
     figure.supylabel(SCORE, fontsize=8.5)
     _legend(figure, axes)

@@ -30,6 +30,8 @@ from mtmarl.files import write_whole
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 METADATA = "metadata.json"
+# Vaults of one policy's play, beside that of all training: of the best, and of one half as good.
+SINGLE_POLICIES = ("expert", "medium")
 _LAYOUT_VERSION = 1.2
 _TIME_AXIS = 10**13
 # A column runs along time within a chunk ("F"), where most features stay as they are for many steps: half of what
@@ -508,12 +510,13 @@ def find_vault(
     hub = shlex.quote(hub or "URL")
     root = "" if roots is None else f" --root {shlex.quote(str(paths[0].parents[2]))}"
     folder = "" if roots is None else f" data.vault_dir={shlex.quote(str(paths[0].parents[2]))}"
+    how = "collect.single_policies=true" if quality in SINGLE_POLICIES else f"data.quality={quality}"
     raise UserError(
         f"no {quality!r} vault of {task_name}, expected at {paths[0]}"
         + "".join(f" or {path}" for path in paths[1:])
         + f"; fetch it: python -m mtmarl.vault pull {task_name}/{quality} --hub {hub}{root}; or fetch what is "
         f"missing while training: add data.download=true hub.url={hub}; or collect it: "
-        f"python -m mtmarl.collect +algo=sable +tasks={task_name} data.quality={quality}{folder}"
+        f"python -m mtmarl.collect +algo=sable +tasks={task_name} {how}{folder}"
     )
 
 

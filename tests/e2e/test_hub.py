@@ -10,6 +10,8 @@ import mtmarl
 from mtmarl import train
 from mtmarl import vault as cli
 from mtmarl.data import publish
+from mtmarl.data.vault import find_vault
+from mtmarl.errors import UserError
 from tests.hub_server import running
 
 SMALL = [
@@ -34,6 +36,8 @@ def test_a_missing_vault_names_its_place_and_three_ways(address, tmp_path, capsy
     assert train.main(options) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and str(place / "lbf/5x5-2p-1f-t20.vlt/replay") in error
+    with pytest.raises(UserError, match=f"tasks={TASK} collect.single_policies=true data.vault_dir"):
+        find_vault(TASK, "expert", [place])
     for way in (
         f"python -m mtmarl.vault pull {TASK}/replay --hub {address} --root '{place}'",
         f"data.download=true hub.url={address}",

@@ -178,6 +178,7 @@ def test_a_critic_of_returns_at_unit_size_begins_anew(finished, tmp_path):
     ("options", "words"),
     [
         (["init_from=nowhere"], ("init_from=nowhere", "run.json")),
+        (["init_from=runs/sweeps/m3_pretrain-cpu/seed_0"], ("run.json", "+sweep=m3_pretrain profile=cpu")),
         (["init_from={run}"], ("algo.network.decay_scale=0.5",)),
         (["init_from={run}", "algo.network.embed_dim=32"], ("algo.network.embed_dim=16",)),
         (["algo.critic_warmup=4"], ("critic_warmup=4", "0 … 3")),

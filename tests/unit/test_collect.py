@@ -50,6 +50,14 @@ def test_a_vault_from_elsewhere_is_not_written_over(tmp_path, monkeypatch, capsy
     assert vault.read_vault(path).metadata["task"] == TASK
 
 
+@pytest.mark.parametrize("quality", ["expert", "medium"])
+def test_what_is_of_all_training_is_not_called_that_of_one_policy(tmp_path, monkeypatch, capsys, quality):
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: pytest.fail("it is collected"))
+    options = ["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}", f"data.quality={quality}"]
+    assert collect.main(options) == 2
+    assert "collect.single_policies=true" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("warmup", [0, 3, 5])
 def test_a_warm_up_lasts_as_long_as_it_says(warmup):
     """Its end is where a chunk ends, however few updates it is."""

@@ -116,7 +116,10 @@ def test_verdicts_go_by_whole_runs(tmp_path):
     assert claim["interval"][0] < 0 < claim["interval_by_task"][0]
     assert claim["verdict"] == "undecided" and "stratified by task: reproduced" in claim["why"]
     table = tables.claims([claim])
-    assert table is not None and table.header[3] == "stratified by task" and "−" not in table.rows[0][3]
+    assert table is not None and table.header[4] == "stratified by task" and "−" not in table.rows[0][4]
+    assert table.header[3] == "ours − published" and table.rows[0][3] == tables.DASH
+    (row,) = tables.claims([{**claim, "gain": 0.3, "published": 0.5}]).rows
+    assert row[3] == "−20.0%"
     (cell,) = (c for c in measure.cells(sweep, "best") if c["cell"]["n"] == "4")
     assert cell["test"]["mean_interval"] == pytest.approx((0.1, 0.58))
 
