@@ -251,7 +251,7 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         "smaller: it excludes 0 but stays below the published gain. Undecided: it holds both 0 and the claimed gain. "
         "Not reproduced: all else. A claim of no difference is reproduced by an interval around 0 and within "
         f"±{measure.NO_DIFFERENCE:.0%}, undecided by a wider one. Verdicts go by the interval beside our gain, for "
-        "which whole runs are drawn. "
+        "which whole runs are drawn. Ours − published is in percentage points. "
         "Stratified by task (Agarwal et al. 2021): the interval when the seeds of every task are drawn by themselves, "
         "as if each task had runs of its own."
     )
