@@ -1,4 +1,9 @@
-"""BC-t: behaviour cloning with a transformer over entities, the baseline of ODIS (Zhang et al. 2023)."""
+"""BC-t: behaviour cloning with a transformer over entities, the baseline of ODIS (Zhang et al. 2023).
+
+Departures from the released code: agents are not numbered, windows instead of whole episodes, actions are cloned among
+those that are legal, a head of its own for aims (with `network.mean_head` it has not), means over real steps of real
+agents.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,10 +12,11 @@ Departures from the released code, whose variants are not supported: agents are 
 episodes, so that an episode may be under way where one begins; actions are cloned among those that are legal; a time
 limit is no step to learn values from, as for MT Oryx; V keeps training (there it freezes after one update, the mixer
 alone learns); the expectile and the weight are of single transitions (there of batch means, the former inverted); an
-anchor's positive is another agent of its own row and its negatives are rows of other tasks (there all rows share one
-positive); the predictor's output is linear (there it cannot leave [-1, 1]), and what it says of a target counts while
-an agent sees that target (there also the zeros of the dead); weight decay spares biases, norms and the bilinear form;
-losses are means over real steps of real agents.
+anchor's positive is another agent of its own row by the target network and its negatives are rows of other tasks (there
+all rows share one positive, by the online one); agents are contrasted at the same step (there `l2` lags); the
+predictor's output is linear (there it cannot leave [-1, 1]), and what it says of a target counts while an agent sees
+that target (there also the zeros of the dead); weight decay spares biases, norms and the bilinear form; losses are
+means over real steps of real agents.
 """
 
 from dataclasses import dataclass

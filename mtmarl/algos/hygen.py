@@ -11,7 +11,9 @@ code calls the decoder refined but computes no loss of it: L_decoder is that of 
 the state names. L_CQL (released: of all rows) and L_decoder are of recorded rows, `conservative_rows` and
 `refine_rows`: while most of what is played is random, it is nothing to hold values to or to imitate. The rest as in
 ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no values learned at time limits, updates
-counted for all tasks together, and means over real steps of real agents.
+counted for all tasks together, and means over real steps of real agents. Values of skills are learned for those that
+the state names, also where another one was played. The released mode in which the share follows the win rate is not
+supported.
 """
 
 from dataclasses import dataclass

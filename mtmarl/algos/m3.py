@@ -9,8 +9,9 @@ was seen and done. Equation 6 with signs under which every term is minimised:
 
 Squared errors are means over features, where equation 4 has a log-likelihood, a sum over all F of them. Under a
 Gaussian of variance s^2 that is F / 2 s^2 of such means; divided by this, equation 3 has w_r = 1 and w_k = 2 s^2 / F.
-So w_k = 0.001 stands for 50 features recovered to within s = 0.16. At w_k = 1 they would be noise of s = 5 that nothing
-is worth saying about, and z_i would be N(0, I) whatever was seen.
+So w_k = 0.001 stands for 50 features recovered to within s = 0.16, beside which the last action's term keeps its full
+weight: exactly it would have w_k's. At w_k = 1 they would be noise of s = 5 that nothing is worth saying about, and z_i
+would be N(0, I) whatever was seen.
 
 What is recovered are features that vary within their task: padding and constants would drown the rest. Codes that fall
 out of use are put where there are encodings.

@@ -1,4 +1,8 @@
-"""MADT's fine-tuning: PPO from a pre-trained policy, with the central critic of MAPPO (Meng et al. 2021)."""
+"""MADT's fine-tuning: PPO from a pre-trained policy, with the central critic of MAPPO (Meng et al. 2021).
+
+Departures from the released code: the critic is a transformer over entities that shares the actor's learning rate and
+clip (there a second causal transformer over padded states, ten times as fast), and advantages are normalised.
+"""
 
 from dataclasses import dataclass
 

@@ -1,8 +1,8 @@
 """MAPPO: PPO with shared actors and a central critic (Yu et al. 2022), on one task or on many.
 
 Departures from the released code: the critic sees the set of entities that the team sees between them and has no
-memory, so that it fits every team; it learns from whole rollouts, not from chunks of ten steps; agents are told what
-they did last.
+memory, so that it fits every team; it learns from whole rollouts, not from chunks of ten steps; its gradients are
+clipped together with the actor's; agents are told what they did last.
 """
 
 from collections.abc import Callable

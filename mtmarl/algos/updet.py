@@ -1,9 +1,11 @@
 """UPDeT, offline and for many tasks: the entity transformer as a value network under a conservative penalty.
 
 This is the baseline of ODIS (Zhang et al. 2023), not the online algorithm of the UPDeT paper (Hu et al. 2021):
-UPDeT-m mixes the agents' values with attention over the state, UPDeT-l adds them up. Departure from the released code:
-the conservative penalty takes a soft maximum (released: `conservative_temperature=0`). With the maximum, and data of a
-policy that draws its actions, the values of all actions that it takes become level.
+UPDeT-m mixes the agents' values with attention over the state, UPDeT-l adds them up. Departures from the released
+code: the conservative penalty takes a soft maximum, from which the mixer does not learn (released:
+`conservative_temperature=0`); with the maximum, and data of a policy that draws its actions, the values of all actions
+that it takes become level. Otherwise those of ODIS: agents are not numbered, windows, legal actions, a head of its own
+for aims (with `network.mean_head` it has not), no values learned at time limits, means over real steps of real agents.
 """
 
 from dataclasses import dataclass

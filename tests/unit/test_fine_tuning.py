@@ -74,12 +74,16 @@ def test_it_begins_with_the_logits_of_pre_training():
     tuned = {**learner.params, "actor": params["actor"]}
     carry, other = before.init_carry(ROWS, 3), algo.init_carry(ROWS, 3)
     act, again = jax.jit(before.act), jax.jit(algo.act)
+    pretrained = jax.jit(m3.make_actor(NETWORK, DIMS, latents=True).act)
     for t in range(4):
         batch = make_batch(3, seed=t)
         obs = Observation(*jax.tree.map(lambda x: x[:, 0], batch.observation[:3]))
+        logits = pretrained(params["actor"], carry, obs)[1].logits
         carry, action, _ = act(params, carry, obs, jax.random.key(t), 1.0)
-        other, same, _ = again(tuned, other, obs, jax.random.key(t), 1.0)
+        other, same, said = again(tuned, other, obs, jax.random.key(t), 1.0)
         np.testing.assert_array_equal(action, same)
+        log_prob = masked.take(masked.log_softmax(logits, obs.action_mask), action)
+        np.testing.assert_allclose(said["log_prob"], log_prob, rtol=1e-6)
         jax.tree.map(np.testing.assert_array_equal, carry, other)
 
 
