@@ -187,7 +187,9 @@ def _levels(axis: Any, where: str) -> Any:
 
 
 def _check(sweep: Sweep, where: str) -> None:
-    """Every name that refers to another must exist, and no two axes may set one key."""
+    """Every name that refers to another must exist, and no two axes may set one key; but a level may take away, by
+    `key=null`, what an axis before its own sets.
+    """
     for axis, levels in sweep.axes.items():
         if not levels:
             raise UserError(f"{where}: axes.{axis} has no levels")
@@ -200,10 +202,11 @@ def _check(sweep: Sweep, where: str) -> None:
                 )
     owner: dict[str, str] = {}
     for axis, levels in sweep.axes.items():
-        for key in {settings.key_of(o) for overrides in levels.values() for o in overrides}:
+        for override in itertools.chain.from_iterable(levels.values()):
+            key = settings.key_of(override)
             if key in _OWN:
                 raise UserError(f"{where}: axes.{axis} sets {key}, which a sweep sets itself")
-            if owner.setdefault(key, axis) != axis:
+            if owner.setdefault(key, axis) != axis and not override.endswith("=null"):
                 raise UserError(f"{where}: the axes {owner[key]} and {axis} both set {key}")
     for key, axis in (("x", sweep.x), ("panel", sweep.panel), ("line", sweep.line)):
         if axis is not None:

@@ -114,6 +114,16 @@ def test_every_run_of_a_plan_composes(file, tmp_path):
     assert (cfg.algo_name, cfg.algo["network"]["embed_dim"], cfg.trainer.updates) == ("mt_bc_sable", 32, 4)
 
 
+def test_a_level_may_take_away_what_an_axis_before_it_sets(file):
+    text = file.read_text()
+    axis = "algo: {given: [+algo=mt_oryx], plain: [+algo=mt_bc_sable, trainer.updates=null]}"
+    file.write_text(text.replace("algo: +algo=mt_oryx,mt_bc_sable", axis))
+    for run in planned(file)["runs"]:
+        (said,) = (o for o in run["argv"] if o.startswith("trainer.updates="))
+        updates = {"16": "6", "32": "4"}[run["cell"]["width"]]
+        assert said == f"trainer.updates={'null' if run['cell']['algo'] == 'plain' else updates}"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
