@@ -116,12 +116,12 @@ def test_every_run_of_a_plan_composes(file, tmp_path):
 
 def test_a_level_may_take_away_what_an_axis_before_it_sets(file):
     text = file.read_text()
-    axis = "algo: {given: [+algo=mt_oryx], plain: [+algo=mt_bc_sable, trainer.updates=null]}"
+    axis = "algo: {mt_oryx: [+algo=mt_oryx], mt_bc_sable: [+algo=mt_bc_sable, trainer.updates=null]}"
     file.write_text(text.replace("algo: +algo=mt_oryx,mt_bc_sable", axis))
     for run in planned(file)["runs"]:
         (said,) = (o for o in run["argv"] if o.startswith("trainer.updates="))
         updates = {"16": "6", "32": "4"}[run["cell"]["width"]]
-        assert said == f"trainer.updates={'null' if run['cell']['algo'] == 'plain' else updates}"
+        assert said == f"trainer.updates={'null' if run['cell']['algo'] == 'mt_bc_sable' else updates}"
 
 
 @pytest.mark.parametrize(
