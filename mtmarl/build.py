@@ -179,7 +179,7 @@ def read_start(cfg: Config) -> Start | None:
     run_dir = Path(cfg.init_from).expanduser()
     record = read_record(run_dir)
     if record is None:
-        made = re.search(r"\bsweeps/([^/]+)-(smoke|cpu|paper)/", run_dir.as_posix())
+        made = re.search(r"\bsweeps/([^/]+)-([^/-]+)/", run_dir.as_posix())
         by = f", or first: python -m mtmarl.sweep +sweep={made[1]} profile={made[2]}" if made else ""
         raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run{by}")
     layout = record.get("layout")

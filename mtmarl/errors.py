@@ -31,8 +31,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from its last checkpoint", file=sys.stderr)
         sys.exit(130)
-    except (
-        BrokenPipeError
-    ):  # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
+    except BrokenPipeError:
+        # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

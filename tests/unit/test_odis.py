@@ -10,6 +10,7 @@ import pytest
 from mtmarl.algos import odis
 from mtmarl.networks import entities
 from mtmarl.networks.odis import SKILL_MODULES, Odis, StateEncoder
+from mtmarl.ops import masked
 from mtmarl.types import Dims
 from tests.batches import ACTIONS, OBS, TOY, by_hand, make_batch, walk
 
@@ -87,14 +88,13 @@ def test_skills_are_valued_by_double_q_learning_step_by_step_as_play_goes(case):
     logits = apply(params, "label", team, batch.agent_mask)
     named = logits.argmax(-1)
     (q, recognised), (q_target, _) = values(params), values(other)
-    take = lambda x, index: jnp.take_along_axis(x, index[..., None], -1)[..., 0]
     mix = lambda params, x: entities.mix(entities.Mixer(CONFIG.network.embed_dim), TOY, params, x, batch)
-    total, following = mix(params, take(q, named)), mix(other, take(q_target, q.argmax(-1)))
+    total, following = mix(params, masked.take(q, named)), mix(other, masked.take(q_target, q.argmax(-1)))
     metrics = choose(learner._replace(target=other), batch, jax.random.key(0))[1]
     assert metrics["policy/td_loss"] == pytest.approx(by_hand(batch, total, following, 0.9), rel=1e-5)
     # Both tasks have as many rows.
     assert metrics["policy/skill_loss"] == pytest.approx(
-        -float(take(jax.nn.log_softmax(recognised), named).mean()), rel=1e-5
+        -float(masked.take(jax.nn.log_softmax(recognised), named).mean()), rel=1e-5
     )
     # HyGen, equation 5: KL(recognised || named).
     said, meant = (np.asarray(jax.nn.log_softmax(x)) for x in (recognised, logits))

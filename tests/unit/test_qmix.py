@@ -9,6 +9,7 @@ import pytest
 
 from mtmarl.algos import qmix
 from mtmarl.networks import entities, recurrent
+from mtmarl.ops import masked
 from mtmarl.types import Dims
 from tests.batches import ACTIONS, OBS, TOY, by_hand, make_batch, pad, walk
 
@@ -45,8 +46,8 @@ def test_the_loss_is_that_of_double_q_learning_on_the_teams_value(case):
     online, mix = values(learner.params, batch)
     frozen, mix_frozen = values(other, batch)
     chosen = np.where(batch.mask, online, -np.inf).argmax(-1)
-    take = lambda q, a: jnp.take_along_axis(q, jnp.asarray(a)[..., None], -1)[..., 0]
-    total, following = mix(take(online, batch.action)), mix_frozen(take(frozen, chosen))
+    total = mix(masked.take(online, batch.action))
+    following = mix_frozen(masked.take(frozen, jnp.asarray(chosen)))
     metrics = update(learner._replace(target=other), batch, jax.random.key(0))[1]
     assert metrics["qmix/td_loss"] == pytest.approx(
         by_hand(batch, total, following, 0.9, scale=2.0), rel=1e-5
