@@ -23,6 +23,7 @@ from mtmarl import sharding
 from mtmarl.algos.base import Algorithm, Phase
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
+from mtmarl.ops.keys import apart
 from mtmarl.types import Batch, Learner, Params
 
 
@@ -81,7 +82,7 @@ def initial_state(
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh or sharding.make_mesh()))
     def init(seed):
-        key_algo, key_source = jax.random.split(jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
+        key_algo, key_source = jax.random.split(apart(jax.random.key(seed)))
         return TrainState(algo.init(key_algo, example), source.init(key_source), jnp.zeros((), jnp.int32))
 
     # One after the other: the decompositions behind orthogonal kernels can wait for each other for ever where they are

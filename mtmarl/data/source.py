@@ -17,6 +17,7 @@ from mtmarl.data.sampling import (
 from mtmarl.envs.layout import one_hot_ids
 from mtmarl.errors import UserError
 from mtmarl.ops.agents import shuffle_agents
+from mtmarl.ops.keys import apart
 from mtmarl.types import AtMost, Batch, Params
 
 
@@ -95,20 +96,18 @@ def beside(played: Source, vault: Source) -> Source:
 
     What is played is what `played` alone would play under the same keys.
     """
-    # None of those that `played` may make of its key by splitting it.
-    of_vault = lambda key: jax.random.fold_in(key, 2**31 - 1)
 
     def init(key: jax.Array) -> tuple:
-        return played.init(key), vault.init(of_vault(key))
+        return played.init(key), vault.init(apart(key))
 
     def next_batch(state, data, x, params, key):
         fresh, batch = played.next(state[0], data[0], None, params, key)
-        drawn, offline = vault.next(state[1], data[1], x, params, of_vault(key))
+        drawn, offline = vault.next(state[1], data[1], x, params, apart(key))
         return (fresh, drawn), batch._replace(extras={**batch.extras, "offline": offline})
 
     def prefetch(drawn: int, keys: jax.Array) -> Any:
         assert vault.prefetch is not None
-        return vault.prefetch(drawn, jax.vmap(of_vault)(keys))
+        return vault.prefetch(drawn, jax.vmap(apart)(keys))
 
     bring = None if vault.prefetch is None else prefetch
     return Source(init, next_batch, (played.data, vault.data), bring, played.env_steps)

@@ -17,6 +17,7 @@ import numpy as np
 
 from mtmarl.envs import smax
 from mtmarl.errors import UserError
+from mtmarl.ops.keys import apart
 from mtmarl.types import Env, TaskSpec, TimeStep
 
 AgentIds = Literal["none", "fixed", "random"]
@@ -196,9 +197,7 @@ class LaidOut:
         state, step = self.raw.reset(key)
         if not self.layout.ids:
             return (state, None), self._lay_out(step, None)
-        # None of those that the task makes of its key by splitting it: split(key, n)[i] is fold_in(key, i).
-        key_ids = jax.random.fold_in(key, 2**31 - 1)
-        ids = one_hot_ids(key_ids, 1, step.obs.shape[0], self.layout.ids, self.layout.random_ids)[0]
+        ids = one_hot_ids(apart(key), 1, step.obs.shape[0], self.layout.ids, self.layout.random_ids)[0]
         return (state, ids), self._lay_out(step, ids)
 
     def step(self, state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, TimeStep]:

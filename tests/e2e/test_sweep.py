@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from mtmarl import sweep
+from tests.processes import alive, children_of
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -70,6 +73,53 @@ def test_a_sweep_from_its_file_to_its_report(micro_vaults, tmp_path, capfd, monk
     assert "2 runs, 1 of them finished" in capfd.readouterr().out
     assert not (tmp_path / "elsewhere" / record["runs"][0]["dir"]).exists()
     assert "1 of 2 runs finished" in (tmp_path / "elsewhere" / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on(micro_vaults, tmp_path):
+    """Killed within its second run: the first is not made again, the second goes on from its checkpoint."""
+    file, out = tmp_path / "seeds.yaml", tmp_path / "out"
+    text, _, _ = TEXT.partition("paper:")
+    file.write_text(text.replace("=5,100000", "=5").replace("seeds: [0]", "seeds: [0, 1]"))
+    command = [
+        sys.executable, "-m", "mtmarl.sweep", f"+sweep={file}", f"out={out}", f"data.vault_dir={micro_vaults}",
+        "trainer.updates=100",
+    ]  # fmt: skip
+    cell = out / "context=5" / "share=half"
+    first, second = cell / "seed_0" / "final.json", cell / "seed_1" / "final.json"
+    saved = lambda: any(entry.name.isdigit() for entry in second.parent.glob("checkpoints/*"))
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+        while running.poll() is None and not saved():
+            time.sleep(0.01)
+        children = children_of(running.pid)
+        running.kill()
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+    assert first.exists() and saved() and not second.exists()
+    before = first.stat().st_mtime_ns
+    while any(map(alive, children)):
+        time.sleep(0.01)
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 runs, 1 of them finished" in done.stdout
+    assert first.stat().st_mtime_ns == before
+    assert "goes on from update" in (second.parent / "log.txt").read_text()
+    rows = [json.loads(line) for line in (second.parent / "metrics.jsonl").read_text().splitlines()]
+    trained = [row["step"] for row in rows if any("loss" in name for name in row)]
+    assert trained == sorted(set(trained)) and trained[-1] == 100
+
+
+@pytest.mark.slow
+def test_make_sweep(tmp_path):
+    """With the interpreter of these tests, whether or not `make setup` made it."""
+    make = ["make", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}", "sweep"]
+    done = subprocess.run(
+        [*make, "PROFILE=smoke", f"ARGS=out={tmp_path / 'out'}"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 of 1 runs finished" in (tmp_path / "out" / "report" / "report.md").read_text()
 
 
 ARGUMENTS = {

@@ -13,6 +13,7 @@ import pytest
 from mtmarl import config, sweep
 from mtmarl.errors import UserError
 from mtmarl.report import write_report
+from tests.processes import children_of
 from tests.unit.analysis.run_directories import write_run
 
 TEXT = """
@@ -440,7 +441,7 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
         order = out / "order"
         while parent.poll() is None and not (order.exists() and order.read_text().count("\n") == 2):
             time.sleep(0.05)
-        children = _children(parent.pid)
+        children = children_of(parent.pid)
         parent.send_signal(signal.SIGTERM)
         _, error = parent.communicate(timeout=30)
     assert parent.returncode == 130 and error == "stopped; the same command goes on from here\n"
@@ -448,13 +449,6 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
-
-
-def _children(pid):
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
-    )
-    return [int(p) for p in listed.stdout.split()]
 
 
 def test_processes_share_the_cores(monkeypatch):
