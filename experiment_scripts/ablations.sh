@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Figure 6: HL-Gauss, masking and shuffling of agents, task-balanced batches; and agent numbers, on RWARE.
 #   experiment_scripts/ablations.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# Time: smoke 1 run, cpu 24 runs of 11 to 20 minutes on one core, paper 48 runs.
+# Time: smoke 1 run, cpu 24 runs of 10 to 20 minutes on one core, paper 48 runs.
 sweep=ablations
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=$sweep "$@"
