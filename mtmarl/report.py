@@ -277,7 +277,7 @@ def _sweep(
         (
             "profile",
             plots.profiles(measure.profile_groups(sweep, which)),
-            f"{sweep.title}: performance profiles on held-out tasks, with pointwise 95% bands.",
+            f"{sweep.title}: performance profiles on held-out tasks. {plots.PROFILE_BANDS}",
         ),
     ]
     drawn = {
@@ -368,7 +368,7 @@ def _experiments(
     parts.append(tables.comparisons(comparisons, "Comparisons on the test tasks that both were scored on"))
     figure = plots.profiles({"held-out tasks": profile} if profile else {})
     if figure is not None:
-        caption = "Performance profiles on held-out tasks, with pointwise 95% bands."
+        caption = f"Performance profiles on held-out tasks. {plots.PROFILE_BANDS}"
         parts.append(Picture("profile", figure, caption))
     for i, (label, group) in enumerate(groups.items()):
         figure = plots.training_curves(group)

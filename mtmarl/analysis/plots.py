@@ -20,6 +20,8 @@ from mtmarl.analysis.tables import percent
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
+MOST_BANDS = 6
+PROFILE_BANDS = f"Bands: pointwise 95%; none where more than {MOST_BANDS} curves share a panel."
 SPLIT_TITLES = {"train": "training tasks", "test": "held-out tasks, zero-shot"}
 SPLIT_COLOURS = {"train": COLOURS[0], "test": COLOURS[1]}
 
@@ -363,7 +365,7 @@ def _mean_curve(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.nda
 
 @styled
 def profiles(groups: Mapping[str, Mapping[str, Sequence[np.ndarray]]]) -> Figure | None:
-    """Performance profiles with pointwise 95% bands, one panel per entry; `groups`: {panel: {label: blocks}}."""
+    """Performance profiles, one panel per entry, with PROFILE_BANDS; `groups`: {panel: {label: blocks}}."""
     if not groups:
         return None
     top = max(float(b.max()) for of in groups.values() for blocks in of.values() for b in blocks)
@@ -375,7 +377,7 @@ def profiles(groups: Mapping[str, Mapping[str, Sequence[np.ndarray]]]) -> Figure
             i = known.index(label)
             shares = stats.performance_profile(list(blocks), thresholds)
             axis.plot(thresholds, shares, _dash(i), color=_colour(i), label=label)
-            band = stats.profile_band(list(blocks), thresholds)
+            band = stats.profile_band(list(blocks), thresholds) if len(of) <= MOST_BANDS else None
             if band is not None:
                 axis.fill_between(thresholds, *band, color=_colour(i), alpha=0.16, linewidth=0)
         axis.set(title=title(panel), xlabel=f"{SCORE} τ", ylim=(-0.02, 1.02), xlim=(0, thresholds[-1]))
