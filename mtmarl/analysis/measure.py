@@ -121,8 +121,11 @@ def compare(sweep: Sweep, pairs: Pairs, split: str, which: str) -> dict[str, Any
 def compare_runs(
     pairs: Sequence[tuple[Sequence[Run], Sequence[Run]]], split: str, which: str
 ) -> dict[str, Any]:
-    """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on."""
-    left, right = [], []
+    """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on.
+
+    Where only the choice of the best checkpoint differs, the two runs of a seed are one training: drawn together.
+    """
+    left, right, alike = [], [], []
     for ours, theirs in pairs:
         if not ours or not theirs:
             continue
@@ -130,18 +133,29 @@ def compare_runs(
         tasks = [t for t in scored_tasks(ours, split) if t in known]
         left.append(scores(ours, tasks, which))
         right.append(scores(theirs, tasks, which))
-    left, right = stats.blocks(left), stats.blocks(right)
-    gain, interval = stats.gain(left, right)
+        alike.append(_trained_alike(ours, theirs, tasks))
+    left, right, paired = stats.blocks(left), stats.blocks(right), bool(alike) and all(alike)
+    gain, interval = stats.gain(left, right, paired=paired)
     return {
         "tasks": sum(b.shape[1] for b in left),
         "mean_of": stats.value(left),
         "mean_over": stats.value(right),
         "gain": gain,
         "interval": interval,
-        "interval_by_task": stats.gain(left, right, by_task=True)[1],
-        "improvement": stats.probability_of_improvement(left, right),
-        "improvement_interval": stats.improvement_interval(left, right),
+        "interval_by_task": stats.gain(left, right, by_task=True, paired=paired)[1],
+        "improvement": stats.probability_of_improvement(left, right, paired),
+        "improvement_interval": stats.improvement_interval(left, right, paired),
+        "paired": paired,
     }
+
+
+def _trained_alike(ours: Sequence[Run], theirs: Sequence[Run], tasks: Sequence[str]) -> bool:
+    """Whether only the choice of the best checkpoint tells runs of the same seeds apart: they end alike."""
+    chosen = [{run.record.get("select_on") for run in side} for side in (ours, theirs)]
+    if [run.seed for run in ours] != [run.seed for run in theirs] or not chosen[0].isdisjoint(chosen[1]):
+        return False
+    # A results.json keeps six digits.
+    return np.allclose(scores(ours, tasks, "last"), scores(theirs, tasks, "last"), rtol=1e-5, atol=1e-8)
 
 
 def claims(sweep: Sweep, which: str) -> list[dict[str, Any]]:

@@ -94,6 +94,17 @@ def resample(
     return out
 
 
+def _resample_both(
+    a: Sequence[np.ndarray], b: Sequence[np.ndarray], by_task: bool = False, paired: bool = False
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Two sides resampled, each by itself or, `paired`, both alike."""
+    if paired and [x.shape for x in a] != [y.shape for y in b]:
+        raise ValueError("sides of pairs differ in seeds or tasks")
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    ours = resample(a, rng, by_task)
+    return ours, resample(b, np.random.default_rng(BOOTSTRAP_SEED) if paired else rng, by_task)
+
+
 def interval(scores: Scores, statistic: Statistic = mean, by_task: bool = False) -> Interval:
     """The 95% percentile interval of a statistic. NaN with one seed: a seed alone says nothing of its spread."""
     parts = blocks(scores)
@@ -116,10 +127,13 @@ def _repeated(parts: Sequence[np.ndarray]) -> bool:
 # ---------------------------------------------------------------------------------------------- comparisons
 
 
-def gain(scores: Scores, baseline: Scores, by_task: bool = False) -> tuple[float, Interval]:
+def gain(
+    scores: Scores, baseline: Scores, by_task: bool = False, paired: bool = False
+) -> tuple[float, Interval]:
     """mean(scores) / mean(baseline) - 1 with its 95% interval, both sides resampled.
 
-    NaN where the baseline's mean is not above 0: no ratio has a meaning there.
+    `paired`: equal rows of both sides belong together and are drawn together. NaN where the baseline's mean is not
+    above 0: no ratio has a meaning there.
     """
     a, b = blocks(scores), blocks(baseline)
     if not a or not b or mean(b) <= 0:
@@ -127,39 +141,40 @@ def gain(scores: Scores, baseline: Scores, by_task: bool = False) -> tuple[float
     point = float(mean(a) / mean(b) - 1)
     if not (_repeated(a) and _repeated(b)):
         return point, UNKNOWN
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    over, under = (mean(resample(side, rng, by_task)) for side in (a, b))
+    over, under = map(mean, _resample_both(a, b, by_task, paired))
     # Where a resampled baseline is not positive only the direction is known.
     unbounded = np.where(over > under, np.inf, np.where(over < under, -np.inf, 0.0))
     ratios = np.where(under > 0, over / np.where(under > 0, under, 1.0) - 1, unbounded)
     return point, percentiles(ratios)
 
 
-def probability_of_improvement(scores: Scores, baseline: Scores) -> float:
+def probability_of_improvement(scores: Scores, baseline: Scores, paired: bool = False) -> float:
     """The chance that a run scores above a run of the baseline, averaged over tasks; ties count half.
 
-    The Mann-Whitney statistic per task. Blocks of both sides must hold the same tasks in the same order.
+    The Mann-Whitney statistic per task; `paired`: above the run of the baseline that it belongs to. Blocks of both
+    sides must hold the same tasks in the same order.
     """
     a, b = blocks(scores), blocks(baseline)
-    return float(_improvement(a, b)) if a and b else float("nan")
+    return float(_improvement(a, b, paired)) if a and b else float("nan")
 
 
-def improvement_interval(scores: Scores, baseline: Scores) -> Interval:
+def improvement_interval(scores: Scores, baseline: Scores, paired: bool = False) -> Interval:
     """The 95% interval of the probability of improvement, both sides resampled."""
     a, b = blocks(scores), blocks(baseline)
     if not (_repeated(a) and _repeated(b)):
         return UNKNOWN
-    rng = np.random.default_rng(BOOTSTRAP_SEED)
-    return percentiles(_improvement(resample(a, rng), resample(b, rng)))
+    return percentiles(_improvement(*_resample_both(a, b, paired=paired), paired))
 
 
-def _improvement(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
+def _improvement(a: Sequence[np.ndarray], b: Sequence[np.ndarray], paired: bool) -> np.ndarray:
     wins = []
     for x, y in zip(a, b, strict=True):
         if x.shape[-1] != y.shape[-1]:
             raise ValueError(f"{x.shape[-1]} tasks against {y.shape[-1]}")
-        x, y = x[..., :, None, :], y[..., None, :, :]
-        wins.append(((x > y) + 0.5 * (x == y)).mean((-3, -2)))
+        if not paired:
+            x, y = x[..., :, None, :], y[..., None, :, :]
+        won = (x > y) + 0.5 * (x == y)
+        wins.append(won.mean(-2 if paired else (-3, -2)))
     return np.asarray(np.concatenate(wins, -1).mean(-1))
 
 

@@ -183,6 +183,19 @@ def test_gain_of_one_seed_has_no_interval():
     assert value == pytest.approx(0.5) and np.isnan(interval).all()
 
 
+def test_rows_that_belong_together_are_drawn_together():
+    scores = np.asarray([[0.2], [0.5], [0.8]])
+    value, (low, high) = stats.gain(scores * 1.1, scores, paired=True)
+    assert value == pytest.approx(0.1) and low == pytest.approx(0.1) and high == pytest.approx(0.1)
+    low, high = stats.gain(scores * 1.1, scores)[1]
+    assert low < 0 < high  # apart the seeds scatter more than the pairs differ
+    assert stats.probability_of_improvement(scores * 1.1, scores, paired=True) == 1.0
+    assert stats.improvement_interval(scores * 1.1, scores, paired=True) == (1.0, 1.0)
+    assert stats.probability_of_improvement(scores * 1.1, scores) == pytest.approx(6 / 9)
+    with pytest.raises(ValueError, match="differ in seeds"):
+        stats.gain(scores[:2], scores, paired=True)
+
+
 def test_probability_of_improvement_counts_ties_half():
     a, b = np.asarray([[1.0, 1.0]]), np.asarray([[0.0, 1.0]])
     assert stats.probability_of_improvement(a, b) == 0.75

@@ -81,6 +81,27 @@ def test_a_comparison_takes_the_tasks_that_both_sides_share(tmp_path):
     assert found["improvement"] == 0.5  # better on the one, worse on the other
 
 
+@pytest.mark.parametrize(
+    ("chosen_on", "last", "paired"),
+    [(("test", "train"), (1.0, 1.0), True), (("train", "train"), (1.0, 1.0), False),
+     (("test", "train"), (1.0, 0.9), False)],
+)  # fmt: skip
+def test_runs_that_only_the_choice_of_the_checkpoint_tells_apart_are_pairs(tmp_path, chosen_on, last, paired):
+    write_sweep(tmp_path, {"choice": ["one", "two"]}, lambda cell, seed: None)
+    for choice, select_on, scale in zip(("one", "two"), chosen_on, last, strict=True):
+        for seed, end in enumerate((0.2, 0.5, 0.8)):
+            # The same last policies, of which the one side's best is a tenth better.
+            best = end * (1.1 if choice == "one" else 1.0)
+            directory = tmp_path / f"choice={choice}/seed_{seed}"
+            write_run(
+                directory, {"a": 0.9}, {"b": best}, seed=seed, last=scale * end / best, select_on=select_on
+            )
+    found = measure.compare(only(tmp_path), [(("one",), ("two",))], "test", "best")
+    assert found["gain"] == pytest.approx(0.1) and found["paired"] is paired
+    low, high = found["interval"]
+    assert (high - low < 1e-6) if paired else (low < 0 < high)
+
+
 def test_claims_say_what_is_missing(tmp_path):
     paper = [
         {"claim": "more is more", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.5},
