@@ -75,9 +75,8 @@ def parse_algorithm(cfg: Config, known: Mapping[str, Any]) -> tuple[Any, Any]:
     if cfg.algo_name not in known:
         raise UserError(f"+algo={cfg.algo_name} does not run here; choose one of {', '.join(known)}")
     module = known[cfg.algo_name]
-    return module, config.parse(
-        module.Config, cfg.algo, f"configs/algo/{cfg.algo_name}.yaml or the command line"
-    )
+    where = f"configs/algo/{cfg.algo_name}.yaml or the command line"
+    return module, config.parse(module.Config, cfg.algo, where, "algo")
 
 
 def parameter_count(params: Any) -> int:
@@ -185,14 +184,23 @@ def read_start(cfg: Config) -> Start | None:
     layout = record.get("layout")
     layout = None if layout is None else Layout.from_record(layout)
     earlier = config.load(run_dir / "run.json")
-    played = (
-        earlier.collect.env_steps
-        if record.get("kind") == "collect"
-        else (record.get("counts") or {}).get("env_steps", 0)
-    )
+    played = _env_steps(run_dir, record, earlier, cfg.which == "best")
     played += (record.get("start") or {}).get("env_steps", 0)
     tasks = record.get("train_tasks") or list(earlier.tasks.train)
     return Start(run_dir / f"policy_{cfg.which}", earlier, tasks, layout, played)
+
+
+def _env_steps(run_dir: Path, record: Mapping[str, Any], cfg: Config, best: bool) -> int:
+    """How many the best policy of a run had played, or its last."""
+    read = lambda name: json.loads((run_dir / name).read_text()) if (run_dir / name).exists() else {}
+    if record.get("kind") != "collect":
+        counts = (read("best.json").get("counts") if best else None) or record.get("counts") or {}
+        return counts.get("env_steps", 0)
+    made = read("progress.json").get("evaluations")
+    if not made:
+        return cfg.collect.env_steps
+    at = max(made, key=lambda e: (e["return"], e["update"])) if best else made[-1]
+    return at["update"] * cfg.collect.num_envs * cfg.collect.rollout_length
 
 
 def begin_with(state: trainer.TrainState, found: Matching) -> trainer.TrainState:
@@ -588,7 +596,7 @@ def window_options(cfg: Config, layout: Layout) -> dict[str, Any]:
     """What is done to windows, for `data.source.Windows`."""
     return dict(
         shuffle=cfg.data.shuffle_agents, balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids,
-        random_ids=layout.random_ids,
+        random_ids=layout.random_ids, end_at_limits=cfg.data.end_at_limits,
     )  # fmt: skip
 
 
@@ -605,6 +613,11 @@ def _vault_windows(
     read = map_vault if mapped else vault.read_vault
     vaults = [thin(read(p), cfg.data.fraction) for p in paths]
     for task, spec, v in zip(tasks, specs, vaults, strict=True):
+        steps = len(v.recording.first)
+        if steps < cfg.trainer.context:
+            raise UserError(
+                f"{v.path}: {steps} steps, fewer than trainer.context={cfg.trainer.context}; lower that or collect more"
+            )
         shape = (v.recording.mask.shape[1], v.recording.obs.shape[2], v.recording.mask.shape[2])
         if shape != (spec.agents, spec.obs, spec.actions):
             raise UserError(

@@ -45,7 +45,7 @@ def run(cfg: config.Config) -> None:
             "along training; add collect.single_policies=true for those, beside data.quality=replay"
         )
     sharding.start()
-    root = Path(cfg.data.vault_dir or "vault_data").expanduser().resolve()
+    root = Path(cfg.data.vault_dir).expanduser().resolve() if cfg.data.vault_dir else vault.default_roots()[0]
     jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [
         (task, False) for task in cfg.tasks.test
     ]
@@ -63,7 +63,7 @@ def run(cfg: config.Config) -> None:
         if done:
             print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
             continue
-        print(f"{label}: {cfg.collect.env_steps:,} env steps", flush=True)
+        print(label, flush=True)
         own = replace(cfg, collect=replace(cfg.collect, record=record))
         if cfg.run_dir is not None and len(jobs) > 1:
             own = replace(own, run_dir=f"{cfg.run_dir}/{task}")
@@ -143,6 +143,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
         )
     )
+    print(f"  {plan.updates * steps_per_update:,} env steps", flush=True)
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
     log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
@@ -177,7 +178,8 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes, c.explore)
 
     def record_part(update: int, params) -> Mapping[str, float]:
-        if update:
+        # Events run after the last update as well, which may lie beyond the last point.
+        if update and update % job.record_every == 0 and update <= c.record_points * job.record_every:
             key = jax.random.fold_in(jax.random.key(cfg.seed + 1), update)
             part = recording.cut(recorder(params, key), update * steps_per_update)
             # Written whole or not at all: a resumed run replays the point that was cut short.
@@ -199,7 +201,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     )
     sinks.close()
 
-    figures = _figures(cfg, job, run_dir, task, progress)
+    figures = _figures(cfg, job, run_dir, task, progress, plan.updates * steps_per_update)
     start = build.read_start(cfg)
 
     def write(quality: str, recorded: list[vault.Recording], updates: list[int]) -> None:
@@ -254,7 +256,7 @@ def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {"expert": expert["update"], "medium": medium["update"]}
 
 
-def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
+def _figures(cfg, job, run_dir: Path, task: str, progress, played: int) -> dict[str, Any]:
     """Reference and random returns on 320 fresh episodes each: the maximum over evaluations would flatter."""
     from mtmarl.algos.base import no_carry, random_act
     from mtmarl.checkpoint import load_params
@@ -271,7 +273,7 @@ def _figures(cfg, job, run_dir: Path, task: str, progress) -> dict[str, Any]:
         "final": evaluations[-1]["return"],
         "max_evaluation": max(e["return"] for e in evaluations),
         "algorithm": cfg.algo_name,
-        "env_steps": cfg.collect.env_steps,
+        "env_steps": played,
         "seed": cfg.seed,
         "minutes": round(progress["minutes"], 2),
     }

@@ -14,18 +14,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
+from mtmarl.ranges import Count, Range, Share, SomeShare
 
 T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
-# Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
 # What a random key takes.
 LARGEST_SEED = 2**31 - 1
 # What evaluate takes from the run whose policy it scores.
 _OF_THE_RUN = re.compile(r"(trainer|collect|algo|evaluator)\.(?!final_episodes$)")
+# Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
 _PATHS = ("run_dir", "run", "init_from", "data.vault_dir", "hub.url", "tasks.hub")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
@@ -34,21 +35,21 @@ _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": 
 class TrainerConfig:
     """`context` is the number of timesteps T of a window."""
 
-    updates: int
-    chunk: int
-    batch_size: int
-    context: int
-    checkpoint_every: int
+    updates: Count
+    chunk: Count
+    batch_size: Count
+    context: Count
+    checkpoint_every: Count
 
 
 @dataclass(frozen=True)
 class EvaluatorConfig:
     """`every` counts updates; `episodes` and `final_episodes` are per task; explore: 0 greedy … 1 sample."""
 
-    every: int
-    episodes: int
-    final_episodes: int
-    explore: float = 1.0
+    every: Count
+    episodes: Count
+    final_episodes: Count
+    explore: Share = 1.0
     greedy_too: bool = False
     select_on: Literal["train", "test"] = "train"
 
@@ -60,31 +61,34 @@ class CollectConfig:
     explore: of what is recorded; 1: actions drawn from the policy, 0: greedy, as in the published data of SMAC.
     """
 
-    env_steps: int
-    num_envs: int
-    rollout_length: int
-    evaluations: int
-    eval_episodes: int
-    record_points: int
-    record_episodes: int
+    env_steps: Count
+    num_envs: Count
+    rollout_length: Count
+    evaluations: Count
+    eval_episodes: Count
+    record_points: Count
+    record_episodes: Count
     record: bool
     single_policies: bool = False
-    explore: float = 1.0
+    explore: Share = 1.0
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Where vaults lie, what of them is used, and how batches are made of it.
 
-    The last four are the switches of the paper's ablations: random agent order per window, padded agents masked
-    out, equal rows per task (else one random task per update), one-hot agent numbers in the observation.
+    end_at_limits: a step at which an episode was cut short counts as its end, as in the released code; else values
+    learn nothing from it. The last four are the switches of the paper's ablations: random agent order per window,
+    padded agents masked out, equal rows per task (else one random task per update), one-hot agent numbers in the
+    observation.
     """
 
     vault_dir: str | None
     quality: str
     download: bool
-    fraction: float = 1.0
-    memory_mb: int | None = None
+    fraction: SomeShare = 1.0
+    memory_mb: Count | None = None
+    end_at_limits: bool = False
     shuffle_agents: bool = True
     mask_agents: bool = True
     balanced: bool = True
@@ -135,13 +139,14 @@ class Config:
     quiet: bool = False
 
 
-def parse(cls: type[T], mapping: Any, where: str) -> T:
+def parse(cls: type[T], mapping: Any, where: str, section: str = "") -> T:
     """Builds the frozen dataclass `cls` from a nested mapping, strictly.
 
-    `where` is the file that the values came from. Raises UserError naming it and the key when a key is
-    unknown or missing, or a value has the wrong type.
+    `where` is the file that the values came from, `section` what command lines put before its keys. Raises UserError
+    naming file and key when a key is unknown or missing, a value has the wrong type or is out of its range (`ranges`),
+    or the dataclass refuses them.
     """
-    return _parse(cls, mapping, where, "")
+    return _parse(cls, mapping, where, section)
 
 
 def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
@@ -152,20 +157,29 @@ def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
     for key in mapping:
         if key not in fields:
             raise UserError(f"{where}: unknown key {prefix}{key}{suggest(str(key), fields)}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     values = {}
     for name, f in fields.items():
         if name in mapping:
             values[name] = _convert(hints[name], mapping[name], where, prefix + name)
         elif f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: missing key {prefix}{name} ({_describe(hints[name])})")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{where}: {prefix}{error}") from None
 
 
 def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     wrong = UserError(f"{where}: {path} must be {_describe(hint)}, not {value!r}")
     if hint is Any:
+        return value
+    if origin is Annotated:
+        value = _convert(args[0], value, where, path)
+        for bounds in (extra for extra in args[1:] if isinstance(extra, Range)):
+            if value not in bounds:
+                raise UserError(f"{where}: {path} must {bounds}, not {value}")
         return value
     if dataclasses.is_dataclass(hint):
         return _parse(hint, value, where, path)
@@ -211,6 +225,8 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
 
 def _describe(hint: Any) -> str:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _describe(args[0])
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(a) for a in args)
     if origin is Literal:
@@ -321,17 +337,6 @@ def compose(argv: list[str], command: str) -> Config:
 
 def _check(cfg: Config, command: str) -> None:
     where = "configs/config.yaml or the command line"
-    for section in ("trainer", "evaluator", "collect"):
-        for key, value in dataclasses.asdict(getattr(cfg, section)).items():
-            if type(value) is int and value < 1:
-                raise UserError(f"{where}: {section}.{key} must be at least 1, not {value}")
-    for name, explore in (("evaluator", cfg.evaluator.explore), ("collect", cfg.collect.explore)):
-        if not 0.0 <= explore <= 1.0:
-            raise UserError(f"{where}: {name}.explore must lie in 0 … 1, not {explore}")
-    if not 0.0 < cfg.data.fraction <= 1.0:
-        raise UserError(f"{where}: data.fraction must lie above 0 and at most at 1, not {cfg.data.fraction}")
-    if cfg.data.memory_mb is not None and cfg.data.memory_mb < 1:
-        raise UserError(f"{where}: data.memory_mb must be at least 1, not {cfg.data.memory_mb}")
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"{where}: seed must lie in 0 … {LARGEST_SEED}, not {cfg.seed}")
     if cfg.seeds is not None:

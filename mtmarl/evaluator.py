@@ -122,7 +122,7 @@ class Evaluator:
         explore: float = 1.0,
         tasks: Sequence[str] | None = None,
     ) -> dict[str, EvalResult]:
-        """At least `episodes` episodes a task, in whole batches."""
+        """The first `episodes` episodes of each task; they are played in whole batches."""
         self.compile(params)
         rounds = -(-episodes // self.batch)
         futures = {

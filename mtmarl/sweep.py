@@ -390,10 +390,11 @@ def find_finished(
     settings and, as far as they say, the same vaults and the same policy to start from.
     """
     from mtmarl import build
+    from mtmarl.analysis import runs as runs_
 
     found: dict[str, Path] = {}
     sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
-    others = [final.parent for one in sweeps for final in sorted(one.rglob("final.json"))]
+    others = [final.parent for final in runs_.files(sweeps, "final.json")]
     candidates: list[tuple[Path, Mapping[str, Any], tuple[str, ...]]] = []
     for place in others:
         try:

@@ -94,7 +94,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         each(Run.finish, state)
     root = runs[0].directory if cfg.seeds is None else runs[0].directory.parent
     sharding.wait_for_all("scores")
-    if left and sharding.is_primary():
+    if (left or not (root / "report" / "results.json").exists()) and sharding.is_primary():
         report = write_report([r.directory for r in runs], root / "report")
         if not cfg.quiet:
             print(f"report: {report}", flush=True)

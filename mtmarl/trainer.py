@@ -196,13 +196,15 @@ def train(
         raise UserError(
             f"the run stands at update {update}, which is no multiple of trainer.chunk ({plan.chunk})"
         )
-    restored, pending = update > 0, None
+    restored, pending, finished = update > 0, None, 0.0
 
     def flush():
-        nonlocal pending
+        nonlocal pending, finished
         if pending is not None:
             done, metrics, began = pending
-            metrics, speed = jax.device_get(metrics), plan.chunk / (time.perf_counter() - began)
+            metrics, now = jax.device_get(metrics), time.perf_counter()
+            # A chunk is handed over while the one before it runs.
+            speed, finished = plan.chunk / (now - max(began, finished)), now
             for i, one in enumerate(logs):
                 own = jax.tree.map(lambda x, i=i: x[i], metrics) if isinstance(plan.seed, tuple) else metrics
                 one(done, {**_flatten(own, task_names), "updates_per_second": speed})
@@ -265,7 +267,7 @@ def _prefetch(algo: Algorithm, source: Source, plan: Plan, update: int) -> Any:
         keys = [_data_keys(jnp.int32(s), jnp.int32(update), plan.chunk) for s in seeds]
         drawn = _drawn(algo, plan, update)
         parts = [source.prefetch(drawn, k) for k in keys]
-    return parts[0] if parts[1:] == [] else jax.tree.map(lambda *x: np.stack(x, axis=1), *parts)
+    return jax.tree.map(lambda *x: np.stack(x, axis=1), *parts) if isinstance(plan.seed, tuple) else parts[0]
 
 
 @partial(jax.jit, static_argnums=2)

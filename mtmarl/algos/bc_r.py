@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from mtmarl.algos import bc_t
 from mtmarl.algos.base import Algorithm, adam, without_absent_targets
 from mtmarl.networks import entities
+from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
 
 
@@ -19,13 +20,13 @@ from mtmarl.types import Batch, Dims
 class Config:
     """`target_return`: the undiscounted return that play asks for, in the units of the reward."""
 
-    learning_rate: float
-    max_grad_norm: float
+    learning_rate: Positive
+    max_grad_norm: Positive
     target_return: float
     network: entities.Config
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+def make(config: Config, dims: Dims) -> Algorithm:
     """Its memory is that of BC-t and the return that is still to come."""
     net = entities.Agent.make(config.network, dims)
 

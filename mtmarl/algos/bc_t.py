@@ -15,6 +15,7 @@ from jaxtyping import Array
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
 from mtmarl.networks import entities
 from mtmarl.ops import masked
+from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
 
 
@@ -22,8 +23,8 @@ from mtmarl.types import Batch, Dims
 class Config:
     """It learns no values, so it has neither a discount nor a target network."""
 
-    learning_rate: float
-    max_grad_norm: float
+    learning_rate: Positive
+    max_grad_norm: Positive
     network: entities.Config
 
 
@@ -67,7 +68,7 @@ def training(
     return init, (Phase("train", 1.0, gradient_step("bc", loss, tx)),)
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+def make(config: Config, dims: Dims) -> Algorithm:
     net = entities.Agent.make(config.network, dims)
     init, phases = training(net, adam(config.learning_rate, config.max_grad_norm), dims)
 

@@ -38,6 +38,7 @@ from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, hissd
 from mtmarl.ops import contrastive, masked, td
 from mtmarl.ops.offline import clipped_exponential, expectile_loss
+from mtmarl.ranges import Count, NotNegative, Positive, Share
 from mtmarl.types import Batch, Dims
 
 VALUE_MODULES = ("value", "mixer")
@@ -51,21 +52,21 @@ class Config:
     controller alone. The rest as for UPDeT.
     """
 
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    gamma: float
-    return_scale: float
-    expectile: float
-    advantage_scale: float
-    max_weight: float
-    contrastive_weight: float
-    temperature: float
+    learning_rate: Positive
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+    gamma: Share
+    return_scale: Positive
+    expectile: Share
+    advantage_scale: Positive
+    max_weight: Positive
+    contrastive_weight: NotNegative
+    temperature: Positive
     contrast: Literal["all", "half", "l2", "off"]
     planning: bool
     prediction: bool
     task_skill: bool
-    target_period: int
+    target_period: Count
     network: entities.Config
 
 

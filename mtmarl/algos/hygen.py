@@ -28,6 +28,7 @@ from mtmarl.algos.qmix import EpsilonGreedy
 from mtmarl.errors import UserError
 from mtmarl.networks import entities
 from mtmarl.networks.odis import SKILL_MODULES, MultiHeadEncoder
+from mtmarl.ranges import Count, NotNegative, Share, SomeShare
 from mtmarl.types import Batch, Dims
 
 
@@ -44,28 +45,23 @@ class Config(odis.Config, EpsilonGreedy):
     rest as for ODIS.
     """
 
-    heads: int | None
-    head_width: int
+    heads: Count | None
+    head_width: Count
     share: Literal["linear"] | float
-    start_share: float
-    end_share: float
-    decay_fraction: float
+    start_share: Share
+    end_share: Share
+    decay_fraction: SomeShare
     conservative: Literal["dynamic", "fixed", "none"]
     conservative_rows: Literal["recorded", "all"]
     consistency: Literal["label", "kl"]
-    refine_weight: float
+    refine_weight: NotNegative
     refine_rows: Literal["recorded", "all"]
-    capacity: int
+    capacity: Count
 
     def __post_init__(self):
         super().__post_init__()
-        shares = (self.start_share, self.end_share) if self.share == "linear" else (self.share,)
-        if not all(0 <= share <= 1 for share in shares):
-            raise UserError(
-                f"algo.share, algo.start_share and algo.end_share must lie in 0 … 1, not {shares}"
-            )
-        if not 0 < self.decay_fraction <= 1:
-            raise UserError(f"algo.decay_fraction={self.decay_fraction} must lie above 0 and at most at 1")
+        if self.share != "linear" and not 0 <= self.share <= 1:
+            raise UserError(f"share must be linear or lie in 0 … 1, not {self.share}")
 
     def share_at(self, update: jax.Array, updates: int) -> jax.Array:
         """The share of recorded rows in a run of `updates` in all; `update` counts from the second phase on."""

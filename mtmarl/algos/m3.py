@@ -28,6 +28,7 @@ from mtmarl.algos.bc_t import cloning
 from mtmarl.algos.madt import policy_act
 from mtmarl.networks import causal, entities, m3
 from mtmarl.ops import masked, skills, vq
+from mtmarl.ranges import Count, NotNegative, Positive, Share
 from mtmarl.types import Batch, Dims, Learner
 
 TASK_FEATURES = True
@@ -42,17 +43,17 @@ class Config:
     the task).
     """
 
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
-    codes: int
-    specific_width: int
-    reconstruction_weight: float
-    kl_weight: float
-    codebook_weight: float
-    commitment_weight: float
-    usage_decay: float
-    usage_floor: float
+    learning_rate: Positive
+    weight_decay: NotNegative
+    max_grad_norm: Positive
+    codes: Count
+    specific_width: Count
+    reconstruction_weight: NotNegative
+    kl_weight: NotNegative
+    codebook_weight: NotNegative
+    commitment_weight: NotNegative
+    usage_decay: Share
+    usage_floor: NotNegative
     quantise: bool
     split: bool
     network: m3.Config
@@ -65,7 +66,7 @@ def make_actor(network: m3.Config, dims: Dims, latents: bool) -> causal.Agent:
     return causal.Agent(actor, entities=split if network.encoder == "entity" else None)
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+def make(config: Config, dims: Dims) -> Algorithm:
     net, width = make_actor(config.network, dims, latents=True), config.network.embed_dim
     own_width = config.specific_width if config.split else 0
     specific = m3.Specific(own_width)

@@ -17,6 +17,7 @@ from mtmarl.errors import UserError
 from mtmarl.networks import entities, m3
 from mtmarl.ops import masked, moments, td
 from mtmarl.ops.offline import clipped_exponential
+from mtmarl.ranges import NotNegative, Positive
 from mtmarl.types import Batch, Dims
 
 TASK_FEATURES = True
@@ -29,9 +30,9 @@ class Config(ppo.Config):
     critic's transformer.
     """
 
-    awac_weight: float
-    awac_temperature: float
-    awac_max_weight: float
+    awac_weight: NotNegative
+    awac_temperature: Positive
+    awac_max_weight: Positive
     network: m3.Config
     critic: entities.Config
 

@@ -12,6 +12,7 @@ import jax
 from mtmarl.algos.base import Algorithm, Phase, adamw, gradient_step, init_learner
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import causal, entities
+from mtmarl.ranges import NotNegative, Positive
 from mtmarl.types import Batch, Dims
 
 
@@ -21,9 +22,9 @@ class Config:
     the units of the reward; None: agents are not told returns, in training either.
     """
 
-    learning_rate: float
-    weight_decay: float
-    max_grad_norm: float
+    learning_rate: Positive
+    weight_decay: NotNegative
+    max_grad_norm: Positive
     tell_actions: bool
     target_return: float | None
     network: causal.Config
@@ -47,7 +48,7 @@ def make_actor(
     return causal.Agent(causal.Policy(network, dims.actions, tell_actions), target_return)
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+def make(config: Config, dims: Dims) -> Algorithm:
     """L = -mean log pi(a | the agent's last steps)."""
     net = make_actor(config.network, config.tell_actions, config.target_return, dims)
     tx = adamw(config.learning_rate, config.max_grad_norm, config.weight_decay, b2=0.95)

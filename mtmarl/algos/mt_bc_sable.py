@@ -7,6 +7,7 @@ import jax
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
 from mtmarl.networks import sable
 from mtmarl.ops import masked
+from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
 
 
@@ -14,12 +15,12 @@ from mtmarl.types import Batch, Dims
 class Config:
     """It learns no values, so it has neither a discount nor a target network."""
 
-    learning_rate: float
-    max_grad_norm: float
+    learning_rate: Positive
+    max_grad_norm: Positive
     network: sable.Config
 
 
-def make(config: Config, dims: Dims, value_range: tuple[float, float] | None = None) -> Algorithm:
+def make(config: Config, dims: Dims) -> Algorithm:
     """L = -mean log pi(a | history, actions of the agents before), every task weighing the same."""
     net = sable.Sable.make(config.network, dims)
     tx = adam(config.learning_rate, config.max_grad_norm)

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Int
 
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
 from mtmarl.networks import sable
-from mtmarl.ops import masked, values
+from mtmarl.ops import masked, td, values
+from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
 
 
@@ -25,16 +26,16 @@ class Config:
     `hl_gauss`: values as histograms of `bins` bins; else as scalars.
     """
 
-    learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    tau: float
-    conservative_weight: float
+    learning_rate: Positive
+    max_grad_norm: Positive
+    gamma: Share
+    tau: Share
+    conservative_weight: NotNegative
     next_value: Literal["double_q", "q_transformer"]
-    acting_temperature: float
+    acting_temperature: NotNegative
     hl_gauss: bool
-    bins: int
-    sigma_ratio: float
+    bins: Several
+    sigma_ratio: Positive
     network: sable.Config
 
 
@@ -67,7 +68,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
         discount = config.gamma * ~batch.terminal[:, :-1, None]
         reward = batch.reward[:, :-1, None]
-        known = valid[:, :-1] & (valid[:, 1:] | batch.terminal[:, :-1, None]) & ~batch.truncated[:, :-1, None]
+        known = td.known(batch)[..., None] & batch.agent_mask[:, :-1]
         if config.next_value == "double_q":
             y = reward + discount * masked.take(q_target, legal(q).argmax(-1))[:, 1:]
         else:

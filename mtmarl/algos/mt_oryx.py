@@ -11,8 +11,9 @@ import jax.numpy as jnp
 
 from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
 from mtmarl.networks import sable
-from mtmarl.ops import masked, values
+from mtmarl.ops import masked, td, values
 from mtmarl.ops.offline import Grouping, counterfactual_baseline, icq_weights
+from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
 
 
@@ -23,17 +24,17 @@ class Config:
     `hl_gauss`: values as histograms of `bins` bins; else as scalars.
     """
 
-    learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    tau: float
-    value_temperature: float
-    policy_temperature: float
-    critic_weight: float
+    learning_rate: Positive
+    max_grad_norm: Positive
+    gamma: Share
+    tau: Share
+    value_temperature: Positive
+    policy_temperature: Positive
+    critic_weight: NotNegative
     icq_grouping: Grouping
     hl_gauss: bool
-    bins: int
-    sigma_ratio: float
+    bins: Several
+    sigma_ratio: Positive
     network: sable.Config
 
 
@@ -60,8 +61,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         discount = config.gamma * ~batch.terminal[:, :-1, None]
         y = batch.reward[:, :-1, None] + discount * (w_value * q_target)[:, 1:]
         y = jax.lax.stop_gradient(y)
-        # What follows a truncated or recorded-to-the-end step is unknown: such steps teach the critic nothing.
-        known = valid[:, :-1] & (valid[:, 1:] | batch.terminal[:, :-1, None]) & ~batch.truncated[:, :-1, None]
+        known = td.known(batch)[..., None] & batch.agent_mask[:, :-1]
         error = value.error(outputs[:, :-1], y)
         critic_loss = (share(known) * error).sum()
 

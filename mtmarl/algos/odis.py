@@ -34,6 +34,7 @@ from mtmarl.algos.base import (
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, odis
 from mtmarl.ops import masked, skills, td
+from mtmarl.ranges import Count, NotNegative, Positive, Share
 from mtmarl.types import Act, Batch, Carry, Dims
 
 
@@ -45,18 +46,18 @@ class Config:
     what an agent sees the skill that the state names. The rest as for UPDeT.
     """
 
-    learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    return_scale: float
-    skills: int
-    skill_fraction: float
-    kl_weight: float
+    learning_rate: Positive
+    max_grad_norm: Positive
+    gamma: Share
+    return_scale: Positive
+    skills: Count
+    skill_fraction: Share
+    kl_weight: NotNegative
     gumbel: bool
-    conservative_weight: float
-    conservative_temperature: float
-    skill_weight: float
-    target_period: int
+    conservative_weight: NotNegative
+    conservative_temperature: NotNegative
+    skill_weight: NotNegative
+    target_period: Count
     network: entities.Config
 
 

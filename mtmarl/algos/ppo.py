@@ -17,6 +17,7 @@ from mtmarl.errors import UserError
 from mtmarl.ops import masked, moments
 from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
 from mtmarl.ops.returns import gae
+from mtmarl.ranges import Count, Natural, NotNegative, Positive, Share
 from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
 
 
@@ -31,20 +32,20 @@ class Config:
     is what the critic makes of the last state.
     """
 
-    learning_rate: float
-    final_learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    gae_lambda: float
-    clip: float
-    entropy_weight: float
-    final_entropy_weight: float
-    value_weight: float
-    epochs: int
-    minibatches: int
-    advantage_floor: float
-    critic_warmup: int = 0
-    huber_delta: float | None = None
+    learning_rate: Positive
+    final_learning_rate: NotNegative
+    max_grad_norm: Positive
+    gamma: Share
+    gae_lambda: Share
+    clip: Positive
+    entropy_weight: NotNegative
+    final_entropy_weight: NotNegative
+    value_weight: NotNegative
+    epochs: Count
+    minibatches: Count
+    advantage_floor: Positive
+    critic_warmup: Natural = 0
+    huber_delta: Positive | None = None
     normalise_values: bool = False
     only_choices: bool = False
     bootstrap_limits: bool = False

@@ -16,6 +16,7 @@ from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, min
 from mtmarl.errors import UserError
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked, td
+from mtmarl.ranges import Count, Positive, Share, SomeShare
 from mtmarl.types import Batch, Dims
 
 
@@ -25,14 +26,14 @@ class EpsilonGreedy:
     `final_epsilon` over the first `epsilon_fraction` of training.
     """
 
-    epsilon: float
-    final_epsilon: float
-    epsilon_fraction: float
+    epsilon: Share
+    final_epsilon: Share
+    epsilon_fraction: SomeShare
 
     def __post_init__(self):
         if not 0 < self.final_epsilon <= self.epsilon <= 1:
             raise UserError(
-                f"algo.epsilon={self.epsilon} and algo.final_epsilon={self.final_epsilon} must fall between 1 and 0 "
+                f"final_epsilon={self.final_epsilon} and epsilon={self.epsilon} must lie in this order between 0 and 1 "
                 "and never be 0: acting is told the share of random actions as a multiple of the last one"
             )
 
@@ -49,15 +50,15 @@ class Config(EpsilonGreedy):
     each has the same share of both. gradient_steps: per rollout. target_period: in gradient steps.
     """
 
-    learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    reward_scale: float
-    capacity: int
-    batch_size: int
-    context: int
-    gradient_steps: int
-    target_period: int
+    learning_rate: Positive
+    max_grad_norm: Positive
+    gamma: Share
+    reward_scale: Positive
+    capacity: Count
+    batch_size: Count
+    context: Count
+    gradient_steps: Count
+    target_period: Count
     network: recurrent.Config
 
 

@@ -19,6 +19,7 @@ from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learne
 from mtmarl.algos.bc_t import accuracy
 from mtmarl.networks import entities
 from mtmarl.ops import masked, td
+from mtmarl.ranges import Count, NotNegative, Positive, Share
 from mtmarl.types import Batch, Dims
 
 
@@ -30,13 +31,13 @@ class Config:
     of the target network.
     """
 
-    learning_rate: float
-    max_grad_norm: float
-    gamma: float
-    return_scale: float
-    conservative_weight: float
-    conservative_temperature: float
-    target_period: int
+    learning_rate: Positive
+    max_grad_norm: Positive
+    gamma: Share
+    return_scale: Positive
+    conservative_weight: NotNegative
+    conservative_temperature: NotNegative
+    target_period: Count
     mixer: Literal["attention", "vdn"]
     network: entities.Config
 

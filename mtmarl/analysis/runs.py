@@ -75,7 +75,7 @@ class Run:
         if not returns.ndim:
             known = self.final[which]["tasks"][task].get("standard_error")
             return float("nan") if known is None else float(known)
-        return float(returns.std(ddof=1) / np.sqrt(returns.size)) if returns.size > 1 else 0.0
+        return float(returns.std(ddof=1) / np.sqrt(returns.size)) if returns.size > 1 else float("nan")
 
     def winnable(self, task: str) -> bool:
         """Whether episodes of the task are won or lost."""
@@ -166,8 +166,13 @@ def shown(path: Path, roots: Iterable[Path]) -> str:
 
 def files(paths: Iterable[Path], name: str) -> list[Path]:
     """All files of a name at or below those of the paths that are directories, each once."""
-    found = [f.resolve() for p in paths if p.is_dir() for f in sorted(p.rglob(name))]
+    found = [f.resolve() for p in paths if p.is_dir() for f in sorted(p.rglob(name)) if not _partial(f, p)]
     return list(dict.fromkeys(found))
+
+
+def _partial(file: Path, root: Path) -> bool:
+    """Whether a file belongs to a directory that is being copied."""
+    return any(part.endswith(".part") for part in file.relative_to(root).parts)
 
 
 def results(paths: Iterable[Path]) -> list[Path]:

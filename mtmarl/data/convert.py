@@ -118,7 +118,7 @@ def read_flashbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]})") from None
     if steps < 1:
         raise UserError(f"{path}: is empty")
-    return leaves, {k: v for k, v in metadata.items() if k != "version" and not k.startswith("structure_")}
+    return leaves, vaults.own_metadata(metadata)
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

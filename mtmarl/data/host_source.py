@@ -8,7 +8,8 @@ import hashlib
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -37,6 +38,7 @@ BLOCK_BYTES = 2**22
 FAULT_BYTES = 2**16
 # Chunks of windows that exist at once: the one that is used, the one that is brought, and its copy for the device.
 CHUNKS_AT_ONCE = 3
+UNPACKING_SECONDS = 24 * 3600.0
 
 
 def stored_bytes(metadata: dict[str, Any]) -> int:
@@ -60,9 +62,9 @@ def map_vault(path: Path, cache: Path | None = None) -> Vault:
     """
     path, metadata = Path(path), vault.read_metadata(Path(path))
     about = path / vault.METADATA
-    name = hashlib.sha256(f"{path}\n{about.stat().st_mtime_ns}\n{about.read_text()}".encode()).hexdigest()[
-        :24
-    ]
+    told = lambda *parts: hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
+    where = f"{told(path.resolve())}-"
+    name = where + told(about.stat().st_mtime_ns, about.read_text())
     place = (cache or default_cache()) / name
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -78,12 +80,21 @@ def map_vault(path: Path, cache: Path | None = None) -> Vault:
             _unpack(path, metadata, part)
             vault.validate(_mapped(part, metadata, path))
             part.rename(place)
+            _forget(place.parent.glob(f"{where}*"), place)
         except OSError:
             if not place.is_dir():  # Another process may have been quicker.
                 raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
     return _mapped(place, metadata, path)
+
+
+def _forget(places: Iterable[Path], newest: Path) -> None:
+    """Removes what was unpacked of a vault that is no longer so, and what a killed process left of unpacking it."""
+    for old in places:
+        # What another process is writing now is no remainder. What one still has mapped stays until it lets go.
+        if old != newest and (old.suffix != ".part" or time.time() - old.stat().st_mtime > UNPACKING_SECONDS):
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _unpack(path: Path, metadata: dict[str, Any], to: Path) -> None:
@@ -107,8 +118,7 @@ def _unpack(path: Path, metadata: dict[str, Any], to: Path) -> None:
 
 def _mapped(place: Path, metadata: dict[str, Any], path: Path) -> Vault:
     columns = Recording(*(np.load(place / f"{f}.npy", mmap_mode="r") for f in Recording._fields))
-    known = {k: v for k, v in metadata.items() if k != "version" and not k.startswith("structure_")}
-    return Vault(columns, known, path)
+    return Vault(columns, vault.own_metadata(metadata), path)
 
 
 def release(recording: Recording) -> None:

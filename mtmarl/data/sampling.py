@@ -49,7 +49,8 @@ def returns_to_go(recording: Recording) -> np.ndarray:
 def thin(vault: Vault, fraction: float) -> Vault:
     """A share of a vault's episodes, spread evenly over the recording so that its mix of qualities stays.
 
-    Half of the share is half of its episodes, not others. The metadata still describe the whole vault.
+    Half of the share is half of its episodes, not others, where their number is even. The metadata still describe the
+    whole vault.
     """
     if fraction == 1:
         return vault  # also one that is mapped, whose columns a selection would read into memory

@@ -125,8 +125,8 @@ class Windows(NamedTuple):
 
     `length`: steps per task. shuffle: random agent order per row. balanced: equal rows per task; else one random task
     per batch. mask: padded slots are masked; else they are agents that see zeros and do nothing. ids: width of the
-    one-hot agent numbers, if any; random_ids deals them out anew in every window. agents: of each task, () where they
-    are not known.
+    one-hot agent numbers, if any; random_ids deals them out anew in every window. end_at_limits: truncated steps are
+    terminal. agents: of each task, () where they are not known.
     """
 
     length: tuple[int, ...]
@@ -137,6 +137,7 @@ class Windows(NamedTuple):
     mask: bool = True
     ids: int = 0
     random_ids: bool = False
+    end_at_limits: bool = False
     agents: tuple[int, ...] = ()
 
     def check(self) -> None:
@@ -145,8 +146,8 @@ class Windows(NamedTuple):
         k = int(np.argmin(self.length))
         if self.length[k] < self.context:
             raise UserError(
-                f"task {k} has {self.length[k]} steps, fewer than context={self.context}; "
-                "shorten it or collect more"
+                f"task {k} has {self.length[k]} steps, fewer than a window of {self.context}; shorten windows or "
+                "collect more"
             )
 
     @property
@@ -177,6 +178,10 @@ class Windows(NamedTuple):
             batch = number_agents(batch, key_ids, self.ids, self.random_ids)
         if self.shuffle:
             batch = shuffle_agents(batch, key_order)
+        if self.end_at_limits:
+            batch = batch._replace(
+                terminal=batch.terminal | batch.truncated, truncated=jnp.zeros_like(batch.truncated)
+            )
         if self.agents:
             batch = batch._replace(present=AtMost(self.most_agents))
         if not self.mask:

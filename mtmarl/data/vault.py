@@ -175,8 +175,14 @@ def _check(where: Any, field: str, bad: np.ndarray, problem: str) -> None:
         raise UserError(f"{where}: {field}[{', '.join(map(str, at))}] {problem}")
 
 
-def _reserved(key: str) -> bool:
+def reserved(key: str) -> bool:
+    """Whether a key of the metadata belongs to the format of vaults."""
     return key == "version" or key.startswith("structure_")
+
+
+def own_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata without what belongs to the format of vaults."""
+    return {key: value for key, value in metadata.items() if not reserved(key)}
 
 
 def _summary(recording: Recording, horizon: int) -> dict[str, Any]:
@@ -214,7 +220,7 @@ def validate(vault: Vault) -> None:
         vault.path or vault.metadata.get("task", "vault"),
     )
     for key in metadata:
-        if _reserved(key):
+        if reserved(key):
             raise UserError(f"{where}: metadata key {key!r} belongs to the vault format; rename it")
     for key in ("task", "obs_scale", "dims", "steps", "episodes", "episode_return"):
         if key not in metadata:
@@ -476,7 +482,7 @@ def read_vault(path: str | os.PathLike, check: bool = True) -> Vault:
             raise UserError(
                 f"{path}: {field} is {value.dtype}{value.shape}, not as {METADATA} says; restore the vault"
             )
-    vault = Vault(Recording(**columns), {k: v for k, v in metadata.items() if not _reserved(k)}, path)
+    vault = Vault(Recording(**columns), own_metadata(metadata), path)
     if check:
         validate(vault)
     return vault

@@ -12,6 +12,7 @@ from mtmarl.networks.entities import Config as Transformer
 from mtmarl.networks.entities import Mlp, TeamValue
 from mtmarl.networks.m3 import without
 from mtmarl.networks.recurrent import GruPolicy
+from mtmarl.ranges import Count
 from mtmarl.types import Observation, TeamTokens
 
 
@@ -19,9 +20,9 @@ from mtmarl.types import Observation, TeamTokens
 class Config:
     """Widths of the GRU and the critic, and of what the mixture says; `experts`: k."""
 
-    embed_dim: int
-    experts: int
-    mixture_dim: int
+    embed_dim: Count
+    experts: Count
+    mixture_dim: Count
 
 
 class Mixture(nn.Module):

@@ -12,25 +12,35 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from mtmarl.errors import UserError
 from mtmarl.networks.retention import Form, Kernel, Retention, product, project
 from mtmarl.ops import masked
+from mtmarl.ranges import Count, Share, check_heads
 from mtmarl.types import Dims, Observation, Params
 
 
 @dataclass(frozen=True)
 class Config:
-    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory.
+    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory. Near 1 it reaches
+    further back than a window of training, and acting then remembers more steps than it ever learned from.
 
     dtype: of the products and activations. Parameters, memory and the last product of a head are float32 either way.
     """
 
-    embed_dim: int
-    heads: int
-    blocks: int
-    decay_scale: float
+    embed_dim: Count
+    heads: Count
+    blocks: Count
+    decay_scale: Share
     form: Form = "auto"
     official_groupnorm: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self):
+        check_heads(self.embed_dim, self.heads)
+        if self.official_groupnorm and self.embed_dim % self.heads**2:
+            raise UserError(
+                f"embed_dim={self.embed_dim} must be a multiple of heads={self.heads} squared with official_groupnorm"
+            )
 
 
 class Memory(NamedTuple):

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 NEVER = -1e9
 
 
-def mean(x: Float[Array, "*s"], weight: Array) -> Float[Array, ""]:
-    """The weighted mean of x; 0 where nothing has weight. `weight` broadcasts against x."""
-    weight = jnp.broadcast_to(weight, x.shape).astype(x.dtype)
-    return (x * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+def mean(x: Float[Array, "*s"], valid: Bool[Array, "..."]) -> Float[Array, ""]:
+    """The mean of x over valid entries; 0 where none is. `valid` broadcasts against x."""
+    valid = jnp.broadcast_to(valid, x.shape).astype(x.dtype)
+    return (x * valid).sum() / jnp.maximum(valid.sum(), 1.0)
 
 
 def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int) -> Float[Array, "B *s"]:

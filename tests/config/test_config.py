@@ -9,6 +9,7 @@ import pytest
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.ranges import Count, Positive, Share, SomeShare, check_heads
 
 SET = "train: [lbf/a, lbf/b]\ntest: [lbf/c]\n"
 
@@ -125,6 +126,38 @@ def test_mistakes_are_one_line(yaml, argv, message):
     with pytest.raises(UserError, match=message) as caught:
         config.compose(argv, "train")
     assert "\n" not in str(caught.value)
+
+
+def test_settings_of_an_algorithm_are_held_to_their_ranges():
+    @dataclass(frozen=True)
+    class Network:
+        width: Count
+        heads: Count
+
+        def __post_init__(self):
+            check_heads(self.width, self.heads)
+
+    @dataclass(frozen=True)
+    class Settings:
+        gamma: Share
+        fraction: SomeShare
+        delta: Positive | None
+        network: Network
+
+    good = {"gamma": 1, "fraction": 1.0, "delta": None, "network": {"width": 8, "heads": 2}}
+    parse = lambda **more: config.parse(Settings, {**good, **more}, "a.yaml", "algo")
+    assert parse() == Settings(1.0, 1.0, None, Network(8, 2))
+    for more, message in (
+        ({"gamma": 1.5}, r"^a.yaml: algo.gamma must lie in 0 … 1, not 1.5$"),
+        ({"gamma": float("nan")}, "algo.gamma must lie in 0 … 1"),
+        ({"fraction": 0}, "algo.fraction must lie above 0 and at most at 1, not 0"),
+        ({"delta": 0}, "algo.delta must be above 0"),
+        ({"delta": "x"}, "algo.delta must be float, not 'x'"),
+        ({"network": {"width": 8, "heads": 0}}, "algo.network.heads must be at least 1, not 0"),
+        ({"network": {"width": 8, "heads": 3}}, "algo.network.embed_dim=8 must be a multiple of heads=3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            parse(**more)
 
 
 def test_help(yaml, capsys):

@@ -172,7 +172,7 @@ def test_rows_per_task():
 
 
 def test_a_task_shorter_than_the_window_is_named():
-    with pytest.raises(UserError, match="task 2 has 33 steps, fewer than context=40"):
+    with pytest.raises(UserError, match="task 2 has 33 steps, fewer than a window of 40"):
         vault_source(_task_data(), BATCH, 40)
 
 
@@ -188,6 +188,13 @@ def test_without_masks_padded_slots_are_agents_that_see_zeros():
     assert plain.agent_mask.all()
     assert not plain.obs[~masked.agent_mask].any()
     np.testing.assert_array_equal(plain.obs, masked.obs)
+
+
+def test_limits_may_count_as_ends():
+    plain, ended = _draw(), _draw(end_at_limits=True)
+    assert plain.truncated.any() and not plain.terminal.any()
+    np.testing.assert_array_equal(ended.terminal, plain.truncated)
+    assert not ended.truncated.any()
 
 
 @pytest.mark.parametrize("random_ids", [False, True])

@@ -78,6 +78,13 @@ def test_a_finished_run_is_left_alone(finished, micro_vaults, capsys):
     assert (finished / "final.json").stat().st_mtime_ns == before
 
 
+def test_a_report_that_a_finished_run_never_wrote_is_written(finished, micro_vaults):
+    """As when it was killed just before."""
+    shutil.rmtree(finished / "report")
+    assert train.main(arguments(micro_vaults, finished)) == 0
+    assert (finished / "report" / "report.md").exists()
+
+
 def test_two_processes_do_not_write_one_run(micro_vaults, tmp_path, capsys):
     with only_writer(tmp_path):
         assert train.main(arguments(micro_vaults, tmp_path)) == 2
@@ -189,7 +196,7 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     options = [
         "+algo=sable", "+tasks=lbf/5x5-2p-1f-t20", "algo.network.embed_dim=16", "algo.network.heads=2",
         "collect.env_steps=512", "collect.num_envs=8", "collect.rollout_length=8", "collect.evaluations=2",
-        "collect.record_points=2", "collect.eval_episodes=4", "collect.record_episodes=6", "quiet=true",
+        "collect.record_points=3", "collect.eval_episodes=4", "collect.record_episodes=6", "quiet=true",
         f"run_dir={tmp_path / 'run'}", f"data.vault_dir={tmp_path / 'vaults'}",
     ]  # fmt: skip
     save = Checkpoints.save
@@ -211,7 +218,7 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert collect.main([o for o in options if not o.startswith(("run_dir", "data"))] + whole) == 0
     assert identity(tmp_path / path) == identity(tmp_path / "whole" / path), "as if nothing had happened"
     capsys.readouterr()
-    assert vault.metadata["episodes"] == 12 and len(vault.metadata["record_points"]) == 2
+    assert vault.metadata["episodes"] == 18 and len(vault.metadata["record_points"]) == 3
     assert str(tmp_path) not in json.dumps(vault.metadata), "no path of this machine may be published"
     assert collect.main(options) == 0
     assert "already collected" in capsys.readouterr().out
@@ -238,4 +245,4 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert record["start"]["env_steps"] == 512 and set(record["origins"]) == {"init_from"}
     third = config.compose([*options, f"init_from={tmp_path / 'next'}"], "collect")
     begun = build.read_start(third)
-    assert begun is not None and begun.env_steps == 1024 and begun.tasks == ["lbf/6x6-2p-1f-t20"]
+    assert begun is not None and begun.env_steps == 512 + 256 and begun.tasks == ["lbf/6x6-2p-1f-t20"]

@@ -33,6 +33,14 @@ def test_what_is_there_is_not_written_over(tmp_path, monkeypatch, capsys, there,
         assert ("already collected" in (said := capsys.readouterr().out)) and all(q in said for q in there)
 
 
+def test_vaults_are_written_where_they_are_looked_for_first(tmp_path, monkeypatch):
+    roots = []
+    monkeypatch.setenv("MTMARL_VAULTS", str(tmp_path))
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: roots.append(root))
+    assert collect.main(["+algo=sable", f"+tasks={TASK}"]) == 0
+    assert roots == [tmp_path.resolve()]
+
+
 def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
     vault.vault_path(tmp_path, TASK, "replay").mkdir(parents=True)
     begun = []

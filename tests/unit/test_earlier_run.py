@@ -55,3 +55,22 @@ def test_a_run_goes_on_with_what_it_was_made_of(tmp_path, micro_vaults):
     shutil.copytree(vaults / f"{second}.vlt", vaults / f"{first}.vlt")
     with pytest.raises(UserError, match=rf"other data \({first}, init_from\)"):
         build.earlier_run(tmp_path, cfg)
+
+
+def test_what_a_policy_had_played(tmp_path):
+    """As far as the checkpoint went that is begun with, not the whole run."""
+    compose = lambda command, *more: config.compose(["+algo=sable", "+tasks=lbf_5", *more], command)
+    steps = lambda which: (
+        build.read_start(compose("train", f"init_from={tmp_path}", f"which={which}")).env_steps
+    )
+    earlier = compose("collect", "collect.num_envs=4", "collect.rollout_length=10", "collect.env_steps=1000")
+    record = {"kind": "collect", "config": config.to_dict(earlier)}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    returns = [{"update": 0, "return": 0.1}, {"update": 5, "return": 0.7}, {"update": 20, "return": 0.4}]
+    (tmp_path / "progress.json").write_text(json.dumps({"evaluations": returns}))
+    assert (steps("best"), steps("last")) == (200, 800)
+
+    trained = {"kind": "train", "config": config.to_dict(earlier), "counts": {"env_steps": 90}}
+    (tmp_path / "run.json").write_text(json.dumps(trained))
+    (tmp_path / "best.json").write_text(json.dumps({"update": 3, "counts": {"env_steps": 30}}))
+    assert (steps("best"), steps("last")) == (30, 90)

@@ -100,7 +100,7 @@ def test_random_actions_become_rare_within_the_second_phase():
 )
 def test_schedules_that_make_no_sense_are_refused(change, words):
     with pytest.raises(UserError, match=words):
-        replace(CONFIG, **change)
+        config.parse(type(CONFIG), {**config.to_dict(CONFIG), **change}, "hygen.yaml", "algo")
 
 
 @pytest.mark.parametrize(

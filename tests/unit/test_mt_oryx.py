@@ -1,5 +1,7 @@
 """MT Oryx's loss is the published one; what it may not do."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,24 +42,37 @@ def test_a_window_is_cut_at_an_episode_start():
     np.testing.assert_allclose(whole.q[:, 3:], alone.q, rtol=1e-4, atol=1e-5)
 
 
-def test_loss_by_the_formulas():
-    """The published equations, written out with plain sums for one task and one fresh network."""
+@pytest.mark.parametrize("released", [False, True])
+def test_loss_by_the_formulas(released):
+    """The published equations, written out with plain sums for one task and one fresh network; as released: plain
+    values, weights that are normalised at each position, and time limits that are ends.
+    """
     batch = make_batch(2, tasks=1)
-    dims, support = Dims(2, OBS, ACTIONS, 10, 1), hl_gauss.Support(-3.0, 3.0, 11, 0.75)
-    algo = mt_oryx.make(CONFIG, dims, (-3.0, 3.0))
+    config, bins, bias = (
+        CONFIG,
+        11,
+        hl_gauss.initial_bias(0.0, support := hl_gauss.Support(-3.0, 3.0, 11, 0.75)),
+    )
+    if released:
+        config, bins, bias = replace(CONFIG, hl_gauss=False, icq_grouping="position"), 1, jnp.zeros(1)
+        batch = batch._replace(terminal=batch.terminal | batch.truncated, truncated=batch.truncated & False)
+    dims = Dims(2, OBS, ACTIONS, 10, 1)
+    algo = mt_oryx.make(config, dims, (-3.0, 3.0))
     learner = jax.jit(algo.init)(jax.random.key(0), batch)
-    net = sable.Sable.make(CONFIG.network, dims, q_bins=11, q_bias=hl_gauss.initial_bias(0.0, support))
+    net = sable.Sable.make(config.network, dims, q_bins=bins, q_bias=bias)
     out, _ = net.window(learner.params, batch.observation, batch.action, batch.first)
     logits, q_logits = np.asarray(out.logits, np.float64), np.asarray(out.q, np.float64)
     centres, b = np.linspace(-3, 3, 11), jax.tree.map(np.asarray, batch)
     softmax = lambda x: (
         np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
     )
-    q = softmax(q_logits) @ centres
+    q = q_logits[..., 0] if released else softmax(q_logits) @ centres
     pi = softmax(np.where(b.mask, logits, -np.inf))
     index = (*np.indices(b.action.shape), b.action)
     q_a, pi_a = q[index], pi[index]
-    weigh = lambda x: softmax(x.reshape(-1)).reshape(x.shape) * x.size
+    together = lambda x: softmax(x.reshape(-1)).reshape(x.shape) * x.size
+    each = lambda x: softmax(x.swapaxes(0, -1)).swapaxes(0, -1) * len(x)
+    weigh = each if released else together
     w_value, w_policy = weigh(q_a / 1.0), weigh((q_a - (pi * np.where(b.mask, q, 0)).sum(-1)) / 0.5)
     policy = -(w_policy * np.log(pi_a)).mean()
     critic = []
@@ -68,6 +83,9 @@ def test_loss_by_the_formulas():
             for n in range(2):
                 after = 0.0 if b.terminal[row, t] else (w_value * q_a)[row, t + 1, n]
                 y = b.reward[row, t] + 0.9 * after
+                if released:
+                    critic.append((y - q_a[row, t, n]) ** 2 / 2)
+                    continue
                 p = np.asarray(hl_gauss.encode(jnp.float32(y), support))
                 critic.append(-(p * np.log(softmax(q_logits[row, t, n, b.action[row, t, n]]))).sum())
     _, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))

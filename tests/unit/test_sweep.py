@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -235,6 +236,10 @@ def test_a_run_that_another_sweep_has_finished_is_copied(file, tmp_path):
     record = {"seed": 1, "algo": "mt_bc_sable", "config": config.to_dict(cfg)}
     (there / "run.json").write_text(json.dumps(record))
     assert sweep.find_finished(runs, out) == {}  # It has not finished.
+    part = other / "elsewhere" / "seed_0.part"
+    shutil.copytree(there, part)
+    (part / "final.json").write_text("{}")
+    assert sweep.find_finished(runs, out) == {}  # It is being copied.
     (there / "final.json").write_text("{}")
     found = sweep.find_finished(runs, out)
     assert found == {runs[-1]["dir"]: there}

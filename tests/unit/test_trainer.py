@@ -1,5 +1,7 @@
 """The loop: devices, phases, order of events."""
 
+import itertools
+
 import jax
 import numpy as np
 import pytest
@@ -28,10 +30,10 @@ def source(micro_vaults):
     return vault_source(sampling.make_task_data(vaults, DIMS), batch_size=6, context=5)
 
 
-def run(source, mesh=None, **options):
+def run(source, mesh=None, plan=PLAN, **options):
     algo = mt_oryx.make(CONFIG, DIMS, (-1.0, 1.0))
-    state = trainer.initial_state(algo, source, example_batch(DIMS), PLAN.seed, mesh)
-    return trainer.train(algo, {"default": source}, PLAN, state, mesh=mesh, **options)
+    state = trainer.initial_state(algo, source, example_batch(DIMS), plan.seed, mesh)
+    return trainer.train(algo, {"default": source}, plan, state, mesh=mesh, **options)
 
 
 def test_two_devices_are_one(source):
@@ -57,6 +59,16 @@ def test_order_of_events_and_metrics(source):
         ("metrics", 4), ("event", 4), ("score", 4), ("save", 4), ("metrics", 6),
         ("metrics", 8), ("event", 8), ("score", 8), ("save", 8),
     ]  # fmt: skip
+
+
+def test_the_time_of_a_chunk_is_counted_once(source, monkeypatch):
+    """A chunk is handed over while the one before it runs: with a clock that each look puts forward by one."""
+    ticks = itertools.count()
+    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(ticks)))
+    speeds = []
+    plan = PLAN._replace(checkpoint_every=8)
+    run(source, plan=plan, log=lambda update, metrics: speeds.append(metrics["updates_per_second"]))
+    assert len(speeds) == 4 and sum(plan.chunk / speed for speed in speeds) <= next(ticks)
 
 
 def test_per_task_metrics_carry_the_names_of_tasks(source):
