@@ -192,7 +192,7 @@ def read_start(cfg: Config) -> Start | None:
 
 def _env_steps(run_dir: Path, record: Mapping[str, Any], cfg: Config, best: bool) -> int:
     """How many the best policy of a run had played, or its last."""
-    read = lambda name: json.loads((run_dir / name).read_text()) if (run_dir / name).exists() else {}
+    read = lambda name: read_json(run_dir / name) or {}
     if record.get("kind") != "collect":
         counts = (read("best.json").get("counts") if best else None) or record.get("counts") or {}
         return counts.get("env_steps", 0)
@@ -225,7 +225,11 @@ def say_start(cfg: Config, found: Matching) -> str:
     line = f"starts from {cfg.init_from} ({cfg.which}): {known} of {known + len(found.fresh)} arrays of parameters"
     whole = {name.partition("/")[0] for name in found.params}
     short = dict.fromkeys(n if n.partition("/")[0] in whole else n.partition("/")[0] for n in found.fresh)
-    return line + (f"; fresh: {', '.join(short)}" if short else "")
+    # Whole modules that are left over are heads that this algorithm does without.
+    left = [n for n in found.unused if n.partition("/")[0] in whole]
+    return line + "".join(
+        f"; {what}: {', '.join(names)}" for what, names in (("fresh", short), ("left out", left)) if names
+    )
 
 
 # ----------------------------------------------------------------------------------------------- sources

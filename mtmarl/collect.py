@@ -6,7 +6,6 @@ held-out tasks of the set get reference returns only. Everything is resumable: a
 an interrupted one goes on from its last checkpoint.
 """
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -54,8 +53,11 @@ def run(cfg: config.Config) -> None:
     for i, (task, record) in enumerate(jobs):
         known = vault.read_references(root)
         there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
-        # The reference is written last. A vault left out on purpose is no reason to write over the others.
-        done = task in known and (there or not record)
+        own = replace(cfg, collect=replace(cfg.collect, record=record))
+        if cfg.run_dir is not None and len(jobs) > 1:
+            own = replace(own, run_dir=f"{cfg.run_dir}/{task}")
+        # A vault left out on purpose is no reason to write over the others.
+        done = task in known and (there or not record) and not _interrupted(own, task)
         if not done and record:
             for quality in there:
                 _check_own(vault.vault_path(root, task, quality))
@@ -64,12 +66,28 @@ def run(cfg: config.Config) -> None:
             print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
             continue
         print(label, flush=True)
-        own = replace(cfg, collect=replace(cfg.collect, record=record))
-        if cfg.run_dir is not None and len(jobs) > 1:
-            own = replace(own, run_dir=f"{cfg.run_dir}/{task}")
         collect_task(own, task, root)
     if jobs:
         vault.update_manifest(root)
+
+
+def _directory(cfg: config.Config, task: str) -> Path:
+    from mtmarl import build
+
+    return build.run_directory(cfg, f"collect/{cfg.algo_name}/{task}/seed_{cfg.seed}")
+
+
+def _interrupted(cfg: config.Config, task: str) -> bool:
+    """Whether a collection with these settings was begun and has not written all it writes."""
+    from mtmarl import build
+
+    run_dir = _directory(cfg, task)
+    try:
+        begun = build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)
+    except UserError:
+        return False  # Of another collection.
+    written = (build.read_json(run_dir / PROGRESS) or {}).get("written")
+    return begun is not None and begun["train_tasks"] == [task] and not written
 
 
 def _check_own(path: Path) -> None:
@@ -89,6 +107,7 @@ def qualities(cfg: config.Config) -> list[str]:
     return [cfg.data.quality, *(SINGLE_POLICIES if cfg.collect.single_policies else ())]
 
 
+PROGRESS = "progress.json"
 # What may change while a task is collected: tasks have a directory each, whatever set they are collected with.
 FREE_TO_CHANGE = ("tasks", "data.vault_dir", "data.quality")
 
@@ -109,7 +128,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     from mtmarl.data import recording, vault
 
     c = cfg.collect
-    run_dir = build.run_directory(cfg, f"collect/{cfg.algo_name}/{task}/seed_{cfg.seed}")
+    run_dir = _directory(cfg, task)
     earlier = build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)
     if earlier is not None and earlier["train_tasks"] != [task]:
         raise UserError(
@@ -123,12 +142,8 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     algo, evaluator, plan, env = job.algo, job.evaluator, job.plan, job.env
     steps_per_update = c.num_envs * c.rollout_length
     began = time.time()
-    progress_file = run_dir / "progress.json"
-    progress = (
-        json.loads(progress_file.read_text())
-        if progress_file.exists()
-        else {"minutes": 0.0, "evaluations": []}
-    )
+    progress_file = run_dir / PROGRESS
+    progress = build.read_json(progress_file) or {"minutes": 0.0, "evaluations": []}
     before = progress["minutes"]
 
     if earlier is None:
@@ -239,8 +254,25 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             keys = jax.random.split(jax.random.fold_in(jax.random.key(cfg.seed + 2), i), c.record_points)
             played = [recording.cut(recorder(params, key), update * steps_per_update) for key in keys]
             write(quality, played, [update])
-    vault.write_reference(root, task, figures)
+    _write_reference(root, task, figures)
+    write_json(progress_file, {**progress, "written": True})
     return figures
+
+
+def _write_reference(root: Path, task: str, figures: Mapping[str, Any]) -> None:
+    """Scores are in units of the reference: that of another collection stays."""
+    from mtmarl.data import vault
+
+    known = vault.read_references(root).get(task)
+    if known is None or all(known.get(k) == figures[k] for k in ("algorithm", "seed", "env_steps")):
+        vault.write_reference(root, task, figures)
+        return
+    print(
+        f"  kept the reference return of {task}, {known.get('reference', float('nan')):.3f} of "
+        f"{known.get('algorithm')}; this policy has {figures['reference']:.3f}: to count by that, remove "
+        f"{vault.reference_file(root, task)} and give the same command again",
+        flush=True,
+    )
 
 
 def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:

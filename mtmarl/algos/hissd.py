@@ -145,7 +145,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         valid = batch.time_mask & (batch.agent_mask.sum(-1) > 1)
         t = contrastive.one_of(key_step, valid)
         rows = jnp.arange(t.size)
-        one, other, _ = contrastive.two_agents(key_agents, batch.agent_mask[rows, t])
+        one, other = contrastive.two_agents(key_agents, batch.agent_mask[rows, t])
         tokens = jax.tree.map(lambda x: x[rows, t], inputs(batch))
         _, frozen = run(task_encoder, target, "task_encoder", tokens)
         anchors, positives = contrast[rows, t][rows, one], jax.lax.stop_gradient(frozen[rows, other])

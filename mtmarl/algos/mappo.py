@@ -17,6 +17,7 @@ from mtmarl.algos import ppo
 from mtmarl.algos.base import Algorithm
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked
+from mtmarl.ranges import Count
 from mtmarl.types import Batch, Dims, Observation, TeamTokens
 
 
@@ -26,10 +27,10 @@ class Network:
     transformers; the critic is always one.
     """
 
-    embed_dim: int
+    embed_dim: Count
     actor: Literal["gru", "entity"]
-    heads: int = 1
-    depth: int = 1
+    heads: Count = 1
+    depth: Count = 1
     mean_head: bool = False
 
     @property

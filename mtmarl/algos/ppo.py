@@ -23,9 +23,10 @@ from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Learning rate and entropy weight go linearly from their first to their last value over all updates.
+    """Learning rate and entropy weight go linearly from their first to their last value over the actor's updates.
 
-    critic_warmup: updates, of all, in which the critic alone learns, before the first step of the actor.
+    critic_warmup: updates, of all, in which the critic alone learns, before the first step of the actor. Its learning
+    rate starts on the same way there, and anew with the actor's.
     huber_delta: beyond it the critic's loss is linear. normalise_values: the critic learns returns brought to unit
     size, task by task. only_choices: the actor's terms are over agents that had a choice, which the dead have not.
     bootstrap_limits: a time limit cuts a return short instead of ending it (Pardo et al. 2018): what would have come
@@ -88,9 +89,8 @@ def training(
     source: str = "on_policy",
     before: Callable[[Batch, jax.Array], Batch] = lambda batch, key: batch,
     more: More | None = None,
-    begin: int = 0,
 ) -> Training:
-    """PPO for `updates` updates, the first of them after `begin` gradient steps of something else.
+    """PPO for `updates` updates.
 
     A row of the batch is one environment's rollout of T steps. `extras` of the batch: log_prob and value [B, T, N]
     from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]); with
@@ -161,9 +161,7 @@ def training(
                     learner._replace(target=seen),
                     moments.normalise(returns, seen, batch.task_id),
                 )
-            weight = jnp.full(
-                batch.task_id.shape, entropy_weight(jnp.maximum(learner.step - begin - alone, 0))
-            )
+            weight = jnp.full(batch.task_id.shape, entropy_weight(jnp.maximum(learner.step - alone, 0)))
             extras = {**batch.extras, "advantage": advantage, "returns": returns, "entropy_weight": weight}
             return step(learner, batch._replace(extras=extras), key)
 

@@ -6,6 +6,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
             raise UserError(f"{archive}: {member.name!r} has no content; not unpacked")
         with source, file.open("xb") as out:
             # What is announced need not be what comes out.
-            for size in (member.size, *_copy(source, out)):
+            for size in chain((member.size,), _copy(source, out)):
                 if size > left:
                     raise UserError(
                         f"{archive}: holds more than {max_bytes:,} bytes; raise the limit if that is right"

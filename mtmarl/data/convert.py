@@ -225,16 +225,20 @@ def _mava(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Option
     end = _any(_per_step(leaves["done"]))
     cut = _ends(rows, steps, options.rollout_length)
     first, remarks = _begins(end | cut), []
-    count = _count(first)
+    count, late_steps = _count(first), np.zeros(len(first), bool)
     if cut.sum() > 1:
         # A rollout may begin anywhere in an episode; counting from 1 keeps that one out of the whole episodes.
         length = np.diff(np.append(np.flatnonzero(first), len(first)))
         late = _begins(cut)[first] & (length < (horizon or length.max() + 1))
-        count = count + np.repeat(late, length)
+        late_steps = np.repeat(late, length)
+        count = count + late_steps
         remarks.append(
-            f"{int(late.sum())} rollouts may begin inside an episode: these are not whole episodes"
+            f"{int(late.sum())} rollouts may begin inside an episode: these are not whole episodes, and what ended "
+            "them is not known"
         )
-    return _by_horizon(leaves, "observation", "legal_action_mask", end, cut, count, horizon, remarks)
+    return _by_horizon(
+        leaves, "observation", "legal_action_mask", end, cut, count, horizon, remarks, late_steps
+    )
 
 
 def _by_horizon(
@@ -246,12 +250,18 @@ def _by_horizon(
     count: np.ndarray | None,
     horizon: int | None,
     remarks: list[str],
+    late: np.ndarray | None = None,
 ) -> _Steps:
-    """One flag for both ends of an episode: at the horizon it was the time limit, before it the state."""
+    """One flag for both ends of an episode: at the horizon it was the time limit, before it the state.
+
+    Of the `late` steps it is not known how long their episode had lasted; no value may rest on how that ended.
+    """
     first = _begins(ended | cut)
     at = _count(first) if count is None else count
     limit = horizon or int(at.max()) + 1
     terminal = ended & (at + 1 < limit)
+    if late is not None:
+        terminal &= ~late
     if horizon is None:
         remarks.append(
             f"no horizon known: episodes of {limit} steps, the longest, are taken to end by the time limit"
@@ -454,6 +464,11 @@ def _scaled(
             if what:
                 remarks.append(
                     f"observations hold {what}: stored with the scale of {spec.name if spec else ''}"
+                )
+            if what.startswith("cells"):
+                remarks.append(
+                    "cells outside the grid, and targets of connected agents, stay coded as they were: in play agents "
+                    "see another code there"
                 )
             return raw.astype(np.int8), (ones if own is None else own).tolist()
     if spec is not None:

@@ -34,8 +34,8 @@ def kept_length(capacity: int, num_envs: int, steps: int, context: int, option: 
     length = capacity // num_envs // steps * steps
     if not 0 < context <= min(steps, length):
         raise UserError(
-            f"{option}={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity={capacity} must "
-            f"hold that many steps of each of collect.num_envs={num_envs}"
+            f"{option}={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity, {capacity} for "
+            f"each task, must hold that many steps of each of collect.num_envs={num_envs}"
         )
     return length
 

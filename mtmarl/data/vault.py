@@ -88,20 +88,6 @@ _AXES = {"obs": 3, "mask": 3, "action": 2}
 # ------------------------------------------------------------------------------------------------ arrays
 
 
-def raw_features(obs: np.ndarray, obs_scale: Sequence[float] | float) -> np.ndarray:
-    """Observations as int8 with `raw * obs_scale == obs` exactly in float32, else a UserError."""
-    obs, scale = np.asarray(obs, np.float32), np.asarray(obs_scale, np.float32)
-    raw = np.rint(obs / scale)
-    exact = (raw * scale == obs) & (raw >= -128) & (raw <= 127)
-    if not exact.all():
-        at = tuple(int(i) for i in np.argwhere(~exact)[0])
-        raise UserError(
-            f"obs: {obs[at]} at {at} is not an int8 multiple of its obs_scale; "
-            "correct the scale or store float32"
-        )
-    return raw.astype(np.int8)
-
-
 def _narrow(recording: Recording, where: Any) -> Recording:
     """The stored dtypes, where that loses nothing."""
     columns = {}
@@ -395,9 +381,13 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
 
 
 def replace_folder(new: Path, path: Path) -> None:
-    """Moves a finished folder to `path`; what was there goes only once the new one is in its place."""
-    old = path.with_name(f".{path.name}.old-{uuid4().hex[:8]}")
+    """Moves a finished folder to `path`; what was there goes only once the new one is in its place.
+
+    A process that is killed in between leaves it beside, under a name that `read_metadata` and `find_vault` tell.
+    """
+    old = _replaced(path)
     if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     try:
         new.rename(path)
@@ -406,6 +396,18 @@ def replace_folder(new: Path, path: Path) -> None:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _replaced(path: Path) -> Path:
+    """Where a vault lies while another takes its place."""
+    return path.with_name(f".{path.name}.old")
+
+
+def _check_not_interrupted(path: Path) -> None:
+    """Raises a UserError with the way out where a process was killed while it replaced a vault."""
+    old = _replaced(path)
+    if old.exists() and not path.exists():
+        raise UserError(f"{path}: was being replaced when that was killed; restore it: mv {old} {path}")
 
 
 def _write_files(base: Path, recording: Recording, metadata: dict[str, Any]) -> None:
@@ -443,6 +445,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
             )
         schema = metadata["schema_version"]
     except FileNotFoundError:
+        _check_not_interrupted(path)
         raise UserError(
             f"{path}: no vault here (no {METADATA}); give the folder <root>/<family>/<scenario>.vlt/<quality>"
         ) from None
@@ -511,6 +514,7 @@ def find_vault(
     for path in paths:
         if has_vault(path):
             return path
+        _check_not_interrupted(path)
     if not paths:
         raise UserError(f"no folder to look for the {quality!r} vault of {task_name} in; name one")
     hub = shlex.quote(hub or "URL")
@@ -712,10 +716,14 @@ def write_reference(root: str | os.PathLike, task_name: str, figures: Mapping[st
 
     One file per task, `<root>/references/<family>/<scenario>.json`: tasks may be collected side by side.
     """
-    folder, _, scenario = task_name.partition("/")
-    file = Path(root).expanduser().resolve() / "references" / folder / f"{scenario}.json"
+    file = reference_file(root, task_name)
     _write_json(file, dict(figures))
     return file
+
+
+def reference_file(root: str | os.PathLike, task_name: str) -> Path:
+    folder, _, scenario = task_name.partition("/")
+    return Path(root).expanduser().resolve() / "references" / folder / f"{scenario}.json"
 
 
 def read_references(root: str | os.PathLike) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,9 @@
 Agents draw paths on a grid from their starts to their targets; paths block. An observation is one agent's own view,
 of the same width on every grid: own and target cell, and 5x5 windows around the agent. The team reward is the mean
 over agents of +1 on connecting and -0.03 a step until then, as in the published Oryx data sets.
+
+The wrapper that these were recorded with codes cells outside the grid, and targets of connected agents, in another way;
+that code is not offered.
 """
 
 import re

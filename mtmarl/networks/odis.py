@@ -21,7 +21,7 @@ class StateEncoder(nn.Module):
     def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
         agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
         mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
-        return Relate()(jnp.concatenate([agents, targets], axis=-2), mask)[..., : agents.shape[-2], :]
+        return Relate(outputs=agents.shape[-2])(jnp.concatenate([agents, targets], axis=-2), mask)
 
 
 class MultiHeadEncoder(nn.Module):

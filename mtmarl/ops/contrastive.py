@@ -25,10 +25,8 @@ def info_nce(
     return jnp.where(counts, loss, 0.0), counts
 
 
-def two_agents(
-    key: jax.Array, active: Bool[Array, "B N"]
-) -> tuple[Int[Array, "B"], Int[Array, "B"], Bool[Array, "B"]]:
-    """Two different active slots of each row at random, and whether it has two. Padding does not change the draws."""
+def two_agents(key: jax.Array, active: Bool[Array, "B N"]) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
+    """Two active slots of each row at random, different ones where it has two. Padding does not change the draws."""
     rows = active.shape[0]
     count = active.sum(-1)
     one, other = jax.random.uniform(key, (2, rows))
@@ -37,7 +35,7 @@ def two_agents(
     second = first + 1 + jnp.clip(step, 0, jnp.maximum(count - 2, 0))
     order = jnp.argsort(~active, axis=-1, stable=True)
     at = lambda rank: jnp.take_along_axis(order, (rank % jnp.maximum(count, 1))[:, None], axis=-1)[:, 0]
-    return at(first), at(second), count > 1
+    return at(first), at(second)
 
 
 def one_of(key: jax.Array, valid: Bool[Array, "B T"]) -> Int[Array, "B"]:

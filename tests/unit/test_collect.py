@@ -1,5 +1,7 @@
 """Which tasks a collection leaves alone, and how it divides its updates."""
 
+import json
+
 import pytest
 
 from mtmarl import build, collect, config, trainer
@@ -31,6 +33,39 @@ def test_what_is_there_is_not_written_over(tmp_path, monkeypatch, capsys, there,
     assert begun == ([TASK] if collected else [])
     if not collected:
         assert ("already collected" in (said := capsys.readouterr().out)) and all(q in said for q in there)
+
+
+def test_a_collection_that_was_cut_short_is_ended(tmp_path, monkeypatch, capsys):
+    """A reference and a first vault may be there before all that it writes is."""
+    root, run_dir = tmp_path / "vaults", tmp_path / "run"
+    vault.write_reference(root, TASK, {"reference": 1.0, "random": 0.0})
+    path, _ = save(root, task=TASK)
+    about = json.loads((path / vault.METADATA).read_text())
+    (path / vault.METADATA).write_text(json.dumps({**about, "record_points": [1]}))
+    options = ["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={root}", f"run_dir={run_dir}"]
+    begun = []
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    assert collect.main(options) == 0 and not begun
+    cfg = config.compose(options, "collect")
+    build.write_run(run_dir, cfg, "collect", [TASK], [])
+    assert collect.main(options) == 0 and begun == [TASK]
+    (run_dir / "progress.json").write_text(json.dumps({"evaluations": [], "minutes": 1.0, "written": True}))
+    assert collect.main(options) == 0 and begun == [TASK]
+    (run_dir / "progress.json").unlink()
+    assert collect.main([*options, "algo.gamma=0.5"]) == 0 and begun == [TASK], (
+        "one with other settings is another"
+    )
+
+
+def test_the_reference_of_another_collection_stays(tmp_path, capsys):
+    ours = {"algorithm": "sable", "seed": 0, "env_steps": 100, "reference": 0.9}
+    kept = lambda: vault.read_references(tmp_path)[TASK]["reference"]
+    collect._write_reference(tmp_path, TASK, ours)
+    collect._write_reference(tmp_path, TASK, {**ours, "reference": 0.8})
+    assert kept() == 0.8
+    collect._write_reference(tmp_path, TASK, {**ours, "algorithm": "qmix", "reference": 0.2})
+    assert kept() == 0.8
+    assert "kept the reference return of lbf/5x5-2p-1f-t20, 0.800 of sable" in capsys.readouterr().out
 
 
 def test_vaults_are_written_where_they_are_looked_for_first(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import asyncio
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -242,15 +243,30 @@ def test_concatenated_recordings_are_valid(tmp_path):
     assert v.read_vault(path).metadata["steps"] == 120
 
 
-def test_raw_features_are_exact_or_refused():
-    rng = np.random.default_rng(0)
-    raw = rng.integers(-128, 128, (50, 3, 5)).astype(np.int8)
-    obs = raw * np.asarray(SCALE, np.float32)
-    np.testing.assert_array_equal(v.raw_features(obs, SCALE), raw)
-    with pytest.raises(UserError, match="obs_scale"):
-        v.raw_features(obs + 0.1, SCALE)
-    with pytest.raises(UserError):
-        v.raw_features(np.array([[128.0]]), 1.0)
+def test_a_vault_that_was_being_replaced_is_not_lost(tmp_path, monkeypatch):
+    """A kill between the two moves leaves the old one beside, and says where."""
+    path, _ = save(tmp_path, 0, "lbf/toy")
+    before = v.identity(path)
+    rename = Path.rename
+
+    def killed(self, to):
+        if Path(to) == path:
+            raise SystemExit
+        return rename(self, to)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        patch.setattr(Path, "exists", lambda self: self == path)  # A kill runs no handler that restores.
+        with pytest.raises(SystemExit):
+            v.replace_folder(tmp_path / "new", path)
+    old = path.with_name(".replay.old")
+    for look in (lambda: v.read_vault(path), lambda: v.find_vault("lbf/toy", "replay", [tmp_path])):
+        with pytest.raises(UserError, match=f"restore it: mv {old} {path}"):
+            look()
+    old.rename(path)
+    assert v.identity(path) == before
+    save(tmp_path, 1, "lbf/toy")
+    assert not old.exists() and v.identity(path) != before
 
 
 def test_manifest_finds_corruption(tmp_path):
