@@ -125,7 +125,7 @@ def main() -> None:
         max(s.agents for s in specs), layout.obs, layout.actions, max(s.horizon for s in specs), len(specs)
     )
     module, settings = build.parse_algorithm(cfg, build.ALGOS)
-    player = module.make(settings, padded, (-1.0, 16.0))
+    player = build.make_algorithm(module, settings, padded, 1, (-1.0, 16.0))
     params = jax.jit(player.init)(jax.random.key(0), example_batch(padded)).params
     envs = {name: layout.wrap(env) for name, env in raw.items()}
     starts = {}

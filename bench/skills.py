@@ -17,7 +17,7 @@ from update import TASKS, measure, random_data
 from mtmarl import config, sharding
 from mtmarl.algos import ALGOS
 from mtmarl.algos.base import Algorithm, Phase
-from mtmarl.build import Parts, make_sources, parse_algorithm
+from mtmarl.build import Parts, make_algorithm, make_sources, parse_algorithm
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import vault_source
 from mtmarl.envs import smax
@@ -61,7 +61,7 @@ def hybrid(batch: int, context: int, repeats: int, chunk: int) -> None:
     split = of_layout(layout, [env.spec for env in raw])
     dims = Dims(AGENTS, layout.obs, layout.actions, 150, len(envs), split)
     module, settings = parse_algorithm(cfg, ALGOS)
-    algo, data = module.make(settings, dims, (0.0, 2.0)), smax_data()
+    algo, data = make_algorithm(module, settings, dims, 1, (0.0, 2.0)), smax_data()
     teams = jnp.asarray([env.spec.agents for env in envs], jnp.int32)
     data = data._replace(
         agents=teams, **{n: getattr(data, n)[: len(envs)] for n in ("offset", "length", "obs_scale")}
@@ -98,7 +98,7 @@ def main() -> None:
     for name in METHODS:
         cfg = config.compose([f"+algo={name}", "+tasks=marine_hard"], "train")
         module, settings = parse_algorithm(cfg, ALGOS)
-        algo = module.make(settings, dims, (0.0, 2.0))
+        algo = make_algorithm(module, settings, dims, 1, (0.0, 2.0))
         for phase in algo.phases:
             tokens = batch * context * AGENTS
             m = measure(only(algo, phase), dims, source, tokens, repeats, chunk=2 if quick else 3)

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl import config, sharding, trainer
+from mtmarl import build, config, sharding, trainer
 from mtmarl.algos import OFFLINE
-from mtmarl.build import parameter_count, parse_algorithm
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import Source, vault_source
 from mtmarl.types import Dims, example_batch
@@ -71,9 +70,9 @@ def make_algorithm(name: str, embed_dim: int, agents: int, dtype: str = "float32
     """An offline algorithm for RWARE-like tasks."""
     options = [f"algo.network.embed_dim={embed_dim}", f"algo.network.dtype={dtype}"]
     cfg = config.compose([f"+algo={name}", "+tasks=rware_15", *options], "train")
-    module, settings = parse_algorithm(cfg, OFFLINE)
+    module, settings = build.parse_algorithm(cfg, OFFLINE)
     dims = Dims(agents, OBS, ACTIONS, 500, TASKS)
-    return module.make(settings, dims, (-1.0, 16.0)), dims
+    return build.make_algorithm(module, settings, dims, 1, (-1.0, 16.0)), dims
 
 
 class Measured(NamedTuple):
@@ -114,7 +113,9 @@ def measure(
 
     seconds = best_seconds(run, repeats) / chunk
     memory = compiled.memory_analysis()
-    count = parameter_count(holder["state"].learner.params) // (len(seed) if isinstance(seed, tuple) else 1)
+    count = build.parameter_count(holder["state"].learner.params) // (
+        len(seed) if isinstance(seed, tuple) else 1
+    )
     return Measured(seconds, compile_seconds, getattr(memory, "temp_size_in_bytes", 0), count, tokens)
 
 

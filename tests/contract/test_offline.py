@@ -43,7 +43,7 @@ def make(request):
         "train",
     )
     module, settings = build.parse_algorithm(cfg, ALGOS)
-    return lambda dims: module.make(settings, dims, (-3.0, 3.0))
+    return lambda dims: build.make_algorithm(module, settings, dims, 100, (-3.0, 3.0))
 
 
 def update(make, batch, tasks=2):
