@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One policy for LBF, Connector and RWARE together against one policy each. Nothing is published on it.
 #   experiment_scripts/cross_environment.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# Time: smoke 1 run, cpu 12 runs of which table1 has made nine, paper 36 runs; not yet measured.
+# Time: smoke 1 run; cpu 12 runs, nine of them made by table1, three of 50 minutes on one core; paper 36 runs.
 sweep=cross_environment
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep=$sweep "$@"

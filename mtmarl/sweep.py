@@ -46,8 +46,6 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
 """
 TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
-# What other sweeps' reports hold of the runs of this one, as a results.json in its directory.
-ADOPTED = "adopted.json"
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
 _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
@@ -440,7 +438,7 @@ def _recorded(file: Path) -> dict[Path, dict[str, Any]]:
 
 def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> None:
     """Runs of other sweeps as runs of this one: copied into their places, without the checkpoints that only a
-    continuation needs, or written to ADOPTED, a results.json of this sweep.
+    continuation needs, or written to `analysis.runs.ADOPTED`, a results.json of this sweep.
     """
     reported: dict[str, Path] = {}
     for directory, place in found.items():
@@ -459,11 +457,11 @@ def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> Non
 
 
 def _adopt(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> None:
-    """Adds runs that reports of other sweeps hold to ADOPTED."""
+    """Adds runs that reports of other sweeps hold to those that are there."""
     from mtmarl.analysis import runs as runs_
     from mtmarl.analysis.sweeps import recipe
 
-    path = out / ADOPTED
+    path = out / runs_.ADOPTED
     files = {f for place in found.values() for f in place.parents if f.is_file()}
     values = {file: runs_.read_results(file) for file in sorted(files)}
     about = {key: record[key] for key in ("name", "profile", "title", "x", "panel", "line", "axes")}
@@ -671,11 +669,13 @@ def help_text() -> str:
 
 def run_sweep(options: Options) -> int:
     """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
+    from mtmarl.analysis.runs import ADOPTED
+
     sweep, where = read_sweep(options.sweep)
     place = launcher.read(options.launcher, options.launcher_options)
     record, out = plan(sweep, where, options), out_directory(options)
     runs, files = chosen(record, options.only), [Path(f).expanduser() for f in options.results]
-    adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
+    adopted = lambda: [file for file in [out / ADOPTED] if file.exists()]
     held = {file: in_results(record, [file]) for file in (*files, *adopted())}
     known = set().union(*held.values())
     counted = sum(r["dir"] in known for r in runs)
@@ -715,7 +715,7 @@ def run_sweep(options: Options) -> int:
     from mtmarl.report import write_report
 
     try:
-        print(f"report: {write_report([out, *own, *adopted()], out / 'report')}", flush=True)
+        print(f"report: {write_report([out, *own], out / 'report')}", flush=True)
     except UserError as error:
         print(f"no report: {error}", file=sys.stderr)
     for line in failures:

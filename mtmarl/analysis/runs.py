@@ -15,6 +15,8 @@ from mtmarl import settings
 from mtmarl.errors import UserError
 
 # Everything that a file of another make or version, or one that is being written, can throw at its reader.
+# What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
+ADOPTED = "adopted.json"
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
@@ -176,8 +178,9 @@ def _partial(file: Path, root: Path) -> bool:
 
 
 def results(paths: Iterable[Path]) -> list[Path]:
-    """Those of the paths that are files, each once: results.json of earlier reports."""
-    return list(dict.fromkeys(p.resolve() for p in paths if p.is_file()))
+    """Those of the paths that are files, each once: results.json of earlier reports; and what sweeps took from such."""
+    paths = list(paths)
+    return list(dict.fromkeys([*(p.resolve() for p in paths if p.is_file()), *files(paths, ADOPTED)]))
 
 
 def load(paths: Sequence[Path], references: Path | None = None) -> Found:

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from mtmarl import config, sweep
+from mtmarl.analysis import runs
 from mtmarl.errors import UserError
 from mtmarl.report import write_report
 from tests.processes import children_of
@@ -316,9 +317,9 @@ def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
     sweep.write_plan(record, out)
     sweep.take({d: p for d, p in found.items() if "thin" in d}, record, out)
     sweep.take({d: p for d, p in found.items() if "thin" not in d}, record, out)  # added to the first
-    adopted = out / sweep.ADOPTED
+    adopted = out / runs.ADOPTED
     assert sweep.in_results(record, [adopted]) == set(found)
-    report = write_report([out, adopted], tmp_path / "report")
+    report = write_report([out], tmp_path / "report")
     assert "8 of 12 runs finished" in report.read_text()
     kept = json.loads(report.with_name("results.json").read_text())["sweeps"][0]["runs"]
     assert {r["dir"] for r in kept} == {f"out/{r['dir']}" for r in same}
