@@ -10,9 +10,9 @@ from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
 from mtmarl.ops.returns import gae
 
 
-def test_mean_counts_only_what_has_weight():
-    assert float(masked.mean(jnp.asarray([1.0, 2.0, 9.0]), jnp.asarray([1, 1, 0]))) == 1.5
-    assert float(masked.mean(jnp.ones(3), jnp.zeros(3))) == 0.0
+def test_mean_counts_only_what_is_valid():
+    assert float(masked.mean(jnp.asarray([1.0, 2.0, 9.0]), jnp.asarray([True, True, False]))) == 1.5
+    assert float(masked.mean(jnp.ones(3), jnp.zeros(3, bool))) == 0.0
 
 
 def test_every_task_weighs_the_same():
