@@ -28,10 +28,9 @@ PROTOCOL = (
     "Intervals: 95% percentile bootstrap with {resamples} resamples of whole runs. A run scores all its tasks, so the "
     "seeds of a cell (an algorithm with its settings and training tasks) are drawn for all tasks at once, and those of "
     "different cells apart, unless only the choice of the checkpoint tells these apart. A single seed has no interval. "
-    "That of the mean of one cell with 3 seeds reaches from the "
-    "lowest run to the highest and holds the true mean about three times in four: read it beside the standard error "
-    "over seeds. IQM: mean of the middle half of all scores (Agarwal et al. 2021, Deep RL at the edge of the "
-    "statistical precipice)."
+    "That of the mean of one cell with 3 seeds reaches from the lowest run to the highest and holds the true mean "
+    "about three times in four: read it beside the standard error over seeds. IQM: mean of the middle half of all "
+    "scores (Agarwal et al. 2021, Deep RL at the edge of the statistical precipice)."
 )
 SCORES = {
     False: "return / return of online Sable on the task",

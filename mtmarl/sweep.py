@@ -675,7 +675,7 @@ def run_sweep(options: Options) -> int:
     place = launcher.read(options.launcher, options.launcher_options)
     record, out = plan(sweep, where, options), out_directory(options)
     runs, files = chosen(record, options.only), [Path(f).expanduser() for f in options.results]
-    adopted = lambda: [file for file in [out / ADOPTED] if file.exists()]
+    adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
     held = {file: in_results(record, [file]) for file in (*files, *adopted())}
     known = set().union(*held.values())
     counted = sum(r["dir"] in known for r in runs)

@@ -2,8 +2,8 @@
 
 Departures from the released code: the loss is over legal actions and all tasks weigh the same; a step is one token;
 windows go on after an agent's death, where it has one action; feed-forward layers are four times as wide as the
-rest; the critic learns in the fine-tuning alone. As released
-it has a context of one step, which is a policy without memory, and is told neither its actions nor returns.
+rest; the critic learns in the fine-tuning alone. As released it has a context of one step, which is a policy without
+memory, and is told neither its actions nor returns.
 """
 
 from dataclasses import dataclass

@@ -48,11 +48,8 @@ def test_loss_by_the_formulas(released):
     values, weights that are normalised at each position, and time limits that are ends.
     """
     batch = make_batch(2, tasks=1)
-    config, bins, bias = (
-        CONFIG,
-        11,
-        hl_gauss.initial_bias(0.0, support := hl_gauss.Support(-3.0, 3.0, 11, 0.75)),
-    )
+    support = hl_gauss.Support(-3.0, 3.0, 11, 0.75)
+    config, bins, bias = CONFIG, 11, hl_gauss.initial_bias(0.0, support)
     if released:
         config, bins, bias = replace(CONFIG, hl_gauss=False, icq_grouping="position"), 1, jnp.zeros(1)
         batch = batch._replace(terminal=batch.terminal | batch.truncated, truncated=batch.truncated & False)
