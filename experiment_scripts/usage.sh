@@ -8,3 +8,7 @@ for word in "$@"; do
     ;;
   esac
 done
+if [ -z "${PYTHON:-}" ] && [ ! -x .venv/bin/python ]; then
+  echo "error: no .venv/bin/python here; run 'make setup' in the root of the repository, and this from there" >&2
+  exit 2
+fi

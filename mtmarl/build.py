@@ -40,7 +40,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
 from mtmarl.files import write_json
-from mtmarl.settings import deciding, differing, without_use
+from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
 
@@ -742,7 +742,9 @@ def differing_settings(
     before = config.parse(Config, earlier["config"], where)
     whole = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
     free = (*free, *without_use(earlier))
-    return differing([deciding(whole(c), free) for c in (before, cfg)])
+    keys = differing([deciding(whole(c), free) for c in (before, cfg)])
+    # Another algorithm has settings of its own.
+    return [k for k in keys if not k.startswith("algo.")] if "algo_name" in keys else keys
 
 
 def read_origins(cfg: Config, tasks: Sequence[str]) -> dict[str, str]:
@@ -770,13 +772,13 @@ def earlier_run(run_dir: Path, cfg: Config, free: Sequence[str] = ()) -> dict[st
     different = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
     if different:
         raise UserError(
-            f"{run_dir}: holds a run with other settings ({', '.join(different)}); "
+            f"{run_dir}: holds a run with other settings ({listed(different)}); "
             "give another run_dir, or remove this one"
         )
     changed = changed_origins(earlier, cfg)
     if changed:
         raise UserError(
-            f"{run_dir}: holds a run that was made of other data ({', '.join(changed)}); "
+            f"{run_dir}: holds a run that was made of other data ({listed(changed)}); "
             "give another run_dir, or remove this one"
         )
     return earlier
@@ -864,9 +866,17 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
 
 
 def evaluate_policy(
-    policy: Policy, tasks: str | Sequence[str], episodes: int = 320, seed: int = 0, explore: float = 1.0
+    policy: Policy,
+    tasks: str | Sequence[str],
+    episodes: int = 320,
+    seed: int = 0,
+    explore: float | None = None,
 ) -> dict[str, EvalResult]:
-    """Zero-shot scores on tasks of the policy's family, at their true team sizes."""
+    """Zero-shot scores on tasks of the policy's family, at their true team sizes.
+
+    explore: 0 greedy … 1 sample; None: as its run was scored.
+    """
+    explore = policy.config.evaluator.explore if explore is None else explore
     raw = make_envs([tasks] if isinstance(tasks, str) else tasks)
     envs = {name: policy.layout.wrap(env) for name, env in raw.items()}
     evaluator = Evaluator(envs, policy.act, policy.init_carry, min(32, episodes), seed)

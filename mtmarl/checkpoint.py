@@ -117,8 +117,20 @@ def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
     if not path.is_dir():
         raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
     metadata = checkpointer.metadata(path).item_metadata
-    assert metadata is not None
+    if metadata is None:
+        raise _damaged(path)
     return metadata.tree
+
+
+def _read(checkpointer: ocp.StandardCheckpointer, path: Path, shapes: Any) -> Any:
+    try:
+        return checkpointer.restore(path, shapes)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> UserError:
+    return UserError(f"{path}: this policy is not whole; copy it again")
 
 
 def load_params(path: Path, like: Any) -> Any:
@@ -132,7 +144,7 @@ def load_params(path: Path, like: Any) -> Any:
                 raise UserError(
                     f"{path}: parameter {name} has shape {have.get(name)}, this task needs {want.get(name)}"
                 )
-        return checkpointer.restore(path, _abstract(like))
+        return _read(checkpointer, path, _abstract(like))
 
 
 class Matching(NamedTuple):
@@ -151,7 +163,7 @@ def load_matching(path: Path, like: Any, anew: Sequence[str] = ()) -> Matching:
     with _alone() as checkpointer:
         saved = _saved(checkpointer, path)
         shapes = jax.tree.map(lambda v: jax.ShapeDtypeStruct(tuple(v.shape), v.dtype), saved)
-        have = names(checkpointer.restore(path, shapes))
+        have = names(_read(checkpointer, path, shapes))
     want = names(like)
     same = lambda name, v: name in want and v.shape == want[name].shape
     kept = {name: v for name, v in have.items() if name.partition("/")[0] not in anew}

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mtmarl import config
-from mtmarl.errors import UserError, exit_with, failed
+from mtmarl.errors import GOES_ON, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 
 # Index of the final evaluation, whose start states are met in no other, and its length.
@@ -64,6 +64,12 @@ def run(cfg: config.Config) -> None:
         label = f"[{i + 1}/{len(jobs)}] {task}"
         if done:
             print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
+            lacking = [q for q in qualities(cfg) if record and q not in there]
+            if lacking:
+                print(
+                    f"  not {', '.join(lacking)}, recorded along with training alone: give another data.vault_dir "
+                    "to train anew"
+                )
             continue
         print(label, flush=True)
         collect_task(own, task, root)
@@ -134,11 +140,11 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         raise UserError(
             f"{run_dir}: holds a run of {', '.join(earlier['train_tasks'])}; give another run_dir"
         )
+    job = build.online(cfg, task)
     if sharding.is_primary():
         stack.enter_context(only_writer(run_dir))
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
-    job = build.online(cfg, task)
     algo, evaluator, plan, env = job.algo, job.evaluator, job.plan, job.env
     steps_per_update = c.num_envs * c.rollout_length
     began = time.time()
@@ -312,4 +318,4 @@ def _figures(cfg, job, run_dir: Path, task: str, progress, played: int) -> dict[
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, GOES_ON)

@@ -13,19 +13,21 @@ import typing
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
 from mtmarl.ranges import Count, Range, Share, SomeShare
+from mtmarl.sinks import check_sinks
 
 T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
 # What a random key takes.
 LARGEST_SEED = 2**31 - 1
-# What evaluate takes from the run whose policy it scores.
-_OF_THE_RUN = re.compile(r"(trainer|collect|algo|evaluator)\.(?!final_episodes$)")
+# The keys and sections that evaluate has; whatever else it takes from the run whose policy it scores.
+_OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_episodes|data\.vault_dir)$")
 # Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
 _PATHS = ("run_dir", "run", "init_from", "data.vault_dir", "hub.url", "tasks.hub")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
@@ -297,6 +299,13 @@ def hub_address() -> str | None:
     return parse(HubConfig, read_yaml(path).get("hub") or {}, str(path)).url
 
 
+@cache
+def defaults(algo: str) -> Mapping[str, Any]:
+    """What the settings of a run are where it was told nothing but its algorithm; of an unknown one no settings."""
+    values, _ = _compose([f"+algo={algo}"] if algo in options("algo") else [])
+    return values
+
+
 def compose(argv: list[str], command: str) -> Config:
     """The configuration of one run from its command line, e.g. `["+algo=mt_oryx", "+tasks=lbf_5", "seed=1"]`.
 
@@ -308,9 +317,11 @@ def compose(argv: list[str], command: str) -> Config:
     overrides, chosen = _overrides(argv)
     values, choices = _compose(overrides)
 
-    of_the_run = [key for o in argv if _OF_THE_RUN.match(key := o.partition("=")[0].lstrip("+"))]
+    of_the_run = [key for o in argv if not _OF_EVALUATE.match(key := o.partition("=")[0].lstrip("+"))]
     if command == "evaluate" and of_the_run:
-        raise UserError(f"{', '.join(of_the_run)}: evaluate acts as the run was scored; leave it out")
+        raise UserError(
+            f"{', '.join(of_the_run)}: evaluate acts as the run was scored, without such options; leave them out"
+        )
     if command != "evaluate" and values.get("run") is not None:
         raise UserError(f"run= belongs to evaluate; {command} starts from a run with init_from=")
     for need in _NEEDS.get(command, ()):
@@ -337,6 +348,7 @@ def compose(argv: list[str], command: str) -> Config:
 
 def _check(cfg: Config, command: str) -> None:
     where = "configs/config.yaml or the command line"
+    check_sinks(cfg.sinks)
     if not 0 <= cfg.seed <= LARGEST_SEED:
         raise UserError(f"{where}: seed must lie in 0 … {LARGEST_SEED}, not {cfg.seed}")
     if cfg.seeds is not None:
@@ -468,25 +480,39 @@ def help_text(command: str, argv: Iterable[str] = ()) -> str:
         "evaluate": "run=runs/… +tasks=lbf/8x8-2p-2f-coop [key=value …]",
     }
     lines = [f"usage: python -m mtmarl.{command} {usage.get(command, '[key=value …]')}", ""]
-    lines += [f"  +{g}=  {', '.join(options(g)) or '(none)'}" for g in GROUPS]
+    groups = [g for g in GROUPS if command != "evaluate" or _OF_EVALUATE.match(g)]
+    lines += [f"  +{g}=  {', '.join(options(g)) or '(none)'}" for g in groups]
     lines += [
         "  +tasks= also takes the name of one task, or of several joined by commas: family/scenario",
-        "  --help with +algo=, +tasks= or +experiment= chosen lists what these hold as well",
+        f"  --help with {' or '.join(f'+{g}=' for g in groups)} chosen lists what it holds as well",
         "",
     ]
     text = (config_dir() / "config.yaml").read_text(encoding="utf-8")
-    lines += ["keys and defaults (write nested keys with dots, as in trainer.updates=500):", ""]
+    lines += ["keys and defaults (write nested keys with dots, as in data.quality=expert):", ""]
     body = text.split("- _self_", 1)[-1].strip("\n")
+    if command == "evaluate":
+        body = _of_evaluate(body)
     lines += ["  " + line if line else "" for line in body.splitlines()]
     for arg in argv:
         key, _, name = arg.lstrip("+").partition("=")
-        if key in GROUPS and name in options(key):
+        if key in groups and name in options(key):
             lines += ["", f"  {key}:  # {name}"]
             text = (config_dir() / key / f"{name}.yaml").read_text(encoding="utf-8")
             # How Hydra puts files together is no option of anybody's.
             text = re.sub(r"^(# @package.*|defaults:\n(?:[ ]+.*\n)+)\n*", "", text, flags=re.MULTILINE)
             lines += ["    " + line if line else "" for line in text.strip().splitlines()]
     return "\n".join(lines)
+
+
+def _of_evaluate(body: str) -> str:
+    """The lines of config.yaml with the keys that evaluate has."""
+    kept, section = [], ""
+    for line in body.splitlines():
+        key = line.partition(":")[0]
+        section = section if key.startswith(" ") else f"{key}."
+        if _OF_EVALUATE.match(section + key.strip() if key.startswith(" ") else key):
+            kept += ["", section[:-1] + ":"] * (key.startswith(" ")) + [line]
+    return "\n".join(kept)
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:

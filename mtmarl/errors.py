@@ -13,6 +13,10 @@ class UserError(Exception):
     """
 
 
+# What a stop leaves of a command that saves its state.
+GOES_ON = "the same command goes on from its last checkpoint"
+
+
 def failed(error: UserError | OSError) -> int:
     """Prints what stopped a command, in one line; the exit code. Raises an OSError again that is not about a file."""
     if isinstance(error, OSError):
@@ -24,12 +28,14 @@ def failed(error: UserError | OSError) -> int:
     return 2
 
 
-def exit_with(main: Callable[[], int]) -> NoReturn:
-    """Runs a command that can be stopped and started again."""
+def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
+    """Runs a command; it may be stopped, and what it prints cut short. `afterwards`: what a stop leaves."""
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()
+        sys.exit(code)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from its last checkpoint", file=sys.stderr)
+        print("\nstopped" + (f"; {afterwards}" if afterwards else ""), file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Who reads what is printed has had enough, as `head` has; nor is there more to flush.

@@ -5,7 +5,7 @@ import math
 import sys
 
 from mtmarl import config
-from mtmarl.errors import UserError, failed
+from mtmarl.errors import UserError, exit_with, failed
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,4 +58,4 @@ def run(cfg: config.Config) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -6,12 +6,13 @@ HTML page, LaTeX tables, figures as PNG and SVG, and every number as results.jso
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtmarl.errors import UserError, failed
+from mtmarl import config, settings
+from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mtmarl.analysis.runs import Run
     from mtmarl.analysis.sweeps import Sweep
 
+RESULTS = "results.json"
 CHECKPOINTS = {
     "best": "the checkpoint with the highest score on the {select} tasks",
     "last": "the checkpoint after the final update",
@@ -41,6 +43,7 @@ TASKS_DIFFER = (
     "**Not all {these} were scored on the same held-out tasks**, so their means do not compare: see the comparisons, "
     "which take the tasks that both sides share, and the table task by task."
 )
+SHARED_TASKS = "Each pair over the tasks that both were scored on; above it the gain with its 95% interval."
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,7 +84,9 @@ def main(argv: list[str] | None = None) -> int:
     alone = len(args.runs) == 1 and not args.runs[0].is_file()
     out = args.out or (args.runs[0] / "report" if alone else Path("report"))
     try:
-        report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold)
+        # What lies at PATH/report is of the runs beside it; elsewhere it may be all that is known of its runs.
+        keep = out != args.runs[0] / "report"
+        report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold, keep)
     except (UserError, OSError) as error:
         return failed(error)
     for notice in notices:
@@ -91,9 +96,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 10:
-        raise argparse.ArgumentTypeError(f"{text} is no share; it must lie above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; give a number above 0, at most 10")
     return value
 
 
@@ -103,11 +111,18 @@ def write_report(paths: Sequence[Path], out: Path, which: str = "best") -> Path:
 
 
 def _write(
-    paths: Sequence[Path], out: Path, which: str, references: Path | None = None, threshold: float = 0.9
+    paths: Sequence[Path],
+    out: Path,
+    which: str,
+    references: Path | None = None,
+    threshold: float = 0.9,
+    keep: bool = False,
 ) -> tuple[Path, list[str]]:
+    """`keep`: an earlier report that holds runs which this one lacks is not written over."""
     from mtmarl.analysis import document, measure, runs, sweeps
 
     found = runs.load(paths, references)
+    found = replace(found, runs=tuple(map(_completed, found.runs)))
     plans = sweeps.load(paths, found)
     planned, refused = plans.sweeps, list(dict.fromkeys([*found.refused, *plans.refused]))
     rest = [r for r in found.runs if r.path not in plans.directories]
@@ -118,8 +133,11 @@ def _write(
         if id(run) not in shown:
             refused.append((runs.shown(run.path, paths), _why_not(run)))
     if not planned and not trained and not collected:
-        reasons = "; ".join(f"{place}: {reason}" for place, reason in refused)
-        raise UserError(f"{', '.join(map(str, paths))}: nothing to report on. {reasons}".strip())
+        reasons = [f"{place}: {reason}" for place, reason in refused]
+        earlier = [p / RESULTS for p in paths if (p / RESULTS).is_file()]
+        reasons += [f"{file} is that of an earlier report: give the file itself" for file in earlier]
+        empty = "no runs or sweeps there"
+        raise UserError(f"{', '.join(map(str, paths))}: nothing to report on ({'; '.join(reasons) or empty})")
 
     sections: list[Section] = []
     results: dict[str, Any] = {
@@ -150,6 +168,8 @@ def _write(
         results["remarks"] = list(found.remarks)
         sections.append(_remarks(found.remarks, sorted(refused)))
 
+    if keep and (out / RESULTS).exists():
+        _check_holds(results, out)
     out.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for picture in section.pictures():
@@ -162,8 +182,46 @@ def _write(
     reported = [*trained, *(r for s in planned for r in s.finished())]
     results["references"] = measure.references(reported)
     results["settings"] = measure.all_settings([*reported, *collected])
-    write("results.json", measure.to_json(results) + "\n")
+    write(RESULTS, measure.to_json(results) + "\n")
     return out / "report.md", notices
+
+
+def _completed(run: "Run") -> "Run":
+    """With the defaults of settings that the record of the run, made by an earlier version, does not know."""
+    own = run.record.get("config")
+    if not own:
+        return run
+    known = settings.flatten(config.defaults(run.record["algo"]))
+    return replace(run, record={**run.record, "config": settings.unflatten(known | settings.flatten(own))})
+
+
+def _check_holds(results: dict[str, Any], out: Path) -> None:
+    """Raises a UserError if the report at `out` holds runs that `results` lacks."""
+    from mtmarl.analysis import runs
+
+    try:
+        earlier = runs.read_results(out / RESULTS)
+        lost = _held(earlier) - _held(results)
+    except runs.BROKEN as error:
+        raise UserError(f"{out / RESULTS}: {runs.reason(error)}; give another --out") from error
+    if lost:
+        raise UserError(
+            f"{out}: holds a report on {len(lost)} runs that this one lacks, such as {min(lost)}; give another --out, "
+            f"or {out / RESULTS} beside the paths"
+        )
+
+
+def _held(results: dict[str, Any]) -> set[str]:
+    """Names of the runs in a results.json, wherever they lay."""
+    seed = lambda run: f"seed {run['seed']}"
+    planned = {
+        " ".join([s["name"], s["profile"], *map(str, run["cell"].values()), seed(run)])
+        for s in results["sweeps"]
+        for run in s["runs"]
+    }
+    plain = {f"{e['label']} {seed(run)}" for e in results["experiments"] for run in e["runs"]}
+    online = {f"{c['task']} {seed(c['run'])}" for c in results.get("collection") or ()}
+    return planned | plain | online
 
 
 def _why_not(run: "Run") -> str:
@@ -266,12 +324,13 @@ def _sweep(
     comparable = not measure.tasks_differ(sweep)
     if not comparable:
         parts.append(TASKS_DIFFER.format(these="cells"))
-    band = "Bands" if sweep.numbers() is not None else "Whiskers"
+    bands = "Bands" if sweep.numbers() is not None else "Whiskers"
+    bands += ": 95% intervals, where there are several seeds."
     pictures = [
         (
             "",
-            plots.sweep_figure(sweep, cells, combined),
-            f"{sweep.title}. {band}: 95% intervals, where there are several seeds.",
+            plots.sweep_figure(sweep, cells, combined) if comparable else plots.comparisons(comparisons),
+            f"{sweep.title}. " + (bands if comparable else SHARED_TASKS),
         ),
         ("claims", plots.claims(claims), f"{sweep.title}: published gains and ours."),
         (
@@ -403,7 +462,8 @@ def _few_shot(
     figure = plots.few_shot_curves(groups, found)
     if figure is None:
         return found, []
-    caption = "Return of evaluations during training; dotted: the threshold. Bands: range of seeds."
+    caption = "Return of evaluations during training; dotted: the threshold. Bands: range of seeds. "
+    caption += "Returns far below 0 are cut off."
     parts = [tables.few_shot(found, threshold), Picture(f"{prefix}few-shot", figure, caption)]
     return found, [p for p in parts if p is not None]
 
@@ -442,8 +502,6 @@ def _collection(collected: Sequence["Run"], paths: Sequence[Path]) -> tuple["Sec
 
 def _with_minutes(run: "Run", numbers: dict[str, Any]) -> "Run":
     """Collection keeps its minutes with the metrics, not in run.json."""
-    from dataclasses import replace
-
     return replace(run, record={**run.record, "minutes": numbers["minutes"]})
 
 
@@ -458,4 +516,4 @@ def _remarks(remarks: Sequence[str], refused: Sequence[tuple[str, str]]) -> "Sec
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -67,6 +67,12 @@ def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return sorted(k for k in keys if len({spell(one[k]) if k in one else None for one in settings}) > 1)
 
 
+def listed(keys: Sequence[str], most: int = 6) -> str:
+    """Keys for a message of one line."""
+    more = len(keys) - most
+    return ", ".join(keys[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def spell(value: Any) -> str:
     """A value as a command line gives it; 1.0 and 1 are one value."""
     if isinstance(value, list | tuple):

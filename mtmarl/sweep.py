@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtmarl import config, launcher, settings
-from mtmarl.errors import UserError, failed
+from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_json
 from mtmarl.sinks.summary import score
 
@@ -142,6 +142,8 @@ def read_options(argv: Sequence[str]) -> Options:
             only[key.removeprefix("only.")] = tuple(v.strip() for v in value.split(","))
         elif arg.startswith("-") or not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
+        elif key in ("dry_run", "dry-run"):
+            raise UserError(f"{arg}: write --dry-run")
         elif key in _OWN:
             raise UserError(f"{key}= belongs to the single run; {_OWN[key]}")
         else:
@@ -336,7 +338,7 @@ def check_held(record: Mapping[str, Any], files: Sequence[Path]) -> None:
             differing = build.differing_settings(kept, cfg, str(file), _lacking()) if kept and cfg else []
             if differing:
                 raise UserError(
-                    f"results={file}: {own['dir']} was made with other settings ({', '.join(differing)}); "
+                    f"results={file}: {own['dir']} was made with other settings ({settings.listed(differing)}); "
                     "without that results= it is made anew"
                 )
 
@@ -502,7 +504,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         if directory not in new:
             raise UserError(f"{out}: holds the run {directory}, which this sweep lacks; {remedy}")
         if planned != new[directory]:
-            differing = ", ".join(sorted(planned ^ new[directory]))
+            differing = settings.listed(sorted(planned ^ new[directory]))
             raise UserError(
                 f"{out}: holds this sweep with other settings ({directory}: {differing}); {remedy}"
             )
@@ -690,13 +692,6 @@ def run_sweep(options: Options) -> int:
         child.submit(check_runs, runs, out, where).result()
         child.submit(check_held, record, list(held)).result()
         found = child.submit(find_finished, runs, out, files).result()
-    if options.dry_run:
-        for directory, there in found.items():
-            print(f"# {directory}: taken from {there}")
-        for r in runs:
-            if r["dir"] not in found and not (out / r["dir"] / "final.json").exists():
-                print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
-        return 0
     own = [file for file in files if held[file]]
     for file in files:
         given = file in own or any(file in place.parents for place in found.values())
@@ -704,6 +699,13 @@ def run_sweep(options: Options) -> int:
             raise UserError(
                 f"results={file}: holds none of the runs of {record['name']} ({record['profile']})"
             )
+    if options.dry_run:
+        for directory, there in found.items():
+            print(f"# {directory}: taken from {there}")
+        for r in runs:
+            if r["dir"] not in found and not (out / r["dir"] / "final.json").exists():
+                print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
+        return 0
     write_plan(record, out)
     take(found, record, out)
     known = in_results(record, adopted())
@@ -724,4 +726,4 @@ def run_sweep(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

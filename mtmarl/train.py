@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtmarl import config
-from mtmarl.errors import UserError, exit_with, failed
+from mtmarl.errors import GOES_ON, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
 
@@ -232,4 +232,4 @@ class Run:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, GOES_ON)

@@ -10,7 +10,7 @@ from typing import Any
 
 from mtmarl import config
 from mtmarl.data import vault as vaults
-from mtmarl.errors import UserError, failed
+from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
 
 ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
@@ -89,6 +89,8 @@ def list_all(args: argparse.Namespace) -> None:
         for name, path in _found(args).items():
             about = vaults.read_metadata(path)
             rows[name] = (about["steps"], about["episodes"], about["episode_return"], path)
+    if not rows:
+        raise UserError(f"no vaults in {args.hub or ', '.join(map(str, _roots(args)))}")
     for name, (steps, episodes, returns, path) in sorted(rows.items()):
         mean = returns.get("mean", float("nan"))
         print(f"{name:40s} {steps:>9d} steps {episodes:>7d} episodes  return {mean:8.3f}  {path}".rstrip())
@@ -308,4 +310,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -11,10 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from mtmarl.analysis import few_shot, measure, stats, sweeps
+from mtmarl.analysis import few_shot, measure, stats, sweeps, tables
 from mtmarl.analysis.runs import Run
 from mtmarl.analysis.sweeps import Cell, Sweep, plain, title
-from mtmarl.analysis.tables import percent
 
 # Okabe & Ito, colour-blind safe; markers and dashes tell lines apart in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")
@@ -272,6 +271,36 @@ def _names_below(axis: Axes, names: Sequence[str]) -> None:
 
 
 @styled
+def comparisons(found: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """Pairs of bars, each over the tasks that both sides were scored on, with the gain of the first above them."""
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for c in found for name in (c["one"], c["other"])))
+    figure, ((axis,),) = _grid(1, 1, max(4.2, 1.9 * len(found)), 3.1)
+    for place, c in enumerate(found):
+        for side, name, mean in ((-0.21, c["one"], c["mean_of"]), (0.21, c["other"], c["mean_over"])):
+            i = names.index(name)
+            axis.bar(place + side, mean, 0.38, color=_colour(i), label=name, zorder=2,
+                     hatch=None if i < len(COLOURS) else "//", edgecolor="white", linewidth=0.5)  # fmt: skip
+        high = max(c["mean_of"], c["mean_over"])
+        axis.text(
+            place, high + 0.02, tables.gain(c).replace(" [", "\n["), ha="center", va="bottom", fontsize=7.5
+        )
+    axis.set_xticks(
+        range(len(found)), [_wrap(f"{c['other']}: {tables.tasks(c['tasks'])}", 22) for c in found]
+    )
+    axis.set_xlim(-0.6, len(found) - 0.4)
+    axis.tick_params(axis="x", length=0)
+    axis.grid(False, axis="x")
+    axis.set(ylabel=SCORE, title=f"{SPLIT_TITLES[found[0]['split']]}; gain of the first over the second")
+    _score_axes([axis])
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, max(high, 0.14 * (high - low) + max(max(c["mean_of"], c["mean_over"]) for c in found)))
+    _legend(figure, [axis])
+    return figure
+
+
+@styled
 def claims(found: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Published gains beside ours with their 95% intervals, one row per claim; None where none can be drawn."""
     drawn = [c for c in found if np.isfinite(c["gain"])]
@@ -314,7 +343,7 @@ CURVES_LOWEST = -0.5
 
 def sweep_curves(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[Figure]:
     """Learning curves of every cell that has any, training and held-out tasks, seeds thin and their mean thick."""
-    late = {tuple(c["cell"].values()): c["late_change"] for c in cells}
+    late = {tuple(c["cell"].values()): tables.late(c) for c in cells}
     found = []
     for cell in sweep.cells():
         runs = [e.run for e in sweep.planned(cell) if e.run is not None]
@@ -324,7 +353,7 @@ def sweep_curves(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> list[Figur
 
 
 @styled
-def _small_multiples(found: Sequence[tuple[str, Sequence[Run], float | None]]) -> Figure:
+def _small_multiples(found: Sequence[tuple[str, Sequence[Run], str]]) -> Figure:
     figure, axes = _panels(len(found), 5 if len(found) > 8 else 4, 2.05, 1.75, sharey=True)
     for axis, (name, runs, late) in zip(axes, found, strict=True):
         end = 0.0
@@ -339,8 +368,9 @@ def _small_multiples(found: Sequence[tuple[str, Sequence[Run], float | None]]) -
                 axis.plot(*_mean_curve(whole), color=colour, linewidth=1.6, label=SPLIT_TITLES[split])
         axis.axvspan(0.8 * end, end, color="#000000", alpha=0.05, linewidth=0)
         axis.set_title(_wrap(name, 30), fontsize=7.5)
+        behind = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
         axis.text(
-            0.97, 0.05, percent(late), transform=axis.transAxes, ha="right", fontsize=7, color="#444444"
+            0.97, 0.05, late, transform=axis.transAxes, ha="right", fontsize=6.5, color="#444444", bbox=behind
         )
         axis.xaxis.set_major_locator(MaxNLocator(3))
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
@@ -422,7 +452,8 @@ def _band(axis: Axes, curves: Iterable[tuple[np.ndarray, np.ndarray]], i: int, l
 def training_curves(runs: Sequence[Run]) -> Figure | None:
     """Losses and the other scalars of training, without those that are logged per task."""
     names = {k for r in runs for m in r.metrics for k in m if k.count("/") == 1}
-    names = sorted(n for n in names if not n.startswith(("eval", "final")))[:8]
+    several = lambda name: any(r.curve(name)[0].size > 1 for r in runs)
+    names = sorted(n for n in names if not n.startswith(("eval", "final")) and several(n))[:8]
     if not names:
         return None
     figure, axes = _panels(len(names), 4, 2.6, 2.0)
@@ -523,7 +554,8 @@ def few_shot_curves(groups: Mapping[str, Sequence[Run]], found: Sequence[Mapping
         axis.set_title(task)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
-        axis.set_ylim(bottom=min(0.0, axis.dataLim.ymin))
+        # As for scores: a policy that has learned nothing may play far worse than nothing.
+        axis.set_ylim(bottom=max(min(0.0, axis.dataLim.ymin), CURVES_LOWEST * max(axis.dataLim.ymax, 0.0)))
     figure.supxlabel(", ".join(dict.fromkeys(f["unit"] for f in found)), fontsize=9)
     figure.supylabel("return per episode", fontsize=9)
     _legend(figure, axes, 3)

@@ -14,9 +14,9 @@ import numpy as np
 from mtmarl import settings
 from mtmarl.errors import UserError
 
-# Everything that a file of another make or version, or one that is being written, can throw at its reader.
 # What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
 ADOPTED = "adopted.json"
+# Everything that a file of another make or version, or one that is being written, can throw at its reader.
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
@@ -209,7 +209,12 @@ def load(paths: Sequence[Path], references: Path | None = None) -> Found:
 
 
 def reason(error: BaseException) -> str:
+    """What one of BROKEN says, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if isinstance(error, ValueError):  # In our words, for the most part.
+        return str(text).splitlines()[0]
     return f"{type(error).__name__}: {text}".splitlines()[0]
 
 

@@ -31,10 +31,21 @@ def count(x: float | int | None) -> str:
     return DASH if x is None else f"{x:,.0f}"
 
 
+def tasks(number: int) -> str:
+    return f"{number:,} task" + "s" * (number != 1)
+
+
 def percent(x: float | int | None) -> str:
     if x is None or math.isnan(x):
         return DASH
     return ("+" if x > 0 else "−") + "∞" if math.isinf(x) else f"{x:+.1%}".replace("-", "−")
+
+
+def late(numbers: Mapping[str, Any]) -> str:
+    """The change of the score over the last fifth of training; of several seeds their range as well."""
+    mean, seeds = numbers["late_change"], [c for c in numbers["late_change_per_seed"] if not _missing(c)]
+    apart = f" ({percent(min(seeds))} … {percent(max(seeds))})" if len(seeds) > 1 else ""
+    return percent(mean) + apart
 
 
 def _span(interval: Sequence[float], form) -> str:
@@ -57,7 +68,8 @@ def with_error(scored: Mapping[str, Any] | None) -> str:
     return number(scored["mean"]) + ("" if _missing(error) else f" ± {number(error)}")
 
 
-def _gain(c: Mapping[str, Any], key: str = "interval") -> str:
+def gain(c: Mapping[str, Any], key: str = "interval") -> str:
+    """ "+2.6% [−5.3%, +11.2%]"."""
     return percent(c["gain"]) + _span(c[key], percent)
 
 
@@ -128,7 +140,7 @@ def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
             *(count((c["played"] or {}).get(name)) for name in played),
             number(c["minutes"] / len(c["seeds"]), 1),
             number(c["test"]["optimality_gap"]) if c["test"] else DASH,
-            percent(c["late_change"]),
+            late(c),
         )
         for c in cells
         if c["seeds"]
@@ -144,8 +156,8 @@ def sweep_training(sweep: Sweep, cells: Sequence[Mapping[str, Any]]) -> Table:
     )
     note = (
         "Late change: relative change of the score on training tasks over the last fifth of training (evaluations "
-        "smoothed over a tenth of it on both sides), mean over seeds; near 0 on a plateau. Optimality gap: how far "
-        "scores stay below 1, on average."
+        "smoothed over a tenth of it on both sides), mean over seeds (and their range); near 0 on a plateau. "
+        "Optimality gap: how far scores stay below 1, on average."
     )
     if played:
         note += " Played: in training, mean over seeds."
@@ -235,7 +247,7 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         why = f" ({c['why']})" if c["why"] else ""
         beyond = DASH if c["published"] is None else percent(c["gain"] - c["published"])
         verdict = f"**{c['verdict']}**{why}"
-        rows.append((c["claim"], published, _gain(c), beyond, by_task, _improvement(c), verdict))
+        rows.append((c["claim"], published, gain(c), beyond, by_task, _improvement(c), verdict))
     header = (
         "claim",
         "published",
@@ -264,7 +276,7 @@ def comparisons(found: Sequence[Mapping[str, Any]], title: str = "Comparisons") 
             c["one"],
             c["other"],
             f"{number(c['mean_of'])} : {number(c['mean_over'])}",
-            _gain(c),
+            gain(c),
             _improvement(c),
         )
         for c in found
@@ -301,7 +313,7 @@ def summary(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
             with_interval(n["test"]),
             with_interval(n["test"], "iqm"),
             with_error(n["test"]),
-            percent(n["late_change"]),
+            late(n),
         )
         for label, of in groups.items()
         for which, n in of.items()
@@ -316,7 +328,10 @@ def summary(groups: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Table:
         "test ± s.e.",
         "late change",
     )
-    note = "Late change: relative change of the smoothed score on training tasks over the last fifth of training."
+    note = (
+        "Late change: relative change of the smoothed score on training tasks over the last fifth of training, mean "
+        "over seeds (and their range)."
+    )
     return Table("Normalised return, mean [95% interval]", header, tuple(rows), "llrrrrrr", note)
 
 

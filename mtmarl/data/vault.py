@@ -517,13 +517,19 @@ def find_vault(
         _check_not_interrupted(path)
     if not paths:
         raise UserError(f"no folder to look for the {quality!r} vault of {task_name} in; name one")
+    there = sorted({p.name for path in paths for p in path.parent.glob("[!.]*") if has_vault(p)})
     hub = shlex.quote(hub or "URL")
     root = "" if roots is None else f" --root {shlex.quote(str(paths[0].parents[2]))}"
     folder = "" if roots is None else f" data.vault_dir={shlex.quote(str(paths[0].parents[2]))}"
-    how = "collect.single_policies=true" if quality in SINGLE_POLICIES else f"data.quality={quality}"
+    how = f"data.quality={quality}"
+    if quality in SINGLE_POLICIES:
+        how = "collect.single_policies=true"
+        # They are recorded along with training, which is not done again where its own vault is.
+        folder = " data.vault_dir=FOLDER, a new one" if there else folder
     raise UserError(
         f"no {quality!r} vault of {task_name}, expected at {paths[0]}"
         + "".join(f" or {path}" for path in paths[1:])
+        + (f"; there is {', '.join(there)}: add data.quality={there[0]}" if there else "")
         + f"; fetch it: python -m mtmarl.vault pull {task_name}/{quality} --hub {hub}{root}; or fetch what is "
         f"missing while training: add data.download=true hub.url={hub}; or collect it: "
         f"python -m mtmarl.collect +algo=sable +tasks={task_name} {how}{folder}"

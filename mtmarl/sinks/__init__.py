@@ -4,7 +4,9 @@ A sink that cannot start is an error at launch; one that fails later is dropped 
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
@@ -90,6 +92,20 @@ SINKS: dict[str, Factory] = {
 }
 
 
+# The module of each extra.
+_NEEDS = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio", "neptune": "neptune"}
+
+
+def check_sinks(names: Iterable[str]) -> None:
+    """Raises a UserError for a sink that is unknown or lacks its extra."""
+    for name in names:
+        if name not in SINKS:
+            raise UserError(f"sinks: unknown sink {name}; known: {', '.join(SINKS)}")
+        module = _NEEDS.get(name)
+        if module and not (sys.modules[module] if module in sys.modules else find_spec(module)):
+            raise UserError(f"sink {name} needs its extra: pip install 'mtmarl[{name}]'")
+
+
 class Sinks:
     """Several sinks as one. What fails after the start is dropped: a run outlives its loggers."""
 
@@ -121,16 +137,12 @@ class Sinks:
 def open_sinks(names: Iterable[str], run_dir: Path, run: Mapping[str, Any]) -> Sinks:
     """Opens the named sinks for a run. Raises UserError for an unknown one and for one that cannot start."""
     opened: dict[str, Sink] = {}
-    for name in dict.fromkeys(names):
-        if name not in SINKS:
-            Sinks(opened).close()
-            raise UserError(f"sinks: unknown sink {name}; known: {', '.join(SINKS)}")
+    names = list(dict.fromkeys(names))
+    check_sinks(names)
+    for name in names:
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             opened[name] = SINKS[name](run_dir, run)
-        except ImportError as error:
-            Sinks(opened).close()
-            raise UserError(f"sink {name} needs its extra: pip install 'mtmarl[{name}]' ({error})") from error
         except Exception as error:
             Sinks(opened).close()
             raise UserError(f"sink {name} could not start in {run_dir}: {error!r}") from error

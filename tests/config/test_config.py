@@ -82,6 +82,14 @@ def test_evaluate_needs_a_run_only(yaml):
     assert config.compose(["run=runs/x"], "evaluate").tasks == config.TasksConfig()
     with pytest.raises(UserError, match="evaluator.explore, trainer.updates: evaluate acts as the run was"):
         config.compose(["run=runs/x", "evaluator.explore=0", "++trainer.updates=3"], "evaluate")
+    for more in ("+algo=mt_oryx", "+experiment=quick", "data.quality=expert", "quiet=true"):
+        with pytest.raises(
+            UserError, match=rf"{more.partition('=')[0].lstrip('+')}: evaluate acts as the run"
+        ):
+            config.compose(["run=runs/x", more], "evaluate")
+    assert (
+        config.compose(["run=runs/x", "evaluator.final_episodes=3"], "evaluate").evaluator.final_episodes == 3
+    )
     with pytest.raises(UserError, match="needs run="):
         config.compose(["+tasks=lbf/z"], "evaluate")
 
@@ -261,3 +269,7 @@ def test_help_of_the_real_files_lists_every_key():
     for section in (config.TrainerConfig, config.EvaluatorConfig, config.CollectConfig, config.DataConfig):
         for f in dataclasses.fields(section):
             assert f"{f.name}:" in text
+    # evaluate lists what it takes, and that alone.
+    lines = config.help_text("evaluate").split("defaults")[1].splitlines()[1:]
+    keys = [line.partition(":")[0].strip() for line in lines if line]
+    assert keys == ["seed", "run", "which", "evaluator", "final_episodes", "data", "vault_dir"]

@@ -1,5 +1,7 @@
 """Parameters on disk, whatever moment a process is killed at."""
 
+import shutil
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -35,6 +37,17 @@ def test_a_kill_between_two_renames_loses_no_policy(tmp_path, monkeypatch):
     save_params(path, params(3.0))
     np.testing.assert_array_equal(load_params(path, LIKE)["head"]["kernel"], 3.0)
     assert [p.name for p in tmp_path.iterdir()] == ["policy_best"]
+
+
+@pytest.mark.parametrize("lost", ["_METADATA", "manifest.ocdbt", "d"])
+def test_a_policy_that_was_half_copied_is_said_in_one_line(tmp_path, lost):
+    path = tmp_path / "policy_best"
+    save_params(path, params(1.0))
+    there = path / lost
+    shutil.rmtree(there) if there.is_dir() else there.unlink()
+    for load in (load_params, load_matching):
+        with pytest.raises(UserError, match="policy_best: this policy is not whole"):
+            load(path, LIKE)
 
 
 def test_half_written_parameters_are_none(tmp_path):

@@ -35,6 +35,21 @@ def test_what_is_there_is_not_written_over(tmp_path, monkeypatch, capsys, there,
         assert ("already collected" in (said := capsys.readouterr().out)) and all(q in said for q in there)
 
 
+def test_what_a_collection_left_out_is_said_not_collected_beside_it(tmp_path, capsys):
+    vault.write_reference(tmp_path, TASK, {"reference": 1.0, "random": 0.0})
+    vault.vault_path(tmp_path, TASK, "replay").mkdir(parents=True)
+    options = ["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}", "collect.single_policies=true"]
+    assert collect.main(options) == 0
+    assert "not expert, medium, recorded along with training alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["+algo=mt_oryx"], ["+algo=sable", "sinks=[jsonn]"]])
+def test_a_refused_command_leaves_nothing(tmp_path, capsys, wrong):
+    options = [f"+tasks={TASK}", f"data.vault_dir={tmp_path / 'vaults'}", f"run_dir={tmp_path / 'run'}"]
+    assert collect.main([*wrong, *options]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
 def test_a_collection_that_was_cut_short_is_ended(tmp_path, monkeypatch, capsys):
     """A reference and a first vault may be there before all that it writes is."""
     root, run_dir = tmp_path / "vaults", tmp_path / "run"

@@ -2,6 +2,31 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+import mtmarl
+
+
+def test_a_stop_is_one_line():
+    code = """
+import os, signal, time
+from mtmarl.errors import exit_with
+def main():
+    print("begun")
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+exit_with(main, "it goes on")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("begun\n", "\nstopped; it goes on\n", 130)
+
+
+@pytest.mark.parametrize("name", ["train", "collect", "evaluate", "report", "sweep", "vault"])
+def test_every_command_can_be_stopped(name):
+    text = (Path(mtmarl.__file__).parent / f"{name}.py").read_text()
+    assert text.splitlines()[-1].startswith("    exit_with(main")
 
 
 def test_a_reader_that_has_had_enough_is_no_error():

@@ -379,6 +379,53 @@ def test_where_a_report_goes(tmp_path, capsys, monkeypatch):
         assert (tmp_path / place / "report.md").exists()
 
 
+def test_the_record_of_other_runs_is_not_written_over(written, tmp_path, capsys):
+    write_run(tmp_path / "single", {"a/x": 1.0}, {"a/y": 0.5})
+    kept = shutil.copytree(written, tmp_path / "kept")
+    before = (kept / "results.json").read_bytes()
+    assert report.main([str(tmp_path / "single"), "--out", str(kept)]) == 2
+    assert "a report on 36 runs that this one lacks, such as example cpu lbf" in capsys.readouterr().err
+    assert (kept / "results.json").read_bytes() == before
+    assert report.main([str(tmp_path / "single"), str(kept / "results.json"), "--out", str(kept)]) == 0
+    now = json.loads((kept / "results.json").read_text())
+    assert len(now["sweeps"][0]["runs"]) == 36 and len(now["experiments"]) == 1
+    (kept / "results.json").write_text("{}")
+    assert report.main([str(tmp_path / "single"), "--out", str(kept)]) == 2
+    assert "give another --out" in capsys.readouterr().err
+    # A report beside what it is of follows that.
+    for name in ("one", "two"):
+        write_run(tmp_path / "place" / name, {"a/x": 1.0}, {"a/y": 0.5}, seed=len(name), algo=name)
+        assert report.main([str(tmp_path / "place")]) == 0
+        shutil.rmtree(tmp_path / "place" / name)
+
+
+def test_a_setting_that_came_later_had_its_default(tmp_path):
+    for seed, own in enumerate(({}, {"explore": 1.0}, {"explore": 0.5})):
+        played = {"config": {"collect": {"num_envs": 8, **own}}, "counts": {"env_steps": 1}}
+        write_run(tmp_path / str(seed), {"a/x": 1.0}, {"a/y": 0.5}, seed, **played)
+    assert report.main([str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "report/results.json").read_text())["experiments"]
+    assert sorted(len(e["runs"]) for e in found) == [1, 2]
+    assert "explore=0.5" in (tmp_path / "report/report.md").read_text()
+
+
+def test_cells_of_other_tasks_are_drawn_as_pairs_that_share_them(tmp_path):
+    of = {"lbf": ["lbf/y"], "all": ["lbf/y", "rware/y"], "rware": ["rware/y"]}
+    given = lambda cell, seed: ({"a/x": 1.0}, {task: 0.5 + 0.01 * seed for task in of[cell["set"]]})
+    write_sweep(tmp_path, {"set": ["all", "lbf", "rware"]}, given, line="set")
+    assert report.main([str(tmp_path)]) == 0
+    text = (tmp_path / "report/report.md").read_text()
+    assert report.SHARED_TASKS in text and "Not all cells" in text
+    (sweep,) = sweeps.load([tmp_path], runs.load([tmp_path])).sweeps
+    found = measure.comparisons(sweep, "best")
+    figure = plots.comparisons(found)
+    assert figure is not None
+    (axis,) = figure.axes
+    assert len(axis.patches) == 2 * len(found) == 4
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["LBF: 1 task", "RWARE: 1 task"]
+    assert plots.comparisons([]) is None
+
+
 def test_minutes_are_those_of_a_run_and_hours_those_of_all(tmp_path):
     axes = {"n": ["1", "2"]}
     write_sweep(tmp_path, axes, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
@@ -498,6 +545,7 @@ def test_collections_outlive_their_directories_in_a_report(tmp_path):
     value = json.loads((first / "results.json").read_text())
     del value["collection"][0]["run"]["evaluations"]
     (first / "results.json").write_text(json.dumps(value))
+    second = tmp_path / "third"
     assert report.main([str(first / "results.json"), "--out", str(second)]) == 0
     text = (second / "report.md").read_text()
     assert "results.json: runs/a" in text and "an earlier version wrote" in text and "lbf/two" in text

@@ -332,6 +332,11 @@ def test_finding_a_vault(tmp_path, monkeypatch):
         v.find_vault("lbf/none", "replay", [tmp_path])
     assert str(tmp_path / "lbf/none.vlt/replay") in str(error.value)
     assert "python -m mtmarl.collect +algo=sable +tasks=lbf/none" in str(error.value)
+    assert "there is" not in str(error.value)
+    with pytest.raises(
+        UserError, match="there is replay: add data.quality=replay;.*data.vault_dir=FOLDER, a new one"
+    ):
+        v.find_vault("lbf/toy", "expert", [tmp_path / "b"])
 
 
 def test_command_line(tmp_path, capsys):
