@@ -141,6 +141,10 @@ class Config:
     quiet: bool = False
 
 
+class _OutOfRange(UserError):
+    """A value of the right type; of several types, the one that was meant."""
+
+
 def parse(cls: type[T], mapping: Any, where: str, section: str = "") -> T:
     """Builds the frozen dataclass `cls` from a nested mapping, strictly.
 
@@ -181,7 +185,7 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
         value = _convert(args[0], value, where, path)
         for bounds in (extra for extra in args[1:] if isinstance(extra, Range)):
             if value not in bounds:
-                raise UserError(f"{where}: {path} must {bounds}, not {value}")
+                raise _OutOfRange(f"{where}: {path} must {bounds}, not {value}")
         return value
     if dataclasses.is_dataclass(hint):
         return _parse(hint, value, where, path)
@@ -194,6 +198,8 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
         for option in options:
             try:
                 return _convert(option, value, where, path)
+            except _OutOfRange as error:
+                wrong = error
             except UserError:
                 continue
         raise wrong

@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from mtmarl.algos import odis
 from mtmarl.algos.base import Algorithm
 from mtmarl.algos.qmix import EpsilonGreedy
-from mtmarl.errors import UserError
 from mtmarl.networks import entities
 from mtmarl.networks.odis import SKILL_MODULES, MultiHeadEncoder
 from mtmarl.ranges import Count, NotNegative, Share, SomeShare
@@ -47,7 +46,7 @@ class Config(odis.Config, EpsilonGreedy):
 
     heads: Count | None
     head_width: Count
-    share: Literal["linear"] | float
+    share: Literal["linear"] | Share
     start_share: Share
     end_share: Share
     decay_fraction: SomeShare
@@ -57,11 +56,6 @@ class Config(odis.Config, EpsilonGreedy):
     refine_weight: NotNegative
     refine_rows: Literal["recorded", "all"]
     capacity: Count
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.share != "linear" and not 0 <= self.share <= 1:
-            raise UserError(f"share must be linear or lie in 0 … 1, not {self.share}")
 
     def share_at(self, update: jax.Array, updates: int) -> jax.Array:
         """The share of recorded rows in a run of `updates` in all; `update` counts from the second phase on."""

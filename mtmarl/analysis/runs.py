@@ -213,6 +213,8 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    if isinstance(error, json.JSONDecodeError):
+        return f"not readable JSON ({text})"
     if isinstance(error, ValueError):  # In our words, for the most part.
         return str(text).splitlines()[0]
     return f"{type(error).__name__}: {text}".splitlines()[0]
@@ -312,7 +314,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{file.name}: {error}") from error
+        raise ValueError(f"{file.name}: {reason(error)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{file.name} holds no object")
     return value

@@ -151,6 +151,7 @@ def test_settings_of_an_algorithm_are_held_to_their_ranges():
         fraction: SomeShare
         delta: Positive | None
         network: Network
+        share: Literal["linear"] | Share = "linear"
 
     good = {"gamma": 1, "fraction": 1.0, "delta": None, "network": {"width": 8, "heads": 2}}
     parse = lambda **more: config.parse(Settings, {**good, **more}, "a.yaml", "algo")
@@ -161,6 +162,8 @@ def test_settings_of_an_algorithm_are_held_to_their_ranges():
         ({"fraction": 0}, "algo.fraction must lie above 0 and at most at 1, not 0"),
         ({"delta": 0}, "algo.delta must be above 0"),
         ({"delta": "x"}, "algo.delta must be float, not 'x'"),
+        ({"share": 1.5}, r"algo.share must lie in 0 … 1, not 1.5"),
+        ({"share": "half"}, "algo.share must be one of 'linear' or float, not 'half'"),
         ({"network": {"width": 8, "heads": 0}}, "algo.network.heads must be at least 1, not 0"),
         ({"network": {"width": 8, "heads": 3}}, "algo.network.embed_dim=8 must be a multiple of heads=3"),
     ):

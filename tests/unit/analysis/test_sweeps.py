@@ -178,7 +178,7 @@ def test_of_two_runs_of_one_seed_the_finished_counts_then_the_newer(tmp_path):
         ({"x": "m"}, "no axis 'm'"),
         ({"runs": [{"dir": "x", "cell": {"n": "1"}, "seed": 0}]}, "no level of axis 'algo'"),
         ({"runs": "?"}, "TypeError"),
-        (None, "JSONDecodeError"),
+        (None, "not readable JSON"),
     ],
 )
 def test_a_broken_sweep_file_is_named_and_its_runs_remain(tmp_path, change, words):
