@@ -13,7 +13,7 @@ import numpy as np
 
 from mtmarl import settings
 from mtmarl.analysis import experiments, stats, sweeps
-from mtmarl.analysis.runs import KEPT, Run, scored_tasks, scores, shown
+from mtmarl.analysis.runs import KEPT, Run, rounded, scored_tasks, scores, shown
 from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
@@ -477,5 +477,5 @@ def finite(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return float(f"{float(value):.6g}") if math.isfinite(value) else None
+        return rounded(float(value)) if math.isfinite(value) else None
     return value

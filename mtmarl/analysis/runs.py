@@ -20,6 +20,11 @@ ADOPTED = "adopted.json"
 BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 
 
+def rounded(value: float) -> float:
+    """To as many digits as results.json keeps: equal scores stay equal, whichever of the two they are read from."""
+    return float(f"{value:.6g}")
+
+
 @dataclass(frozen=True)
 class Run:
     """One run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl."""
@@ -65,7 +70,7 @@ class Run:
         return np.asarray(self.final[which]["tasks"][task]["return"], float)
 
     def mean_return(self, task: str, which: str) -> float:
-        return float(self.returns(task, which).mean())
+        return rounded(float(self.returns(task, which).mean()))
 
     def episodes(self, task: str, which: str) -> int:
         """How many episodes the final score is of."""
@@ -91,7 +96,7 @@ class Run:
     def normalised(self, task: str, which: str) -> float:
         """The score: the share of won episodes or, where nothing is won, mean return / reference; NaN without one."""
         if self.winnable(task):
-            return float(self.final[which]["tasks"][task]["win_rate"])
+            return rounded(float(self.final[which]["tasks"][task]["win_rate"]))
         reference = self.reference(task).get("reference") or 0.0
         return self.mean_return(task, which) / reference if reference > 0 else float("nan")
 
@@ -341,8 +346,7 @@ def _one_reference_per_task(
     for run in sorted(runs, key=lambda r: (r.started, r.path.name)):
         for task, known in (run.record.get("references") or {}).items():
             chosen[task] = known
-            # As many digits as results.json keeps.
-            seen.setdefault(task, set()).add(float(f"{float(known.get('reference') or 0.0):.6g}"))
+            seen.setdefault(task, set()).add(rounded(float(known.get("reference") or 0.0)))
     chosen |= given
     differing = sorted(task for task, values in seen.items() if len(values) > 1 and task not in given)
     remarks = [
