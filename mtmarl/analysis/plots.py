@@ -554,8 +554,9 @@ def few_shot_curves(groups: Mapping[str, Sequence[Run]], found: Sequence[Mapping
         axis.set_title(task)
         axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
+        low, high = min(0.0, axis.dataLim.ymin), axis.dataLim.ymax
         # As for scores: a policy that has learned nothing may play far worse than nothing.
-        axis.set_ylim(bottom=max(min(0.0, axis.dataLim.ymin), CURVES_LOWEST * max(axis.dataLim.ymax, 0.0)))
+        axis.set_ylim(bottom=max(low, CURVES_LOWEST * high) if high > 0 else low)
     figure.supxlabel(", ".join(dict.fromkeys(f["unit"] for f in found)), fontsize=9)
     figure.supylabel("return per episode", fontsize=9)
     _legend(figure, axes, 3)
