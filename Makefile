@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format bench sweep vaults collect-lbf wheel lock
+.PHONY: help setup quickstart test test-slow lint format bench sweep vaults collect wheel lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,8 @@ sweep: setup ## Model size, embed_dim 64 … 768 (SWEEP=model_size PROFILE=cpu|s
 vaults: setup ## Collect vaults of a task set (TASKS=lbf_5 PROFILE=starter|paper ARGS=key=value)
 	$(BIN)/python -m mtmarl.collect +experiment=vaults_$(or $(PROFILE),starter) +tasks=$(or $(TASKS),lbf_5) $(ARGS)
 
-collect-lbf: setup ## Train online on the LBF tasks, record their vaults and references (three core-hours)
-	PYTHON=$(BIN)/python experiment_scripts/collect_lbf.sh
+collect: setup ## The vaults and references of a shipped set as they were made (SET=lbf_5 ARGS="vaults=DIR", see the script)
+	PYTHON=$(BIN)/python experiment_scripts/collect.sh $(or $(SET),lbf_5) $(ARGS)
 
 wheel: setup ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .

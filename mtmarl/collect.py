@@ -20,8 +20,8 @@ from mtmarl import config
 from mtmarl.errors import GOES_ON, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 
-# Index of the final evaluation, whose start states are met in no other, and its length.
-FINAL, FINAL_EPISODES = 2**31 - 1, 320
+# Index of the final evaluation, whose start states are met in no other.
+FINAL = 2**31 - 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -295,16 +295,16 @@ def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _figures(cfg, job, run_dir: Path, task: str, progress, played: int) -> dict[str, Any]:
-    """Reference and random returns on 320 fresh episodes each: the maximum over evaluations would flatter."""
+    """Reference and random returns on fresh episodes: the maximum over evaluations would flatter."""
     from mtmarl.algos.base import no_carry, random_act
     from mtmarl.checkpoint import load_params
     from mtmarl.evaluator import Evaluator
 
     best = load_params(run_dir / "policy_best", job.initial_state().learner.params)
     random = Evaluator({task: job.env}, random_act, no_carry, cfg.collect.eval_episodes, cfg.seed)
-    out: dict[str, Any] = {}
+    episodes, out = cfg.evaluator.final_episodes, {}
     for name, evaluator, params in (("reference", job.evaluator, best), ("random", random, ())):
-        result = evaluator.evaluate(params, FINAL, FINAL_EPISODES)[task]
+        result = evaluator.evaluate(params, FINAL, episodes)[task]
         out |= {name: result.mean, f"{name}_standard_error": result.standard_error}
     evaluations = progress["evaluations"]
     return out | {

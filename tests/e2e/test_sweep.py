@@ -111,15 +111,22 @@ def test_a_killed_sweep_goes_on(micro_vaults, tmp_path):
     assert trained == sorted(set(trained)) and trained[-1] == 100
 
 
+def _printed_by(command, folder, **variables):
+    """What a command says that must succeed."""
+    done = subprocess.run(
+        command,
+        cwd=folder, env={**os.environ, "PYTHON": sys.executable, **variables}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_make_sweep(tmp_path):
     """With the interpreter of these tests, whether or not `make setup` made it."""
     make = ["make", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}", "sweep"]
-    done = subprocess.run(
-        [*make, "PROFILE=smoke", f"ARGS=out={tmp_path / 'out'}"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    _printed_by([*make, "PROFILE=smoke", f"ARGS=out={tmp_path / 'out'}"], ROOT)
     assert "1 of 1 runs finished" in (tmp_path / "out" / "report" / "report.md").read_text()
 
 
@@ -128,6 +135,10 @@ ARGUMENTS = {
     "skills": ("smax", "jumanji"),
     "m3": ("pretrain", "easy", "mixed", "connector", "held_out"),
 }
+TINY = (
+    "collect.env_steps=64", "collect.num_envs=4", "collect.rollout_length=4", "collect.evaluations=2",
+    "collect.eval_episodes=2", "collect.record_points=2", "collect.record_episodes=2", "evaluator.final_episodes=4",
+)  # fmt: skip
 BEFORE = {"held_out": "pretrain"}  # whose policies it starts from
 COMMANDS = [
     [str(script), *argument]
@@ -143,11 +154,48 @@ def test_every_script_runs(command, tmp_path):
     """In a folder of its own: a sweep takes finished runs from those beside it, and some start from their policies."""
     first = [[command[0], BEFORE[name]] for name in command[1:] if name in BEFORE]
     for each in [*first, command]:
-        done = subprocess.run(
-            [*each, "profile=smoke"],
-            cwd=tmp_path, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
+        _printed_by([*each, "profile=smoke"], tmp_path)
     reports = [file.read_text() for file in tmp_path.glob("runs/sweeps/*/report/report.md")]
     assert len(reports) == len(first) + 1
     assert all(re.search(r"\b(\d+) of \1 runs finished", text) for text in reports)
+
+
+COLLECT = ROOT / "experiment_scripts" / "collect.sh"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", ["lbf_5", "connector_10", "rware_15", "marine_hard", "m3"])
+def test_every_collection_runs(tasks, tmp_path):
+    """One vault from scratch and, where the set has such, one that starts from it and one reference; once."""
+    if tasks in ("marine_hard", "m3"):
+        pytest.importorskip("jaxmarl")
+    printed = _printed_by([str(COLLECT), tasks, "profile=smoke"], tmp_path)
+    assert printed.count("[1/1]") >= 2 and "already collected" not in printed
+    vaults = tmp_path / "runs/smoke/vaults"
+    references = list(vaults.glob("references/*/*.json"))
+    assert len(references) == printed.count("[1/1]") > 0
+    assert 1 <= len(list(vaults.glob("*/*.vlt"))) <= len(references)
+    assert (tmp_path / "runs/smoke/collect" / tasks / "report/report.md").exists()
+    again = _printed_by([str(COLLECT), tasks, "profile=smoke"], tmp_path)
+    assert again.count("already collected") == len(references)
+
+
+@pytest.mark.slow
+def test_a_collection_in_little_time_goes_on(tmp_path):
+    """What was packed when the time was up is taken out again."""
+    script, out = ROOT / "experiment_scripts" / "collect_in_time.sh", tmp_path / "out"
+    command = [str(script), str(out), "lbf/6x6-2p-1f-t10", "--", *TINY]
+    printed = _printed_by(command, tmp_path)
+    assert "lbf/6x6-2p-1f-t10: finished" in printed
+    assert list(out.glob("state.tar.part-*")) and not (out / "work").exists()
+    again = _printed_by(command, tmp_path, KEEP_WORK="1")
+    assert "lbf/6x6-2p-1f-t10: finished" in again
+    assert "already collected" in (out / "work/lbf_6x6-2p-1f-t10.log").read_text()
+
+
+@pytest.mark.slow
+def test_make_vaults(tmp_path):
+    make = ["make", "-o", ".venv/.installed", f"BIN={Path(sys.executable).parent}", "vaults", "TASKS=micro"]
+    own = f"run_dir={tmp_path / 'runs'} data.vault_dir={tmp_path / 'vaults'}"
+    _printed_by([*make, f"ARGS={' '.join(TINY)} {own}"], ROOT)
+    assert list(tmp_path.glob("vaults/*/*.vlt"))
