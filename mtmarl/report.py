@@ -289,6 +289,7 @@ def _sweep(
 
     cells, combined = measure.cells(sweep, which), measure.combined(sweep, which)
     claims, comparisons = measure.claims(sweep, which), measure.comparisons(sweep, which)
+    published = measure.published(sweep, which)
     to_do = measure.to_do(sweep)
     finished = sweep.finished()
     origin = measure.provenance(finished)
@@ -304,6 +305,7 @@ def _sweep(
         "cells": cells,
         "combined": combined,
         "claims": claims,
+        "published": published,
         "comparisons": comparisons,
         "test_tasks": tasks,
         "to_do": to_do,
@@ -348,6 +350,7 @@ def _sweep(
     if finished:
         parts += [
             tables.sweep_overview(sweep, cells, combined, comparable),
+            tables.published(published),
             tables.claims(claims),
             drawn.get("claims"),
             tables.sweep_cells(sweep, cells),

@@ -75,6 +75,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A published mean score of some cells, pooled, and its standard error."""
+
+    of: Mapping[str, str | int | float]
+    split: Literal["train", "test"]
+    mean: float
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """`axes`: name -> level -> overrides; in the file also `key=a,b,c` for one level per value, named by it.
 
@@ -91,6 +101,7 @@ class Sweep:
     panel: str | None = None
     line: str | None = None
     paper: tuple[Claim, ...] = ()
+    published: tuple[Published, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -223,6 +234,7 @@ def _check(sweep: Sweep, where: str) -> None:
     cells = [
         (f"paper[{i}].{part}", getattr(c, part)) for i, c in enumerate(sweep.paper) for part in ("of", "over")
     ]
+    cells += [(f"published[{i}].of", p.of) for i, p in enumerate(sweep.published)]
     for key, named in (*choices, *((key, {a: (v,) for a, v in cell.items()}) for key, cell in cells)):
         for axis, names in named.items():
             _known(axis, sweep.axes, f"{where}: {key}")
@@ -274,9 +286,11 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
         argv = [*merged.values(), f"seed={seed}", f"run_dir={out / directory}"]
         runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
     paper = [{**asdict(c), "of": _texts(c.of), "over": _texts(c.over)} for c in sweep.paper]
+    published = [{**asdict(p), "of": _texts(p.of)} for p in sweep.published]
     return {
         "kind": "sweep", "name": Path(options.sweep).stem, "profile": options.profile, "title": sweep.title,
         "x": sweep.x, "panel": sweep.panel, "line": sweep.line, "axes": axes, "runs": runs, "paper": paper,
+        "published": published,
     }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mtmarl import settings
 from mtmarl.analysis import experiments, stats, sweeps
-from mtmarl.analysis.runs import KEPT, Run, rounded, scored_tasks, scores, shown
+from mtmarl.analysis.runs import KEPT, Run, random_scores, rounded, scored_tasks, scores, shown
 from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
@@ -124,8 +124,9 @@ def compare_runs(
     """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on.
 
     Where only the choice of the best checkpoint differs, the two runs of a seed are one training: drawn together.
+    `gain_above_random`: that of what both sides score above random play, where its returns are known.
     """
-    left, right, alike = [], [], []
+    left, right, random, alike = [], [], [], []
     for ours, theirs in pairs:
         if not ours or not theirs:
             continue
@@ -133,15 +134,20 @@ def compare_runs(
         tasks = [t for t in scored_tasks(ours, split) if t in known]
         left.append(scores(ours, tasks, which))
         right.append(scores(theirs, tasks, which))
+        random.append(random_scores(ours[0], tasks))
         alike.append(_trained_alike(ours, theirs, tasks))
+    above = [[x - r for x, r in zip(side, random, strict=True)] for side in (left, right)]
     left, right, paired = stats.blocks(left), stats.blocks(right), bool(alike) and all(alike)
     gain, interval = stats.gain(left, right, paired=paired)
+    gain_above, interval_above = stats.gain(*above, paired=paired)
     return {
         "tasks": sum(b.shape[1] for b in left),
         "mean_of": stats.value(left),
         "mean_over": stats.value(right),
         "gain": gain,
         "interval": interval,
+        "gain_above_random": gain_above,
+        "interval_above_random": interval_above,
         "interval_by_task": stats.gain(left, right, by_task=True, paired=paired)[1],
         "improvement": stats.probability_of_improvement(left, right, paired),
         "improvement_interval": stats.improvement_interval(left, right, paired),
@@ -194,6 +200,28 @@ def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
         other = verdict(out["gain"], out["interval_by_task"], claim.gain)
         if other != out["verdict"]:
             out["why"] = "; ".join(filter(None, [out["why"], f"stratified by task: {other}"]))
+    return out
+
+
+def published(sweep: Sweep, which: str) -> list[dict[str, Any]]:
+    """The published scores beside those of the cells that they name, pooled over what they do not name."""
+    out = []
+    for own in sweep.published:
+        cells = [c for c in sweep.cells() if all(sweep.level(c, a) == v for a, v in own.of.items())]
+        groups = [sweep.runs(c) for c in cells]
+        # Of several cells a part alone is another mean.
+        scored = aggregate(groups, own.split, which) if groups and all(groups) else None
+        known = scored or {"mean": None, "mean_interval": stats.UNKNOWN, "standard_error": None}
+        out.append(
+            {
+                "of": dict(own.of),
+                "split": own.split,
+                "published": own.mean,
+                "published_standard_error": own.standard_error,
+                **{key: known[key] for key in ("mean", "mean_interval", "standard_error")},
+                "difference": None if scored is None else scored["mean"] - own.mean,
+            }
+        )
     return out
 
 

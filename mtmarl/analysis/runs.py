@@ -139,6 +139,17 @@ def scores(runs: Sequence[Run], tasks: Sequence[str], which: str) -> np.ndarray:
     )
 
 
+def random_scores(run: Run, tasks: Sequence[str]) -> np.ndarray:
+    """What random play scores on tasks: [tasks]. NaN where it is not known, as of tasks that are won or lost."""
+    found = []
+    for task in tasks:
+        known = run.reference(task)
+        reference, played = known.get("reference") or 0.0, known.get("random")
+        counted = reference > 0 and played is not None and not run.winnable(task)
+        found.append(float(played) / reference if counted else float("nan"))
+    return np.asarray(found, float)
+
+
 def scored_tasks(runs: Sequence[Run], split: str) -> list[str]:
     """The tasks of a split that all runs were scored on: those that can be won or have a reference above 0."""
     if not runs:
@@ -204,8 +215,7 @@ def load(paths: Sequence[Path], references: Path | None = None) -> Found:
         try:
             kept, without = recorded(file)
             runs += kept
-            why = "no evaluations of it in the file, which an earlier version wrote"
-            refused += [(f"{shown(file, paths)}: {place}", why) for place in without]
+            refused += [(f"{shown(file, paths)}: {place}", why) for place, why in without]
         except BROKEN as error:
             refused.append((shown(file, paths), reason(error)))
     known = {} if references is None else _references(references)
@@ -253,7 +263,7 @@ def read(directory: Path) -> Run:
                 metrics.append(row)
     final_file = directory / "final.json"
     final = _read_object(final_file) if final_file.exists() else {}
-    run = Run(directory, record, tuple(metrics), final)
+    run = _checked(Run(directory, record, tuple(metrics), final))
     if final:
         for task in (*run.tasks("train"), *run.tasks("test")):
             for which in ("best", "last"):
@@ -264,6 +274,26 @@ def read(directory: Path) -> Run:
                 if returns.ndim != 1 or not returns.size or not np.isfinite(returns).all():
                     raise ValueError(f"final.json: the returns of {task} are not finite numbers")
     return run
+
+
+def _checked(run: Run) -> Run:
+    """The run, with every number in it that a report draws. Raises one of BROKEN."""
+    for row in run.metrics:
+        for name, value in row.items():
+            if value is not None and not _is_number(value):
+                raise ValueError(f"metrics: {name} is no number, {json.dumps(value)}")
+    if not _is_number(run.record.get("minutes") or 0.0):
+        raise ValueError(f"minutes are no number, {json.dumps(run.record['minutes'])}")
+    for which, scored in run.final.items():
+        for task, own in scored["tasks"].items():
+            for key in ("win_rate", "greedy_return"):
+                if own.get(key) is not None and not _is_number(own[key]):
+                    raise ValueError(f"the {key} of {task} at the {which} checkpoint is no number")
+    return run
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 # What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
@@ -285,18 +315,25 @@ def read_results(file: Path) -> dict[str, Any]:
     return value
 
 
-def recorded(file: Path) -> tuple[list[Run], list[str]]:
-    """The runs that a report was made of, from its results.json, and where those lay of which it kept too little.
+def recorded(file: Path) -> tuple[list[Run], list[tuple[str, str]]]:
+    """The runs that a report was made of, from its results.json, and those that are left out: (where it lay, reason).
 
     Format 1 has no evaluations during training and no settings. Raises one of BROKEN.
     """
     value = read_results(file)
     trained = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
     online = [{**c["run"], "scores": {c["task"]: {"split": "train"}}} for c in value.get("collection") or ()]
-    known = [run for run in trained if "scores" in run] + [run for run in online if "evaluations" in run]
-    return [_recorded(file, run, value) for run in known], [
-        r["dir"] for r in online if "evaluations" not in r
-    ]
+    found, left_out = [], []
+    for run in (*(run for run in trained if "scores" in run), *online):
+        place = str(run.get("dir"))
+        if "evaluations" not in run and run in online:
+            left_out.append((place, "no evaluations of it in the file, which an earlier version wrote"))
+            continue
+        try:
+            found.append(_checked(_recorded(file, run, value)))
+        except BROKEN as error:
+            left_out.append((place, reason(error)))
+    return found, left_out
 
 
 def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> Run:

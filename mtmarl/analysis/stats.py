@@ -136,7 +136,7 @@ def gain(
     above 0: no ratio has a meaning there.
     """
     a, b = blocks(scores), blocks(baseline)
-    if not a or not b or mean(b) <= 0:
+    if not a or not b or not mean(b) > 0:
         return float("nan"), UNKNOWN
     point = float(mean(a) / mean(b) - 1)
     if not (_repeated(a) and _repeated(b)):

@@ -56,6 +56,16 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Published:
+    """A published mean score of the cells with these levels, pooled, and its standard error."""
+
+    of: Mapping[str, str]
+    split: str
+    mean: float
+    standard_error: float | None
+
+
+@dataclass(frozen=True)
 class Sweep:
     """`mixed`: overrides that some parts of it were planned with and others were not."""
 
@@ -68,6 +78,7 @@ class Sweep:
     axes: Mapping[str, tuple[str, ...]]
     entries: tuple[Entry, ...]
     claims: tuple[Claim, ...]
+    published: tuple[Published, ...] = ()
     mixed: frozenset[str] = frozenset()
 
     def label(self, cell: Cell) -> str:
@@ -238,7 +249,11 @@ def _as_planned(sweep: Mapping[str, Any]) -> dict[str, Any]:
         directory = "/".join([*(f"{a}={v}" for a, v in run["cell"].items()), f"seed_{run['seed']}"])
         planned.append({"cell": run["cell"], "seed": run["seed"], "dir": directory, "argv": argv(run)})
     paper = [{**claim, "gain": claim["published"]} for claim in sweep["claims"]]
-    return {**sweep, "kind": "sweep", "runs": planned, "paper": paper}
+    published = [
+        {**own, "mean": own["published"], "standard_error": own["published_standard_error"]}
+        for own in sweep.get("published") or ()
+    ]
+    return {**sweep, "kind": "sweep", "runs": planned, "paper": paper, "published": published}
 
 
 def _read(record: Any, root: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[Path]]:
@@ -277,12 +292,17 @@ def _read(record: Any, root: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[P
     claims = []
     for i, claim in enumerate(record.get("paper") or ()):
         what = f"claim {i + 1}"
-        if claim["split"] not in ("train", "test"):
-            raise ValueError(f"{what}: split is neither train nor test")
         gain = None if claim.get("gain") is None else float(claim["gain"])
         # A claim may well name levels that this profile leaves out.
         of, over = (_levels(claim[side], axes, f"{what}, {side}") for side in ("of", "over"))
-        claims.append(Claim(str(claim["claim"]), of, over, claim["split"], gain))
+        claims.append(Claim(str(claim["claim"]), of, over, _split(claim, what), gain))
+    published = []
+    for i, own in enumerate(record.get("published") or ()):
+        what = f"published score {i + 1}"
+        error = None if own.get("standard_error") is None else float(own["standard_error"])
+        published.append(
+            Published(_levels(own["of"], axes, what), _split(own, what), float(own["mean"]), error)
+        )
     sweep = Sweep(
         name=str(record["name"]),
         profile=str(record["profile"]),
@@ -293,8 +313,15 @@ def _read(record: Any, root: Path, at: Mapping[Path, Run]) -> tuple[Sweep, set[P
         axes=axes,
         entries=_ordered(entries),
         claims=tuple(claims),
+        published=tuple(published),
     )
     return sweep, directories
+
+
+def _split(statement: Mapping[str, Any], what: str) -> str:
+    if statement["split"] not in ("train", "test"):
+        raise ValueError(f"{what}: split is neither train nor test")
+    return statement["split"]
 
 
 def _ordered(entries: Mapping[tuple[Cell, int], Entry]) -> tuple[Entry, ...]:
@@ -340,8 +367,11 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
         if key in entries:
             mixed |= settings.overrides(entries[key].argv) ^ settings.overrides(entry.argv)
         entries[key] = _better(entries[key], entry) if key in entries else entry
-    claims = (*a.claims, *(c for c in b.claims if c not in a.claims))
-    return replace(a, axes=axes, entries=_ordered(entries), claims=claims, mixed=mixed)
+    both = lambda ours, theirs: (*ours, *(x for x in theirs if x not in ours))
+    return replace(
+        a, axes=axes, entries=_ordered(entries), claims=both(a.claims, b.claims),
+        published=both(a.published, b.published), mixed=mixed,
+    )  # fmt: skip
 
 
 def remarks(sweep: Sweep) -> list[str]:

@@ -62,15 +62,20 @@ def with_interval(scored: Mapping[str, Any] | None, key: str = "mean") -> str:
 
 def with_error(scored: Mapping[str, Any] | None) -> str:
     """ "0.803 ± 0.026": mean and standard error over seeds."""
-    if scored is None:
-        return DASH
-    error = scored["standard_error"]
-    return number(scored["mean"]) + ("" if _missing(error) else f" ± {number(error)}")
+    return DASH if scored is None else _apart(scored["mean"], scored["standard_error"])
 
 
-def gain(c: Mapping[str, Any], key: str = "interval") -> str:
-    """ "+2.6% [−5.3%, +11.2%]"."""
-    return percent(c["gain"]) + _span(c[key], percent)
+def _signed(x: float | None) -> str:
+    return ("+" if x is not None and x > 0 else "") + number(x)
+
+
+def _apart(mean: float | None, error: float | None) -> str:
+    return number(mean) + ("" if _missing(error) else f" ± {number(error)}")
+
+
+def gain(c: Mapping[str, Any], above: str = "") -> str:
+    """ "+2.6% [−5.3%, +11.2%]"; `above`: "_above_random" for that of what is scored above random play."""
+    return percent(c[f"gain{above}"]) + _span(c[f"interval{above}"], percent)
 
 
 def _improvement(c: Mapping[str, Any]) -> str:
@@ -247,12 +252,14 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         why = f" ({c['why']})" if c["why"] else ""
         beyond = DASH if c["published"] is None else percent(c["gain"] - c["published"])
         verdict = f"**{c['verdict']}**{why}"
-        rows.append((c["claim"], published, gain(c), beyond, by_task, _improvement(c), verdict))
+        above = gain(c, "_above_random")
+        rows.append((c["claim"], published, gain(c), beyond, above, by_task, _improvement(c), verdict))
     header = (
         "claim",
         "published",
         "ours [95% interval]",
         "ours − published",
+        "above random play",
         "stratified by task",
         "P(improvement)",
         "verdict",
@@ -264,10 +271,32 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         "Not reproduced: all else. A claim of no difference is reproduced by an interval around 0 and within "
         f"±{measure.NO_DIFFERENCE:.0%}, undecided by a wider one. Verdicts go by the interval beside our gain, for "
         "which whole runs are drawn. Ours − published is in percentage points. "
+        "Above random play: the gain of what both sides score beyond a random policy, where its returns are known; a "
+        "baseline near it makes the plain ratio as large as one likes. "
         "Stratified by task (Agarwal et al. 2021): the interval when the seeds of every task are drawn by themselves, "
         "as if each task had runs of its own."
     )
-    return Table("Published claims", header, tuple(rows), "lrrrrrl", note) if rows else None
+    return Table("Published claims", header, tuple(rows), "lrrrrrrl", note) if rows else None
+
+
+def published(found: Sequence[Mapping[str, Any]]) -> Table | None:
+    """Published scores beside ours."""
+    rows = [
+        (
+            sweeps.name(tuple(p["of"].values())),
+            {"train": "training", "test": "test"}[p["split"]],
+            _apart(p["published"], p["published_standard_error"]),
+            _apart(p["mean"], p["standard_error"]),
+            _signed(p["difference"]),
+        )
+        for p in found
+    ]
+    header = ("cells", "tasks", "published", "ours", "ours − published")
+    note = (
+        "Mean normalised score ± standard error, as published and over our seeds. Each side divides returns by those "
+        "of its own online policies."
+    )
+    return Table("Published scores", header, tuple(rows), "llrrr", note) if rows else None
 
 
 def comparisons(found: Sequence[Mapping[str, Any]], title: str = "Comparisons") -> Table | None:

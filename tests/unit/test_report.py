@@ -349,6 +349,13 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     (tmp_path / "older/final.json").write_text('{"best": {}, "last": {}}')
     write_run(tmp_path / "nan", {"a/x": float("nan")}, {"a/y": 0.5})
     write_run(tmp_path / "odd", {"a/x": 1.0}, {"a/y": 0.5}, config=["seed=0"])
+    write_run(tmp_path / "slow", {"a/x": 1.0}, {"a/y": 0.5}, minutes="12")
+    write_run(tmp_path / "words", {"a/x": 1.0}, {"a/y": 0.5})
+    with (tmp_path / "words/metrics.jsonl").open("a") as file:
+        file.write('{"step": 1000, "eval/a/x/return": "high"}\n')
+    write_run(tmp_path / "won", {"a/x": 1.0}, {"a/y": 0.5})
+    won = (tmp_path / "won/final.json").read_text()
+    (tmp_path / "won/final.json").write_text(won.replace('"greedy_return": null', '"win_rate": "all"'))
     for name, text in (("torn", '{"kind": "tr'), ("list", "[]"), ("foreign", '{"a": 1}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(text)
@@ -357,9 +364,20 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     missing = tmp_path / "nowhere"
     assert report.main([str(tmp_path), str(missing), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    for name in ("half", "older", "nan", "odd", "torn", "list", "foreign", "nowhere"):
+    for name in ("half", "older", "nan", "odd", "slow", "words", "won", "torn", "list", "foreign", "nowhere"):
         assert re.search(rf"^- `.*{name}`: \w+", text, re.M), name
     assert "mt_oryx · lbf_5" in text and str(tmp_path) not in text
+
+
+def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path):
+    results = json.loads((written / "results.json").read_text())
+    broken = results["sweeps"][0]["runs"][3]
+    task = next(iter(broken["scores"]))
+    broken["scores"][task]["best"]["return"] = None
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    assert report.main([str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert "35 of 36 runs finished" in text and f"{broken['dir']}`: TypeError" in text
 
 
 def test_where_a_report_goes(tmp_path, capsys, monkeypatch):

@@ -137,12 +137,51 @@ def test_verdicts_go_by_whole_runs(tmp_path):
     assert claim["interval"][0] < 0 < claim["interval_by_task"][0]
     assert claim["verdict"] == "undecided" and "stratified by task: reproduced" in claim["why"]
     table = tables.claims([claim])
-    assert table is not None and table.header[4] == "stratified by task" and "−" not in table.rows[0][4]
+    assert table is not None and table.header[5] == "stratified by task" and "−" not in table.rows[0][5]
     assert table.header[3] == "ours − published" and table.rows[0][3] == tables.DASH
     (row,) = tables.claims([{**claim, "gain": 0.3, "published": 0.5}]).rows
     assert row[3] == "−20.0%"
     (cell,) = (c for c in measure.cells(sweep, "best") if c["cell"]["n"] == "4")
     assert cell["test"]["mean_interval"] == pytest.approx((0.1, 0.58))
+
+
+def test_gains_above_random_play(tmp_path):
+    """0.5 over 0.2 where random play scores 0.05 / 0.8; unknown where any task's random return is."""
+    paper = [{"claim": "x", "of": {"n": "4"}, "over": {"n": "1"}, "split": "test", "gain": None}]
+    given = lambda cell, seed: ({"a/x": 0.9}, {"a/y": {"4": 0.5, "1": 0.2}[cell["n"]]})
+    sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, given, paper=paper))
+    (claim,) = measure.claims(sweep, "best")
+    assert claim["gain"] == pytest.approx(1.5)
+    assert claim["gain_above_random"] == pytest.approx((0.5 - 0.0625) / (0.2 - 0.0625) - 1)
+    assert claim["interval_above_random"] == pytest.approx((claim["gain_above_random"],) * 2)
+    for path in tmp_path.rglob("run.json"):
+        path.write_text(path.read_text().replace('"random": 0.05', '"random": null'))
+    (claim,) = measure.claims(only(tmp_path), "best")
+    assert claim["gain"] == pytest.approx(1.5) and math.isnan(claim["gain_above_random"])
+    assert all(map(math.isnan, claim["interval_above_random"]))
+
+
+def test_published_scores_beside_ours(tmp_path):
+    """Also from the results.json of a report; of a cell without runs there is nothing to say yet."""
+    published = [
+        {"of": {"n": "1", "algo": "mt_oryx"}, "split": "test", "mean": 0.3, "standard_error": 0.01},
+        {"of": {"n": "16"}, "split": "train", "mean": 0.5, "standard_error": None},
+        {"of": {"n": "4"}, "split": "test", "mean": 0.5, "standard_error": None},
+    ]
+    cut = [({"algo": "mt_oryx", "n": "4"}, seed) for seed in (0, 1, 2)]
+    root = write_sweep(tmp_path / "sweep", AXES, flat, published=published, unfinished=cut)
+    assert report.main([str(root), "--out", str(tmp_path / "out")]) == 0
+    for path in (root, tmp_path / "out/results.json"):
+        sweep = only(path)
+        first, pooled, missing = measure.published(sweep, "best")
+        ours = measure.aggregate([sweep.runs(("mt_oryx", "1"))], "test", "best")
+        assert ours is not None and first["mean"] == ours["mean"]
+        assert first["difference"] == pytest.approx(ours["mean"] - 0.3)
+        assert pooled["mean"] is not None and pooled["published_standard_error"] is None
+        assert missing["mean"] is None and missing["difference"] is None
+        table = tables.published([first, pooled, missing])
+        assert table is not None and table.rows[0][2] == "0.300 ± 0.010"
+        assert table.rows[0][4].startswith(("+", "−")) and table.rows[2][3:] == (tables.DASH, tables.DASH)
 
 
 def test_parts_of_one_sweep_are_put_together(tmp_path):
