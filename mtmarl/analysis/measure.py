@@ -136,10 +136,11 @@ def compare_runs(
         right.append(scores(theirs, tasks, which))
         random.append(random_scores(ours[0], tasks))
         alike.append(_trained_alike(ours, theirs, tasks))
-    above = [[x - r for x, r in zip(side, random, strict=True)] for side in (left, right)]
-    left, right, paired = stats.blocks(left), stats.blocks(right), bool(alike) and all(alike)
+    paired = bool(alike) and all(alike)
+    above = lambda side: [x - r for x, r in zip(side, random, strict=True)]
+    gain_above, interval_above = stats.gain(above(left), above(right), paired=paired)
+    left, right = stats.blocks(left), stats.blocks(right)
     gain, interval = stats.gain(left, right, paired=paired)
-    gain_above, interval_above = stats.gain(*above, paired=paired)
     return {
         "tasks": sum(b.shape[1] for b in left),
         "mean_of": stats.value(left),

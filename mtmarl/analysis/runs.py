@@ -145,8 +145,10 @@ def random_scores(run: Run, tasks: Sequence[str]) -> np.ndarray:
     for task in tasks:
         known = run.reference(task)
         reference, played = known.get("reference") or 0.0, known.get("random")
-        counted = reference > 0 and played is not None and not run.winnable(task)
-        found.append(float(played) / reference if counted else float("nan"))
+        if played is None or not reference > 0 or run.winnable(task):
+            found.append(float("nan"))
+        else:
+            found.append(float(played) / reference)
     return np.asarray(found, float)
 
 
