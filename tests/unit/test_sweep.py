@@ -33,6 +33,8 @@ profiles:
 paper:
   - {claim: "wider is better", of: {width: 32}, over: {width: "16"}, split: test, gain: 0.5}
   - {claim: "on training tasks too", of: {width: 32, algo: mt_oryx}, over: {width: 16}, split: train}
+published:
+  - {of: {width: 16}, split: test, mean: 0.5, standard_error: 0.1}
 """
 
 
@@ -61,6 +63,7 @@ def test_the_record_of_a_sweep(file):
             {"claim": "on training tasks too", "of": {"width": "32", "algo": "mt_oryx"}, "over": {"width": "16"},
              "split": "train", "gain": None},
         ],
+        "published": [{"of": {"width": "16"}, "split": "test", "mean": 0.5, "standard_error": 0.1}],
     }  # fmt: skip
     assert [r["seed"] for r in runs] == [0] * 4 + [1] * 4, "partial results cover the whole grid"
     assert runs[3] == {
@@ -146,6 +149,7 @@ def test_a_level_may_take_away_what_an_axis_before_it_sets(file):
         ("levels: {width: [32]}", "levels: {wide: [32]}", "profiles.smoke.levels: unknown wide"),
         ("levels: {width: [32]}", "level: {}", "unknown key profiles.smoke.level; did you mean levels"),
         ('over: {width: "16"}', 'over: {width: "17"}', r"paper\[0\].over.width: unknown 17"),
+        ("{of: {width: 16}, split", "{of: {width: 17}, split", r"published\[0\].of.width: unknown 17"),
         ("split: test", "split: tset", r"paper\[0\].split must be one of 'train', 'test'"),
         ("seeds: [0, 1]", "seeds: [0, 1", "wide.yaml: not a readable YAML file"),
     ],
