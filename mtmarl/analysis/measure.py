@@ -124,7 +124,7 @@ def compare_runs(
     """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on.
 
     Where only the choice of the best checkpoint differs, the two runs of a seed are one training: drawn together.
-    `gain_above_random`: that of what both sides score above random play, where its returns are known.
+    `gain_above_random`: that of scores where 0 is random play and 1 the reference; NaN where the former is unknown.
     """
     left, right, random, alike = [], [], [], []
     for ours, theirs in pairs:
@@ -137,7 +137,7 @@ def compare_runs(
         random.append(random_scores(ours[0], tasks))
         alike.append(_trained_alike(ours, theirs, tasks))
     paired = bool(alike) and all(alike)
-    above = lambda side: [x - r for x, r in zip(side, random, strict=True)]
+    above = lambda side: [(x - r) / (1 - r) for x, r in zip(side, random, strict=True)]
     gain_above, interval_above = stats.gain(above(left), above(right), paired=paired)
     left, right = stats.blocks(left), stats.blocks(right)
     gain, interval = stats.gain(left, right, paired=paired)

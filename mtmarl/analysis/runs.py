@@ -140,12 +140,12 @@ def scores(runs: Sequence[Run], tasks: Sequence[str], which: str) -> np.ndarray:
 
 
 def random_scores(run: Run, tasks: Sequence[str]) -> np.ndarray:
-    """What random play scores on tasks: [tasks]. NaN where it is not known, as of tasks that are won or lost."""
+    """What random play scores on tasks: [tasks], below 1. NaN where that is unknown, as of tasks that are won."""
     found = []
     for task in tasks:
         known = run.reference(task)
         reference, played = known.get("reference") or 0.0, known.get("random")
-        if played is None or not reference > 0 or run.winnable(task):
+        if played is None or not reference > max(0.0, float(played)) or run.winnable(task):
             found.append(float("nan"))
         else:
             found.append(float(played) / reference)

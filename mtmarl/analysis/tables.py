@@ -271,8 +271,8 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
         "Not reproduced: all else. A claim of no difference is reproduced by an interval around 0 and within "
         f"±{measure.NO_DIFFERENCE:.0%}, undecided by a wider one. Verdicts go by the interval beside our gain, for "
         "which whole runs are drawn. Ours − published is in percentage points. "
-        "Above random play: the gain of what both sides score beyond a random policy, where its returns are known; a "
-        "baseline near it makes the plain ratio as large as one likes. "
+        "Above random play: the gain of scores on the scale where random play is 0 and the reference 1; over a "
+        "baseline near 0 the plain ratio says little. "
         "Stratified by task (Agarwal et al. 2021): the interval when the seeds of every task are drawn by themselves, "
         "as if each task had runs of its own."
     )
