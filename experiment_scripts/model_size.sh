@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Figure 5b: size of the model on fifteen RWARE tasks, embed_dim 64 … 768. Also: make sweep
 #   experiment_scripts/model_size.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
-# Time: smoke 1 run, cpu 9 runs (width 64: 8 to 25 minutes on one core, 128: 25 to 55), paper 45 runs.
+# Time: smoke 1 run, cpu 9 runs (width 64: 8 to 25 minutes on one core, 128: 25 to 55,
+#   256: 60 to 70), paper 45 runs.
 # results=results/model_size/results.json makes only the runs that the published report lacks.
 sweep=model_size
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
