@@ -377,10 +377,10 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
 def remarks(sweep: Sweep) -> list[str]:
     """What keeps runs from being seeds of each other, or cells from being compared: settings that were changed."""
     out = []
-    if sweep.mixed:
+    if uneven := _uneven(sweep):
         out.append(
-            f"**Parts of this sweep were planned with different settings** ({', '.join(sorted(sweep.mixed))}): cells "
-            "of different parts do not compare."
+            f"**Parts of this sweep were planned with different settings** ({', '.join(uneven)}): cells of different "
+            "parts do not compare."
         )
     for cell in sweep.cells():
         runs = sweep.runs(cell)
@@ -392,6 +392,14 @@ def remarks(sweep: Sweep) -> list[str]:
                 f"in {', '.join(found)}."
             )
     return out
+
+
+def _uneven(sweep: Sweep) -> list[str]:
+    """`mixed` without what all runs were made with, as where one part names what another has by a default."""
+    known = experiments.deciding([run for cell in sweep.cells() for run in sweep.runs(cell)])
+    alike = set(known[0]).difference(settings.differing(known)) if known else ()
+    held = {f"{key}={settings.spell(known[0][key])}" for key in alike}
+    return sorted(override for override in sweep.mixed if override.lstrip("+") not in held)
 
 
 def _seeds_by_value(runs: Sequence[Run], known: Sequence[Mapping[str, Any]], key: str) -> str:

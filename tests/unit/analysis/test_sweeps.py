@@ -338,3 +338,9 @@ def test_a_level_that_was_made_again_with_other_settings_is_said(tmp_path):
     assert remark in (tmp_path / "out/report.md").read_text()
     (numbers,) = json.loads((tmp_path / "out/results.json").read_text())["sweeps"]
     assert numbers["remarks"] == [remark]
+
+    for half in halves:  # planned differently, run alike: one part relied on what was then the default
+        for path in half.glob("*/*/*/run.json"):
+            run = json.loads(path.read_text())
+            path.write_text(json.dumps(run | {"config": run["config"] | {"trainer": {"updates": 50}}}))
+    assert sweeps.remarks(only(*halves)) == []
