@@ -39,7 +39,7 @@ from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
-from mtmarl.files import write_json
+from mtmarl.files import files_below, write_json
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
@@ -752,8 +752,8 @@ def read_origins(cfg: Config, tasks: Sequence[str]) -> dict[str, str]:
     origins = {task: vault.identity(path) for task, path in zip(tasks, find_vaults(cfg, tasks), strict=True)}
     start = read_start(cfg)
     if start is not None:
-        files = sorted(f for f in start.path.rglob("*") if f.is_file())
-        origins["init_from"] = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
+        content = b"".join(f.read_bytes() for f in files_below(start.path))
+        origins["init_from"] = hashlib.sha256(content).hexdigest()
     return origins
 
 

@@ -1,9 +1,12 @@
 """One exception for everything a user can put right: bad options, missing or corrupt files."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from mtmarl.foreign import shown
 
 
 class UserError(Exception):
@@ -17,14 +20,28 @@ class UserError(Exception):
 GOES_ON = "the same command goes on from its last checkpoint"
 
 
+_REMEDIES = {
+    errno.ENOSPC: "make room, then give the same command again",
+    errno.EDQUOT: "make room, then give the same command again",
+    errno.EACCES: "give a place that you may read and write",
+    errno.EPERM: "give a place that you may read and write",
+    errno.EROFS: "give a place that can be written to",
+}
+
+
+def described(error: UserError | OSError) -> str:
+    """What went wrong, as text for a terminal; of an OSError with the file and what to do, where they are known."""
+    if isinstance(error, UserError):
+        return shown(error)
+    what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return shown(
+        ": ".join(str(part) for part in (error.filename, what, _REMEDIES.get(error.errno or 0)) if part)
+    )
+
+
 def failed(error: UserError | OSError) -> int:
-    """Prints what stopped a command, in one line; the exit code. Raises an OSError again that is not about a file."""
-    if isinstance(error, OSError):
-        if error.filename is None:
-            raise error
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-    else:
-        print(f"error: {error}", file=sys.stderr)
+    """Prints what stopped a command; the exit code."""
+    print(f"error: {described(error)}", file=sys.stderr)
     return 2
 
 
@@ -39,5 +56,12 @@ def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
         sys.exit(130)
     except BrokenPipeError:
         # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(1)
+    except OSError as error:  # Of the output itself, as where it goes to a file on a full disk.
+        _drop_output()
+        sys.exit(failed(error))
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

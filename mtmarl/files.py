@@ -1,8 +1,15 @@
 """What is on disk stays whole: small files are there or not, for readers and after kills; a run has one writer."""
 
+import errno
 import json
+import shutil
+import stat
+import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,14 +18,83 @@ from filelock import FileLock, Timeout
 
 from mtmarl.errors import UserError
 
+_SCRATCH = "mtmarl-"
+_DEAD = 3600  # Seconds after which a small file is no longer being written.
+
+
+def files_below(folder: Path, name: str = "*", refused: list[tuple[Path, str]] | None = None) -> list[Path]:
+    """The files of a name (a pattern) at or below a folder, sorted; links to files and folders are followed.
+
+    Nothing is left out silently: a link to nothing or in a circle, a device, and what may not be read raise UserError,
+    or are added with the reason to `refused` where that is given.
+    """
+    found: list[Path] = []
+
+    def enter(place: Path, above: frozenset[tuple[int, int]]) -> None:
+        try:
+            about = place.stat()
+            if stat.S_ISDIR(about.st_mode):
+                inode = (about.st_dev, about.st_ino)
+                if inode in above:
+                    raise OSError(errno.ELOOP, "a link to a folder that it lies in")
+                for entry in sorted(place.iterdir()):
+                    enter(entry, above | {inode})
+            elif fnmatchcase(place.name, name):
+                if not stat.S_ISREG(about.st_mode):
+                    raise OSError(errno.EINVAL, "neither a file nor a folder")
+                found.append(place)
+        except OSError as error:
+            lost = isinstance(error, FileNotFoundError) and place.is_symlink()
+            reason = "a link to nothing" if lost else error.strerror or str(error)
+            if refused is None:
+                raise UserError(f"{place}: {reason}; repair or remove it") from error
+            refused.append((place, reason))
+
+    enter(folder, frozenset())
+    return found
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a link (never what it leads to) or a folder with all it holds, as far as that is possible."""
+    if path.is_symlink() or path.is_file():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A temporary folder; first removes those of processes that were killed."""
+    parent = Path(tempfile.gettempdir())
+    for lock in parent.glob(f"{_SCRATCH}*.lock"):
+        # Only those whose lock is free: their process is gone.
+        with suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
+            remove(lock.with_suffix(""))
+            lock.unlink(missing_ok=True)
+    folder = parent / f"{_SCRATCH}{uuid4().hex}"
+    with FileLock(folder.with_suffix(".lock")):
+        folder.mkdir(mode=0o700)
+        try:
+            yield folder
+        finally:
+            remove(folder)
+            folder.with_suffix(".lock").unlink(missing_ok=True)
+
 
 def write_whole(file: Path, content: str | bytes) -> None:
     """Replaces `file` in one step; text is UTF-8. Directories above it are made."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    for earlier in file.parent.glob(f".{escape(file.name)}-{'[0-9a-f]' * 8}"):
+        with suppress(OSError):
+            if time.time() - earlier.stat().st_mtime > _DEAD:  # Its process was killed.
+                earlier.unlink()
     temporary = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
     try:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(file)
+    except OSError as error:
+        error.filename, error.filename2 = str(file), None  # Not the temporary one; a full disk gives none.
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

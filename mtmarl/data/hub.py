@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError
+from mtmarl.files import files_below
 
 CHUNK = 16 * 2**20  # bytes per request where every read is one; `workers` of them are in memory at a time
 PIECE = 2**21  # bytes read at once from a stream
@@ -329,7 +330,7 @@ def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: 
 
 
 def _files_there(path: Path, root: Path) -> set[str]:
-    return {f.relative_to(root).as_posix() for f in path.rglob("*") if f.is_file()}
+    return {f.relative_to(root).as_posix() for f in files_below(path)}
 
 
 def _is_there(root: Path, path: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:

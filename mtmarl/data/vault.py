@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 import mtmarl
 from mtmarl.errors import UserError
-from mtmarl.files import write_whole
+from mtmarl.files import files_below, write_whole
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -559,13 +559,12 @@ def _write_json(file: Path, value: Any) -> None:
 def manifest_entry(root: Path, path: Path) -> dict[str, Any]:
     """What a manifest says of one vault; `files` maps places below the root to size in bytes and SHA-256."""
     metadata = read_metadata(path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
     return {
         "task": metadata["task"],
         "steps": metadata["steps"],
         "episodes": metadata["episodes"],
         "returns": metadata["episode_return"],
-        "files": {file.relative_to(root).as_posix(): fingerprint(file) for file in files},
+        "files": {file.relative_to(root).as_posix(): fingerprint(file) for file in files_below(path)},
     }
 
 

@@ -1,5 +1,6 @@
 """How commands end that are stopped."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mtmarl
+from mtmarl.errors import UserError, failed
 
 
 def test_a_stop_is_one_line():
@@ -39,3 +41,38 @@ def test_a_reader_that_has_had_enough_is_no_error():
         assert process.stdout.readline().startswith("x")
         process.stdout.close()
         assert process.stderr.read() == "" and process.wait() == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
+def test_output_to_a_full_disk_is_one_line():
+    code = "from mtmarl.errors import exit_with; exit_with(lambda: print('x') or 0)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and "No space left" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error, line",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left", "a"),
+            "a: No space left: make room, then give the same command again",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            "No space left: make room, then give the same command again",
+        ),
+        (PermissionError(errno.EACCES, "Denied", "a"), "a: Denied: give a place that you may read and write"),
+        (OSError("5 requested and 3 written"), "5 requested and 3 written"),
+        (
+            UserError("https://me:secret@host/x?signature=1: gone\x1b[31m"),
+            "https://…@host/x?…: gone\\x1b[31m",
+        ),
+    ],
+)
+def test_every_error_of_files_is_one_line(error, line, capsys):
+    """… which shows neither credentials nor what a terminal would obey."""
+    assert failed(error) == 2
+    assert capsys.readouterr().err == f"error: {line}\n"
