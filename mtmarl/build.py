@@ -27,6 +27,7 @@ from mtmarl.algos.base import Algorithm
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
 from mtmarl.config import Config
 from mtmarl.data import vault
+from mtmarl.data.coverage import FamilyColumns, unvaried_columns
 from mtmarl.data.host_source import host_source, map_vault, stored_bytes
 from mtmarl.data.hybrid import hybrid_source
 from mtmarl.data.on_policy import on_policy_source
@@ -394,7 +395,8 @@ def online(cfg: Config, task: str) -> OnlineJob:
 class Job:
     """A run of mtmarl.train. `steps`: recorded ones of its vaults; 0 where no phase needs any.
 
-    balanced: every batch holds every task; else one of them. `start`: what `init_from` gives it.
+    balanced: every batch holds every task; else one of them. `start`: what `init_from` gives it. `columns`: the
+    observation columns that its vaults never vary; none where the network does not read columns by their position.
     """
 
     train_envs: dict[str, Env]
@@ -411,6 +413,7 @@ class Job:
     balanced: bool
     start: Matching | None
     seed: int
+    columns: list[FamilyColumns] = field(default_factory=list)
 
     @property
     def parameters(self) -> int:
@@ -538,7 +541,8 @@ def outline(cfg: Config) -> Outline:
     largest_team = max(e.spec.agents for e in (*raw_train.values(), *raw_test.values()))
     told = getattr(module, "TASK_FEATURES", False)
     start = read_start(cfg)
-    layout = Layout.of(specs, cfg.data.agent_ids, largest_team, told)
+    shuffle_slots = cfg.data.shuffle_slots and getattr(module, "SHUFFLES_SLOTS", False)
+    layout = Layout.of(specs, cfg.data.agent_ids, largest_team, told, shuffle_slots)
     if start is not None:
         start.check_network(cfg, settings)
         # What it has learned it has learned of observations laid out like this.
@@ -575,9 +579,9 @@ def outline(cfg: Config) -> Outline:
 def prepare(cfg: Config) -> Job:
     """Everything that a run of mtmarl.train needs. All checks are made here, before anything compiles."""
     o, tasks = outline(cfg), train_tasks(cfg)
-    windows, support, units, steps = None, None, [1.0] * len(tasks), 0
+    windows, support, units, steps, columns = None, None, [1.0] * len(tasks), 0, []
     if o.needs_vaults:
-        windows, support, units, steps = _vault_windows(cfg, o)
+        windows, support, units, steps, columns = _vault_windows(cfg, o)
     algo = make_algorithm(o.module, o.settings, o.dims, o.plan.updates, support)
     # What is played while training pays in the units of what was recorded.
     envs = [InUnits(o.train_envs[task], unit) for task, unit in zip(tasks, units, strict=True)]
@@ -592,7 +596,7 @@ def prepare(cfg: Config) -> Job:
     start = None if o.start is None else o.start.load(cfg, o.settings, algo, example_batch(o.dims))
     return Job(
         o.train_envs, o.test_envs, o.layout, o.dims, algo, sources, evaluator, o.plan, known, support, steps,
-        cfg.data.balanced, start, cfg.seed,
+        cfg.data.balanced, start, cfg.seed, columns,
     )  # fmt: skip
 
 
@@ -601,17 +605,19 @@ def window_options(cfg: Config, layout: Layout) -> dict[str, Any]:
     return dict(
         shuffle=cfg.data.shuffle_agents, balanced=cfg.data.balanced, mask=cfg.data.mask_agents, ids=layout.ids,
         random_ids=layout.random_ids, end_at_limits=cfg.data.end_at_limits,
+        slots=tuple(layout.slots_of(family_of(task)) for task in train_tasks(cfg)) if layout.slots else (),
     )  # fmt: skip
 
 
 def _vault_windows(
     cfg: Config, o: Outline
-) -> tuple[Callable[..., Source], tuple[float, float] | None, list[float], int]:
+) -> tuple[Callable[..., Source], tuple[float, float] | None, list[float], int, list[FamilyColumns]]:
     """(rows, steps, **options) -> a source of windows; the support of values; per task, the unit of its rewards; the
-    number of recorded steps.
+    number of recorded steps; the columns that they never vary.
     """
     tasks, layout = train_tasks(cfg), o.layout
-    specs = [make_env(task).spec for task in tasks]
+    envs = [make_env(task) for task in tasks]
+    specs = [env.spec for env in envs]
     paths = find_vaults(cfg, tasks)
     mapped = exceeds_memory(cfg, paths)
     read = map_vault if mapped else vault.read_vault
@@ -633,6 +639,10 @@ def _vault_windows(
         units = reward_units(vaults, [family_of(t) for t in tasks], o.settings.gamma)
         vaults = [in_units(v, unit) for v, unit in zip(vaults, units, strict=True)]
         support = value_support(vaults, o.settings.gamma)
+    columns = []
+    if hasattr(o.module, "SHUFFLES_SLOTS"):
+        slots = {family: layout.slots_of(family) for family in layout.families}
+        columns = unvaried_columns(vaults, envs, make_envs(list(o.test_envs)), slots)
     stored = replace(o.dims, obs=layout.known)
     constants, scale = [layout.constant(s) for s in specs], layout.constant_scale
     if mapped:
@@ -641,7 +651,7 @@ def _vault_windows(
         windows = partial(host_source, vaults, stored, chunk=chunk, memory=memory, **told)
     else:
         windows = partial(vault_source, make_task_data(vaults, stored, constants, scale))
-    return windows, support, units, sum(len(v.recording.first) for v in vaults)
+    return windows, support, units, sum(len(v.recording.first) for v in vaults), columns
 
 
 # ---------------------------------------------------------------------------------------------- records
@@ -795,6 +805,7 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
         max_returns={task: env.spec.max_return for task, env in {**job.train_envs, **job.test_envs}.items()},
         dims={k: v for k, v in vars(job.dims).items() if k != "entities"},  # they follow from the layout
         layout=asdict(job.layout), value_range=job.value_range, dataset_steps=job.steps,
+        columns=[asdict(c) for c in job.columns],
         start=start_record(cfg, job.start), origins=read_origins(cfg, list(job.train_envs) if job.steps else []),
     )  # fmt: skip
 
@@ -819,6 +830,7 @@ def describe(job: Job, run_dir: Path, done: int | None) -> str:
         + ("task" if d.tasks == 1 else "tasks"),
         f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}"
         + (f"; values in [{job.value_range[0]:.2f}, {job.value_range[1]:.2f}]" if job.value_range else ""),
+        *(w for c in job.columns if (w := c.warning())),
         f"run: {run_dir}" + (f", goes on from update {done:,}" if done else ""),
         "compiling …",
     ]

@@ -82,7 +82,8 @@ class DataConfig:
     end_at_limits: a step at which an episode was cut short counts as its end, as in the released code; else values
     learn nothing from it. The last four are the switches of the paper's ablations: random agent order per window,
     padded agents masked out, equal rows per task (else one random task per update), one-hot agent numbers in the
-    observation.
+    observation. shuffle_slots: interchangeable objects (LBF's foods and other agents) stand in random slots of an
+    observation, for algorithms that read it flat; runs from before this setting have them in their fixed order.
     """
 
     vault_dir: str | None
@@ -95,6 +96,7 @@ class DataConfig:
     mask_agents: bool = True
     balanced: bool = True
     agent_ids: Literal["none", "fixed", "random"] = "none"
+    shuffle_slots: bool = False
 
 
 @dataclass(frozen=True)

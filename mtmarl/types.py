@@ -36,13 +36,29 @@ class Dims:
     task_features: tuple[int, int] = (0, 0)
 
 
+class Slots(NamedTuple):
+    """A group of slots for interchangeable objects in an observation: `count` slots of `width` columns from `start`.
+
+    The same column of each slot has the same scale. An empty slot holds the same values in every task.
+    """
+
+    start: int
+    count: int
+    width: int
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.count * self.width
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """What is known of a task before it is stepped. `name` is `family/scenario`.
 
     win_return: an episode that returns more is won; None where nothing is won or lost. max_return: what the best
     episode returns; None where that is not known. task_features: further numbers
-    that describe the task, by the names of `envs.layout.TASK_FEATURES`.
+    that describe the task, by the names of `envs.layout.TASK_FEATURES`. slots: the columns of an observation that
+    list interchangeable objects.
     """
 
     name: str
@@ -54,6 +70,7 @@ class TaskSpec:
     win_return: float | None = None
     max_return: float | None = None
     task_features: Mapping[str, int | float] = field(default_factory=dict, hash=False)
+    slots: tuple[Slots, ...] = ()
 
     @property
     def dims(self) -> Dims:

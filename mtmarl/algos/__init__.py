@@ -2,6 +2,7 @@
 
 make(config, dims, …) names what else it needs: `updates` of the run, or the `value_range` of discounted returns in the
 vaults, which is None where the config has no gamma. TASK_FEATURES in a module: observations tell what task they are of.
+SHUFFLES_SLOTS: the network reads observation columns by their position, so interchangeable objects are shuffled.
 """
 
 from mtmarl.algos import (

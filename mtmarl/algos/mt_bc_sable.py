@@ -10,6 +10,8 @@ from mtmarl.ops import masked
 from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
 
+SHUFFLES_SLOTS = True
+
 
 @dataclass(frozen=True)
 class Config:

@@ -18,6 +18,8 @@ from mtmarl.ops import masked, td, values
 from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
 
+SHUFFLES_SLOTS = True
+
 
 @dataclass(frozen=True)
 class Config:

@@ -16,6 +16,8 @@ from mtmarl.ops.offline import Grouping, counterfactual_baseline, icq_weights
 from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
 
+SHUFFLES_SLOTS = True
+
 
 @dataclass(frozen=True)
 class Config:

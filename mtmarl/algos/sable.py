@@ -9,6 +9,8 @@ from mtmarl.ops import masked
 from mtmarl.ops.agents import random_orders, reorder_agents
 from mtmarl.types import Batch, Dims
 
+SHUFFLES_SLOTS = True
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.Config):

@@ -18,7 +18,8 @@ from mtmarl.envs.layout import one_hot_ids
 from mtmarl.errors import UserError
 from mtmarl.ops.agents import shuffle_agents
 from mtmarl.ops.keys import apart
-from mtmarl.types import AtMost, Batch, Params
+from mtmarl.ops.slots import shuffle_slots
+from mtmarl.types import AtMost, Batch, Params, Slots
 
 
 class Source(NamedTuple):
@@ -126,7 +127,8 @@ class Windows(NamedTuple):
     `length`: steps per task. shuffle: random agent order per row. balanced: equal rows per task; else one random task
     per batch. mask: padded slots are masked; else they are agents that see zeros and do nothing. ids: width of the
     one-hot agent numbers, if any; random_ids deals them out anew in every window. end_at_limits: truncated steps are
-    terminal. agents: of each task, () where they are not known.
+    terminal. agents: of each task, () where they are not known. slots: of each task, the groups of slots in which
+    objects are shuffled; () where none are.
     """
 
     length: tuple[int, ...]
@@ -139,6 +141,7 @@ class Windows(NamedTuple):
     random_ids: bool = False
     end_at_limits: bool = False
     agents: tuple[int, ...] = ()
+    slots: tuple[tuple[Slots, ...], ...] = ()
 
     def check(self) -> None:
         if self.batch_size < 1 or self.context < 1:
@@ -173,7 +176,9 @@ class Windows(NamedTuple):
         """Numbers, order and masks of the agents; `key` is that of `draw`."""
         key_order = jax.random.split(key, 3)[2]
         # `draw` has the first two and sources around this one the fourth: split(key, n)[i] is fold_in(key, i).
-        key_ids = jax.random.fold_in(key, 4)
+        key_ids, key_slots = jax.random.fold_in(key, 4), jax.random.fold_in(key, 5)
+        if self.slots:
+            batch = shuffle_slots(batch, key_slots, self.slots)
         if self.ids:
             batch = number_agents(batch, key_ids, self.ids, self.random_ids)
         if self.shuffle:

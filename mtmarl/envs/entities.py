@@ -84,7 +84,9 @@ def _lbf_parts(view: Array) -> tuple[Array, Array, Array]:
 
 def _observe_lbf(obs: Observation) -> Tokens:
     foods, own, others = _lbf_parts(obs.view)
-    allies = _slots(others, lbf.MAX_AGENTS - 1, 3)[..., : obs.view.shape[-2] - 1, :]
+    others = _slots(others, lbf.MAX_AGENTS - 1, 3)
+    # Slots may be shuffled: an ally may stand in any of them.
+    allies, _ = _present_first(others, others[..., 2] > 0, obs.view.shape[-2] - 1)
 
     def relative(x):
         distance = (x[..., :2] - own[..., None, :2]) * (CELL / lbf.OBS_SCALE[0])

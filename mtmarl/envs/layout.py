@@ -9,7 +9,7 @@ part where agents are numbered. With one family and nothing of the rest a task's
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,8 @@ import numpy as np
 from mtmarl.envs import smax
 from mtmarl.errors import UserError
 from mtmarl.ops.keys import apart
-from mtmarl.types import Env, TaskSpec, TimeStep
+from mtmarl.ops.slots import shuffled_columns, take_columns
+from mtmarl.types import Env, Slots, TaskSpec, TimeStep
 
 AgentIds = Literal["none", "fixed", "random"]
 
@@ -71,7 +72,9 @@ class Layout:
     """`features`: width of what the tasks themselves show; `ids`: width of the agents' one-hot (0: no numbers).
 
     random_ids: every episode (in training, every window) deals the numbers out anew, so that teams larger than
-    those trained on meet no number for the first time. tasks: how tasks are told (None: they are not).
+    those trained on meet no number for the first time. tasks: how tasks are told (None: they are not). slots: of each
+    family, the groups of slots whose objects are shuffled once per episode and agent (in training, per window and
+    agent); () where none are.
     """
 
     families: tuple[str, ...]
@@ -80,6 +83,7 @@ class Layout:
     ids: int = 0
     random_ids: bool = False
     tasks: TaskScale | None = None
+    slots: tuple[tuple[Slots, ...], ...] = ()
 
     @classmethod
     def of(
@@ -88,10 +92,12 @@ class Layout:
         agent_ids: AgentIds = "none",
         ids: int = 0,
         task_features: bool = False,
+        shuffle_slots: bool = False,
     ) -> "Layout":
         """The smallest layout that these tasks fit into; `ids` numbers are dealt out unless agent_ids is none."""
         specs = list(specs)
         families = tuple(dict.fromkeys(s.family for s in specs))
+        slots = {s.family: s.slots for s in specs if s.slots and shuffle_slots}
         return cls(
             families,
             max(s.obs for s in specs),
@@ -99,6 +105,7 @@ class Layout:
             0 if agent_ids == "none" else ids,
             agent_ids == "random",
             TaskScale.of(specs) if task_features else None,
+            tuple(slots.get(f, ()) for f in families) if slots else (),
         )
 
     @classmethod
@@ -106,7 +113,8 @@ class Layout:
         """The layout whose `dataclasses.asdict` was kept as JSON."""
         tasks = record.get("tasks")
         tasks = None if tasks is None else TaskScale(**{name: tuple(x) for name, x in tasks.items()})
-        return cls(**{**record, "families": tuple(record["families"]), "tasks": tasks})
+        slots = tuple(tuple(Slots(*group) for group in groups) for groups in record.get("slots", ()))
+        return cls(**{**record, "families": tuple(record["families"]), "tasks": tasks, "slots": slots})
 
     @property
     def agent_ids(self) -> AgentIds:
@@ -114,6 +122,10 @@ class Layout:
         if not self.ids:
             return "none"
         return "random" if self.random_ids else "fixed"
+
+    def slots_of(self, family: str) -> tuple[Slots, ...]:
+        """The groups of slots that are shuffled in tasks of this family."""
+        return self.slots[self.families.index(family)] if self.slots else ()
 
     @property
     def _told(self) -> int:
@@ -161,7 +173,8 @@ class Layout:
             )
         if self.ids and spec.agents > self.ids:
             raise UserError(f"{spec.name}: {spec.agents} agents, and the policy has numbers for {self.ids}")
-        return env if (spec.obs, spec.actions) == (self.obs, self.actions) else LaidOut(env, self)
+        as_it_is = (spec.obs, spec.actions) == (self.obs, self.actions) and not self.slots_of(spec.family)
+        return env if as_it_is else LaidOut(env, self)
 
 
 def one_hot_ids(key: jax.Array, rows: int, agents: int, ids: int, random: bool) -> jax.Array:
@@ -174,9 +187,19 @@ def one_hot_ids(key: jax.Array, rows: int, agents: int, ids: int, random: bool) 
     return jax.nn.one_hot(order[:, :agents], ids)
 
 
+class LaidOutState(NamedTuple):
+    """task: the task's own state. What lasts for an episode: ids, the one-hots of the agents [N, ids]; columns, which
+    column of the task's observation stands where, for each agent [N, O]. None where the layout has no such thing.
+    """
+
+    task: Any
+    ids: jax.Array | None
+    columns: jax.Array | None
+
+
 @dataclass(frozen=True, eq=False)
 class LaidOut:
-    """A task in a layout. The state is (the task's own state, the one-hots of its agents [N, ids], None without)."""
+    """A task in a layout."""
 
     raw: Env
     layout: Layout
@@ -195,24 +218,28 @@ class LaidOut:
     def reset(self, key: jax.Array) -> tuple[Any, TimeStep]:
         # The start state must be the one that the task itself has under this key.
         state, step = self.raw.reset(key)
-        if not self.layout.ids:
-            return (state, None), self._lay_out(step, None)
-        ids = one_hot_ids(apart(key), 1, step.obs.shape[0], self.layout.ids, self.layout.random_ids)[0]
-        return (state, ids), self._lay_out(step, ids)
+        ids = columns = None
+        agents, width = step.obs.shape
+        if self.layout.ids:
+            ids = one_hot_ids(apart(key), 1, agents, self.layout.ids, self.layout.random_ids)[0]
+        if slots := self.layout.slots_of(self.raw.spec.family):
+            columns = shuffled_columns(jax.random.fold_in(apart(key), 1), slots, width, (agents,))
+        laid_out = LaidOutState(state, ids, columns)
+        return laid_out, self._lay_out(step, laid_out)
 
-    def step(self, state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, TimeStep]:
-        own, ids = state
-        own, step = self.raw.step(own, action, key)
-        return (own, ids), self._lay_out(step, ids)
+    def step(self, state: LaidOutState, action: jax.Array, key: jax.Array) -> tuple[LaidOutState, TimeStep]:
+        own, step = self.raw.step(state.task, action, key)
+        state = state._replace(task=own)
+        return state, self._lay_out(step, state)
 
-    def _lay_out(self, step: TimeStep, ids: jax.Array | None) -> TimeStep:
+    def _lay_out(self, step: TimeStep, state: LaidOutState) -> TimeStep:
         agents, width = step.obs.shape
         constant = jnp.asarray(self.layout.constant(self.raw.spec) * self.layout.constant_scale)
         parts = (
-            step.obs,
+            step.obs if state.columns is None else take_columns(step.obs, state.columns),
             jnp.zeros((agents, self.layout.features - width)),
             jnp.broadcast_to(constant, (agents, constant.size)),
-            *(() if ids is None else (ids,)),
+            *(() if state.ids is None else (state.ids,)),
         )
         more_actions = self.layout.actions - step.mask.shape[1]
         mask = jnp.pad(step.mask, ((0, 0), (0, more_actions)))

@@ -17,7 +17,7 @@ from jumanji.environments.routing.lbf.env import LevelBasedForaging
 from jumanji.environments.routing.lbf.generator import RandomGenerator
 
 from mtmarl.envs.api import check, flags, match
-from mtmarl.types import TaskSpec, TimeStep
+from mtmarl.types import Slots, TaskSpec, TimeStep
 
 MAX_FOODS = MAX_AGENTS = 6
 ACTIONS = 6  # noop, up, down, left, right, load
@@ -28,6 +28,8 @@ GRAMMAR = re.compile(
 )
 EXAMPLE = "lbf/[2s-]10x10-3p-3f[-coop][-l3][-t50]"
 OBS_SCALE = np.tile(np.asarray([1 / 16, 1 / 16, 1 / 8], np.float32), MAX_FOODS + MAX_AGENTS)
+# Foods, and other agents, are listed in no meaningful order.
+SLOTS = (Slots(0, MAX_FOODS, 3), Slots(3 * MAX_FOODS + 3, MAX_AGENTS - 1, 3))
 FIELDS = tuple(
     f"{entity}: {what}"
     for entity in (
@@ -57,7 +59,7 @@ class Lbf:
             "cooperation": generator.force_coop,
         }
         sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
-        return TaskSpec(self.name, "lbf", *sizes, task_features=features)
+        return TaskSpec(self.name, "lbf", *sizes, task_features=features, slots=SLOTS)
 
     @property
     def obs_scale(self) -> np.ndarray:

@@ -1,0 +1,105 @@
+"""Input columns that training data never vary, although held-out tasks do.
+
+The weights of such a column keep their random initial values, which disturb the network on the held-out task.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from mtmarl.data.host_source import release
+from mtmarl.data.vault import Vault
+from mtmarl.types import Env, Slots
+
+RESETS = 64
+BLOCK_BYTES = 2**24
+
+Range = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FamilyColumns:
+    """Of one family: `columns` in an observation, how many of them are `constant` in all training data, and for each
+    held-out task how many of these have another value in its initial states.
+    """
+
+    family: str
+    columns: int
+    constant: int
+    held_out: Mapping[str, int]
+
+    def warning(self) -> str | None:
+        """A line for the screen; None where every column that matters was seen to vary."""
+        worst = max(self.held_out.values(), default=0)
+        if not worst:
+            return None
+        tasks = sum(count > 0 for count in self.held_out.values())
+        return (
+            f"warning: {self.family}: {self.constant} of {self.columns} observation columns never vary in the training "
+            f"data, and up to {worst} of them do in {tasks} of {len(self.held_out)} held-out tasks; "
+            "their weights are not trained"
+        )
+
+
+def unvaried_columns(
+    vaults: Sequence[Vault],
+    train: Sequence[Env],
+    test: Mapping[str, Env],
+    slots: Mapping[str, Sequence[Slots]],
+) -> list[FamilyColumns]:
+    """For each training family, see `FamilyColumns`. `train`, `test`: tasks in their own observations, as vaults hold
+    them. `slots`: of each family, groups of slots whose objects are shuffled; a column is then the same column of all
+    slots of its group.
+    """
+    found = []
+    for family in dict.fromkeys(env.spec.family for env in train):
+        groups = slots.get(family, ())
+        own = [v for v, env in zip(vaults, train, strict=True) if env.spec.family == family]
+        ranges = [_recorded_range(v, groups) for v in own]
+        # Tasks of one family may differ in width: what a task lacks is 0 in a layout.
+        width = max(low.size for low, _ in ranges)
+        low = np.min([_widen(low, width) for low, _ in ranges], axis=0)
+        high = np.max([_widen(high, width) for _, high in ranges], axis=0)
+        constant = np.flatnonzero(low == high)
+        held_out = {name: env for name, env in test.items() if env.spec.family == family}
+        alive = {}
+        for name, env in held_out.items() if constant.size else ():
+            seen_low, seen_high = (_widen(x, width) for x in _initial_range(env, groups))
+            alive[name] = int(((seen_low < low) | (seen_high > high))[constant].sum())
+        found.append(FamilyColumns(family, width, int(constant.size), alive))
+    return found
+
+
+def _widen(x: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(x[:width], (0, max(0, width - x.size)))
+
+
+def _merge(low: np.ndarray, high: np.ndarray, groups: Sequence[Slots]) -> Range:
+    """The range of each column over all slots that its object may stand in."""
+    for group in groups:
+        part = slice(group.start, group.stop)
+        for x, reduce in ((low, np.min), (high, np.max)):
+            x[part] = np.tile(reduce(x[part].reshape(group.count, group.width), axis=0), group.count)
+    return low, high
+
+
+def _recorded_range(vault: Vault, groups: Sequence[Slots]) -> Range:
+    obs = vault.recording.obs
+    block = max(1, BLOCK_BYTES // max(1, obs[0].nbytes))
+    ranges = []
+    for i in range(0, len(obs), block):
+        part = obs[i : i + block]
+        ranges.append((part.min((0, 1)), part.max((0, 1))))
+        release(vault.recording)  # Only a block of a mapped vault is resident at a time.
+    scale = np.asarray(vault.metadata["obs_scale"], np.float32)
+    low, high = np.min([r[0] for r in ranges], axis=0), np.max([r[1] for r in ranges], axis=0)
+    return _merge(np.asarray(low * scale), np.asarray(high * scale), groups)
+
+
+def _initial_range(env: Env, groups: Sequence[Slots]) -> Range:
+    keys: Any = jax.random.split(jax.random.key(0), RESETS)
+    obs = np.asarray(jax.jit(jax.vmap(lambda key: env.reset(key)[1].obs))(keys))
+    return _merge(obs.min((0, 1)), obs.max((0, 1)), groups)
