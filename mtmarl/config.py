@@ -10,6 +10,7 @@ import json
 import re
 import types
 import typing
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from mtmarl.errors import UserError
 from mtmarl.ranges import Count, Range, Share, SomeShare
 from mtmarl.sinks import check_sinks
+from mtmarl.task_names import check_dataset, task_parts
 
 T = TypeVar("T")
 
@@ -28,8 +30,10 @@ GROUPS = ("algo", "tasks", "experiment")
 LARGEST_SEED = 2**31 - 1
 # The keys and sections that evaluate has; whatever else it takes from the run whose policy it scores.
 _OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_episodes|data\.vault_dir)$")
-# Their values are taken as they stand; Hydra's grammar would trip over "=", "," and blanks.
-_PATHS = ("run_dir", "run", "init_from", "data.vault_dir", "hub.url", "tasks.hub")
+# Their values are taken as they stand: Hydra's grammar has other uses for "=", ",", "$", "\\", blanks and digits.
+_AS_THEY_STAND = ("run_dir", "run", "init_from", "data.vault_dir", "data.quality", "hub.url", "tasks.hub")
+# Categories of characters that no such value holds: controls, line breaks, and bytes that are not UTF-8.
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
 
@@ -322,8 +326,13 @@ def compose(argv: list[str], command: str) -> Config:
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(command, argv))
         raise SystemExit(0)
-    overrides, chosen = _overrides(argv)
+    overrides, texts, chosen = _overrides(argv)
     values, choices = _compose(overrides)
+    for key, value in texts.items():
+        section, _, name = key.rpartition(".")
+        inner = values.setdefault(section, {}) if section else values
+        if isinstance(inner, dict):  # Else `parse` refuses the section.
+            inner[name] = value
 
     of_the_run = [key for o in argv if not _OF_EVALUATE.match(key := o.partition("=")[0].lstrip("+"))]
     if command == "evaluate" and of_the_run:
@@ -367,12 +376,11 @@ def _check(cfg: Config, command: str) -> None:
             raise UserError(
                 f"{where}: seeds must be different ints in 0 … {LARGEST_SEED}, not {list(cfg.seeds)}"
             )
-    if not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", cfg.data.quality):
-        raise UserError(
-            f"{where}: data.quality={cfg.data.quality!r} names a folder; use letters, digits and _ . + -"
-        )
+    check_dataset(cfg.data.quality, f"{where}: data.quality")
     tasks = cfg.tasks
     for part in ("train", "test"):
+        for name in getattr(tasks, part):
+            task_parts(name)
         twice = [t for t, count in Counter(getattr(tasks, part)).items() if count > 1]
         if twice:
             raise UserError(f"tasks {tasks.name or '(command line)'}: {part} lists {', '.join(twice)} twice")
@@ -382,14 +390,15 @@ def _check(cfg: Config, command: str) -> None:
         raise UserError(f"tasks.first must lie in 1 … {len(tasks.train)}, not {tasks.first}")
 
 
-def _overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Rewrites a command line for Hydra, and returns what was chosen per group.
+def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, str]]:
+    """Rewrites a command line for Hydra; the values that Hydra does not see, by key; what was chosen per group.
 
     Groups may be written with or without `+`. Plain values are forced in (`++`): `parse` then refuses
     unknown keys with a better message than Hydra's. A task name (with a `/`) becomes an inline task set.
     """
     chosen: dict[str, str] = {}
     plain: list[str] = []
+    texts: dict[str, Any] = {}
     for arg in argv:
         if arg.startswith("-"):
             raise UserError(f"unknown flag {arg}; options are written key=value, see --help")
@@ -399,9 +408,9 @@ def _overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
         if not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         key = key.lstrip("+")
-        if key in _PATHS and value != "null" and value[:1] not in ("'", '"'):
-            value = "'" + value.replace("'", "\\'") + "'"
-        if key in GROUPS:
+        if key in _AS_THEY_STAND:
+            texts[key] = _text(key, value)
+        elif key in GROUPS:
             if key in chosen:
                 raise UserError(f"+{key}= is given twice; choose one")
             chosen[key] = value.strip("'\"")
@@ -427,9 +436,20 @@ def _overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
             chosen["tasks"] = "+".join(n.replace("/", "-") for n in names)
             if "tasks" in supplied:
                 out.append("~tasks")
-            quoted = ",".join(f"'{n}'" for n in names)
+            quoted = ",".join(f"'{'/'.join(task_parts(n))}'" for n in names)
             out += [f"++tasks.name='{chosen['tasks']}'", f"++tasks.train=[{quoted}]", "++tasks.test=[]"]
-    return out + plain, chosen
+    return out + plain, texts, chosen
+
+
+def _text(key: str, value: str) -> str | None:
+    """A value that is taken as it stands, but for quotes around all of it. Raises UserError."""
+    if value == "null" and key != "data.quality":
+        return None
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    if not value.strip() or any(unicodedata.category(c) in _NO_TEXT for c in value):
+        raise UserError(f"{key}={ascii(value)}: give a text without control characters, or leave the key out")
+    return value
 
 
 def _known(group: str, name: str) -> None:

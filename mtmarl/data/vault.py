@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 import mtmarl
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, write_whole
+from mtmarl.task_names import check_dataset, task_parts, vault_parts
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -301,10 +302,9 @@ def _check_arrays(recording: Recording, where: Any) -> None:
 
 
 def vault_path(root: str | os.PathLike, task_name: str, quality: str) -> Path:
-    """Where the vault of `family/scenario` lies under a root."""
-    family, _, scenario = task_name.partition("/")
-    if not family or not scenario or not quality:
-        raise UserError(f"task {task_name!r}, quality {quality!r}: expected family/scenario and a name")
+    """Where the vault of `family/scenario` lies under a root. Raises UserError for a name that is not legal."""
+    family, scenario = task_parts(task_name)
+    check_dataset(quality)
     return Path(root).expanduser().resolve() / family / f"{scenario}.vlt" / quality
 
 
@@ -345,8 +345,9 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     fails, what was at `path` stays.
     """
     path = Path(path).expanduser().resolve()
-    if path.parent.suffix != ".vlt" or path.name.startswith("."):
+    if path.parent.suffix != ".vlt":
         raise UserError(f"{path}: not a place for a vault; use <root>/<family>/<scenario>.vlt/<quality>")
+    vault_parts(f"{path.parent.parent.name}/{path.parent.stem}/{path.name}")
     for key in ("task", "obs_scale"):
         if key not in metadata:
             raise UserError(f"{path}: metadata has no {key!r}; pass it to write_vault")
@@ -589,7 +590,7 @@ def parse_manifest(content: str | bytes, where: Any) -> dict[str, Any]:
         manifest = json.loads(content)
         version = manifest["schema_version"]
         for name, entry in manifest["vaults"].items():
-            family, scenario, quality = name.split("/")
+            family, scenario, quality = vault_parts(name)
             folder = f"{family}/{scenario}.vlt/{quality}/"
             _ = int(entry["steps"]), int(entry["episodes"]), dict(entry["returns"])
             fits = (
@@ -599,7 +600,7 @@ def parse_manifest(content: str | bytes, where: Any) -> dict[str, Any]:
                 raise ValueError(f"{name} lists files that are not its own")
             _check_files(entry["files"])
         _check_files(manifest.get("references", {}))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{where}: damaged, or not a manifest of vaults ({reason}); restore it") from None
     if version > SCHEMA_VERSION:
@@ -727,8 +728,8 @@ def write_reference(root: str | os.PathLike, task_name: str, figures: Mapping[st
 
 
 def reference_file(root: str | os.PathLike, task_name: str) -> Path:
-    folder, _, scenario = task_name.partition("/")
-    return Path(root).expanduser().resolve() / "references" / folder / f"{scenario}.json"
+    family, scenario = task_parts(task_name)
+    return Path(root).expanduser().resolve() / "references" / family / f"{scenario}.json"
 
 
 def read_references(root: str | os.PathLike) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from importlib import import_module
 
 from mtmarl.errors import UserError
+from mtmarl.task_names import task_parts
 from mtmarl.types import Env
 
 FAMILIES = {
@@ -15,8 +16,8 @@ FAMILIES = {
 
 def make_env(name: str) -> Env:
     """The environment of one task. Raises UserError with the reason if there is no such task."""
-    family, slash, scenario = name.partition("/")
-    if not slash or family not in FAMILIES:
+    family, scenario = task_parts(name)
+    if family not in FAMILIES:
         raise UserError(f"{name}: tasks are named family/scenario with a family of {', '.join(FAMILIES)}")
     return import_module(FAMILIES[family]).make(scenario)
 

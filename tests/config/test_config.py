@@ -112,7 +112,16 @@ def test_evaluate_needs_a_run_only(yaml):
         (["+algo=sable", "+tasks=lbf_2", "tasks.first=3"], "tasks.first must lie in 1 … 2"),
         (["+algo=sable", "+tasks=lbf_2", "seed=x"], "seed must be int, not 'x'"),
         (["+algo=sable", "+tasks=lbf_2", "seed=2147483648"], "seed must lie in 0 … 2147483647"),
-        (["+algo=sable", "+tasks=lbf_2", "data.quality=a/b"], "data.quality='a/b' names a folder"),
+        (
+            ["+algo=sable", "+tasks=lbf_2", "data.quality=a/b"],
+            "data.quality 'a/b': not a legal name; use ASCII letters",
+        ),
+        (["+algo=sable", "+tasks=lbf_2", "data.quality="], "data.quality='': give a text"),
+        (["+algo=sable", "+tasks=lbf_2", "run_dir=a\nb"], r"run_dir='a\\nb': give a text without control"),
+        (
+            ["+algo=sable", "+tasks=lbf_2", "tasks.train=[../x]"],
+            r"task '../x': not a legal name; write family/",
+        ),
         (["+algo=sable", "+tasks=lbf/a,lbf/b,lbf/a"], "train lists lbf/a twice"),
         (["+algo=sable", "+tasks=lbf_2", "tasks.test=[lbf/c,lbf/c]"], "test lists lbf/c twice"),
         (["+algo=sable", "+tasks=lbf_2", "seed=true"], "seed must be int"),
@@ -134,6 +143,34 @@ def test_mistakes_are_one_line(yaml, argv, message):
     with pytest.raises(UserError, match=message) as caught:
         config.compose(argv, "train")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.quality", quality)
+        for quality in ("20240613092231", "1e5", "0x10", "null", "true", "007", "1_000", "a.b-c+d")
+    ]
+    + [
+        (key, value)
+        for key in ("run_dir", "data.vault_dir", "init_from", "tasks.hub", "hub.url")
+        for value in ("a/${USER}/x", "ends\\", "a'b", 'a"b', "a=b, c", "a[0]*?%#|{x}", "${", "ä/データ", "1")
+    ],
+)
+def test_names_and_paths_are_taken_as_they_stand(yaml, key, value):
+    cfg = config.compose(["+algo=sable", "+tasks=lbf_2", f"{key}={value}"], "train")
+    *sections, name = key.split(".")
+    found = config.to_dict(cfg)
+    for section in sections:
+        found = found[section]
+    assert found[name] == value
+    quoted = config.compose(["+algo=sable", "+tasks=lbf_2", f"{key}='{value}'"], "train")
+    assert quoted == cfg
+
+
+def test_a_section_that_is_no_section_stays_a_mistake(yaml):
+    with pytest.raises(UserError, match="configuration: |data must hold keys"):
+        config.compose(["+algo=sable", "+tasks=lbf_2", "data=3", "data.quality=x"], "train")
 
 
 def test_settings_of_an_algorithm_are_held_to_their_ranges():
