@@ -41,6 +41,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
 from mtmarl.files import files_below, write_json
+from mtmarl.random_streams import Stream, stream
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
@@ -146,7 +147,7 @@ class Start:
         A critic of returns at unit size means nothing without their means and spreads, which stay with the run that
         measured them: it begins anew.
         """
-        like = jax.eval_shape(algo.init, jax.random.key(0), example).params
+        like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example).params
         _, earlier = parse_algorithm(self.cfg, ALGOS)
         unit_size = any(getattr(s, "normalise_values", False) for s in (settings, earlier))
         found = load_matching(self.path, like, anew=algo.critic if unit_size else ())
@@ -347,7 +348,9 @@ class OnlineJob:
 
     @property
     def parameters(self) -> int:
-        return parameter_count(jax.eval_shape(self.algo.init, jax.random.key(0), self.example).params)
+        return parameter_count(
+            jax.eval_shape(self.algo.init, stream(0, Stream.PARAMETERS), self.example).params
+        )
 
     @property
     def source(self) -> Source:
@@ -418,7 +421,7 @@ class Job:
     @property
     def parameters(self) -> int:
         return parameter_count(
-            jax.eval_shape(self.algo.init, jax.random.key(0), example_batch(self.dims)).params
+            jax.eval_shape(self.algo.init, stream(0, Stream.PARAMETERS), example_batch(self.dims)).params
         )
 
     @property
@@ -872,7 +875,7 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     dims = Dims(**sizes, entities=entities.of_layout(layout))
     support = record["value_range"] and tuple(record["value_range"])
     algo = make_algorithm(module, settings, dims, record["updates"], support)
-    like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims)).params
+    like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
     return Policy(params, algo.act, algo.init_carry, dims, layout, cfg, record["references"])
 

@@ -127,11 +127,10 @@ def collect_task(cfg: config.Config, task: str, root: Path) -> Mapping[str, Any]
 def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -> Mapping[str, Any]:
     from importlib.metadata import version
 
-    import jax
-
     from mtmarl import build, sharding, trainer
     from mtmarl.checkpoint import Checkpoints, load_params, save_params
     from mtmarl.data import recording, vault
+    from mtmarl.random_streams import Stream, stream
 
     c = cfg.collect
     run_dir = _directory(cfg, task)
@@ -201,7 +200,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     def record_part(update: int, params) -> Mapping[str, float]:
         # Events run after the last update as well, which may lie beyond the last point.
         if update and update % job.record_every == 0 and update <= c.record_points * job.record_every:
-            key = jax.random.fold_in(jax.random.key(cfg.seed + 1), update)
+            key = stream(cfg.seed, Stream.RECORDING, update)
             part = recording.cut(recorder(params, key), update * steps_per_update)
             # Written whole or not at all: a resumed run replays the point that was cut short.
             np.savez(parts / "writing.npz", **part._asdict())
@@ -257,7 +256,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     if c.record and c.single_policies:
         for i, (quality, update) in enumerate(single_policies(progress["evaluations"]).items()):
             params = load_params(run_dir / "policies" / f"{update:08d}", state.learner.params)
-            keys = jax.random.split(jax.random.fold_in(jax.random.key(cfg.seed + 2), i), c.record_points)
+            keys = [stream(cfg.seed, Stream.SINGLE_POLICIES, i, j) for j in range(c.record_points)]
             played = [recording.cut(recorder(params, key), update * steps_per_update) for key in keys]
             write(quality, played, [update])
     _write_reference(root, task, figures)

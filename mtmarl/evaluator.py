@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtmarl.random_streams import Stream, stream
 from mtmarl.rollout import rollout, start
 from mtmarl.types import Act, Env, Params, TaskSpec
 
@@ -99,16 +100,16 @@ class Evaluator:
         other.seed = seed
         return other
 
-    def key(self, task: str, index: int) -> jax.Array:
-        key = jax.random.fold_in(jax.random.key(self.seed), zlib.crc32(task.encode()) & 0x7FFFFFFF)
-        return jax.random.fold_in(key, index)
+    def key(self, task: str, index: int, batch: int) -> jax.Array:
+        """Of one batch of the episodes that are played at an index (the updates done)."""
+        return stream(self.seed, Stream.EPISODES, zlib.crc32(task.encode()) & 0x7FFFFFFF, index, batch)
 
     def compile(self, params: Params) -> None:
         """Compiles what is missing, in parallel: XLA releases the interpreter lock."""
         missing = [name for name in self._runs if name not in self._compiled]
         if not missing:
             return
-        args = (params, jax.random.key(0), jnp.float32(1.0))
+        args = (params, stream(0, Stream.EPISODES), jnp.float32(1.0))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
             # The first compile while the next is traced.
             pending = {name: threads.submit(self._runs[name].lower(*args).compile) for name in missing}
@@ -127,9 +128,7 @@ class Evaluator:
         rounds = -(-episodes // self.batch)
         futures = {
             task: [
-                self._compiled[task](
-                    params, jax.random.fold_in(self.key(task, index), r), jnp.float32(explore)
-                )
+                self._compiled[task](params, self.key(task, index, r), jnp.float32(explore))
                 for r in range(rounds)
             ]
             for task in (self.envs if tasks is None else tasks)

@@ -23,7 +23,7 @@ from mtmarl import sharding
 from mtmarl.algos.base import Algorithm, Phase
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
-from mtmarl.ops.keys import apart
+from mtmarl.random_streams import Stream, stream
 from mtmarl.types import Batch, Learner, Params
 
 
@@ -82,8 +82,8 @@ def initial_state(
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh or sharding.make_mesh()))
     def init(seed):
-        key_algo, key_source = jax.random.split(apart(jax.random.key(seed)))
-        return TrainState(algo.init(key_algo, example), source.init(key_source), jnp.zeros((), jnp.int32))
+        learner = algo.init(stream(seed, Stream.PARAMETERS), example)
+        return TrainState(learner, source.init(stream(seed, Stream.SOURCE)), jnp.zeros((), jnp.int32))
 
     # One after the other: the decompositions behind orthogonal kernels can wait for each other for ever where they are
     # batched (jaxlib 0.10.2, two CPU cores).
@@ -115,15 +115,15 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
     several, place = isinstance(plan.seed, tuple), _placement(plan.seed, mesh)
 
     def one(data, seed, state: TrainState, x):
-        key_data, key_update = jax.random.split(key_of(seed, state.update))
-        source_state, batch = source.next(state.source, data, x, state.learner.params, key_data)
+        keys = {name: stream(seed, name, state.update) for name in (Stream.DATA, Stream.UPDATE)}
+        source_state, batch = source.next(state.source, data, x, state.learner.params, keys[Stream.DATA])
         if place.is_fully_replicated:
             if mesh.size > 1:
                 # Agents of all rows side by side would not lie where their rows do.
                 batch = batch._replace(present=None)
             rows = sharding.split_rows(mesh, batch.task_id.shape[0])
             batch = jax.lax.with_sharding_constraint(batch, rows)
-        learner, metrics = phase.update(state.learner, batch, key_update)
+        learner, metrics = phase.update(state.learner, batch, keys[Stream.UPDATE])
         if "episodes" in batch.extras:
             metrics = {**metrics, EPISODES: batch.extras["episodes"].sum()}
         return TrainState(learner, source_state, state.update + 1), metrics
@@ -137,11 +137,6 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
         return state, {**summary, GRADIENT_STEPS: state.learner.step}
 
     return jax.jit(chunk, donate_argnums=0, out_shardings=(place, sharding.replicated(mesh)))
-
-
-def key_of(seed: int | jax.Array, update: int | jax.Array) -> jax.Array:
-    """The key of one update."""
-    return jax.random.fold_in(jax.random.key(seed), update)
 
 
 def phase_ends(algo: Algorithm, plan: Plan) -> list[int]:
@@ -273,7 +268,7 @@ def _prefetch(algo: Algorithm, source: Source, plan: Plan, update: int) -> Any:
 @partial(jax.jit, static_argnums=2)
 def _data_keys(seed: jax.Array, update: jax.Array, count: int) -> jax.Array:
     """The keys that `Source.next` gets in `count` updates from this one on."""
-    return jax.vmap(lambda u: jax.random.split(key_of(seed, u))[0])(update + jnp.arange(count))
+    return jax.vmap(lambda u: stream(seed, Stream.DATA, u))(update + jnp.arange(count))
 
 
 def _flatten(metrics: Mapping[str, Any], task_names: Sequence[str]) -> dict[str, float]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mtmarl.data.host_source import release
 from mtmarl.data.vault import Vault
+from mtmarl.random_streams import Stream, stream
 from mtmarl.types import Env, Slots
 
 RESETS = 64
@@ -100,6 +101,6 @@ def _recorded_range(vault: Vault, groups: Sequence[Slots]) -> Range:
 
 
 def _initial_range(env: Env, groups: Sequence[Slots]) -> Range:
-    keys: Any = jax.random.split(jax.random.key(0), RESETS)
+    keys: Any = jax.random.split(stream(0, Stream.COVERAGE), RESETS)
     obs = np.asarray(jax.jit(jax.vmap(lambda key: env.reset(key)[1].obs))(keys))
     return _merge(obs.min((0, 1)), obs.max((0, 1)), groups)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Int
 
 from mtmarl.data.replay import Kept, ended, keep, kept_length, kept_windows, nothing_kept, play
 from mtmarl.data.source import Source, Windows
+from mtmarl.random_streams import Stream, branch
 from mtmarl.rollout import RolloutState, Trajectory, as_batch, start, where_rows
 from mtmarl.types import Act, Batch, Env, Params
 
@@ -104,15 +105,13 @@ def hybrid_source(
         return as_batch(seen, {})._replace(agent_mask=mask, task_id=task_id, last_action=before)
 
     def next_batch(state: HybridState, data: Any, x: Any, params: Params, key: jax.Array):
-        # A vault source splits its key in three; 3 is the first number that gives another key.
-        key_play, key_replay = jax.random.split(jax.random.fold_in(key, 3))
-        played, new = play_all(state, params, key_play)
+        played, new = play_all(state, params, branch(key, Stream.PLAY))
         kept = keep(state.kept, new)
         drawn, batch = vault.next(state.vault, data, x, params, key)
         part, rows = share(state.update), batch.task_id.shape[0]
         recorded = recorded_rows(rows, part, state.update)
         known = batch._replace(return_to_go=None)
-        fresh = replayed(kept, batch.task_id, key_replay)._replace(present=batch.present)
+        fresh = replayed(kept, batch.task_id, branch(key, Stream.REPLAY))._replace(present=batch.present)
         mixed = windows.finish(where_rows(recorded, known, fresh), key)
         extras = {"share": jnp.full(rows, part), "recorded": recorded, "episodes": ended(new, rows)}
         return HybridState(drawn, played, kept, state.update + 1), mixed._replace(extras=extras)

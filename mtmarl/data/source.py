@@ -17,8 +17,8 @@ from mtmarl.data.sampling import (
 from mtmarl.envs.layout import one_hot_ids
 from mtmarl.errors import UserError
 from mtmarl.ops.agents import shuffle_agents
-from mtmarl.ops.keys import apart
 from mtmarl.ops.slots import shuffle_slots
+from mtmarl.random_streams import Stream, branch
 from mtmarl.types import AtMost, Batch, Params, Slots
 
 
@@ -99,16 +99,16 @@ def beside(played: Source, vault: Source) -> Source:
     """
 
     def init(key: jax.Array) -> tuple:
-        return played.init(key), vault.init(apart(key))
+        return played.init(key), vault.init(branch(key, Stream.OFFLINE))
 
     def next_batch(state, data, x, params, key):
         fresh, batch = played.next(state[0], data[0], None, params, key)
-        drawn, offline = vault.next(state[1], data[1], x, params, apart(key))
+        drawn, offline = vault.next(state[1], data[1], x, params, branch(key, Stream.OFFLINE))
         return (fresh, drawn), batch._replace(extras={**batch.extras, "offline": offline})
 
     def prefetch(drawn: int, keys: jax.Array) -> Any:
         assert vault.prefetch is not None
-        return vault.prefetch(drawn, jax.vmap(apart)(keys))
+        return vault.prefetch(drawn, jax.vmap(lambda key: branch(key, Stream.OFFLINE))(keys))
 
     bring = None if vault.prefetch is None else prefetch
     return Source(init, next_batch, (played.data, vault.data), bring, played.env_steps)
@@ -164,25 +164,21 @@ class Windows(NamedTuple):
 
     def draw(self, drawn: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The task of each row [B] and the first step of its window within the task [B], after `drawn` batches."""
-        key_task, key_start, _ = jax.random.split(key, 3)
         if self.balanced:
             task_id = balanced_rows(self.batch_size, len(self.length), drawn)
         else:
-            task_id = random_task_rows(self.batch_size, len(self.length), key_task)
+            task_id = random_task_rows(self.batch_size, len(self.length), branch(key, Stream.TASK))
         length = jnp.asarray(self.length, jnp.int32)
-        return task_id, sample_starts(length, task_id, self.context, key_start)
+        return task_id, sample_starts(length, task_id, self.context, branch(key, Stream.START))
 
     def finish(self, batch: Batch, key: jax.Array) -> Batch:
         """Numbers, order and masks of the agents; `key` is that of `draw`."""
-        key_order = jax.random.split(key, 3)[2]
-        # `draw` has the first two and sources around this one the fourth: split(key, n)[i] is fold_in(key, i).
-        key_ids, key_slots = jax.random.fold_in(key, 4), jax.random.fold_in(key, 5)
         if self.slots:
-            batch = shuffle_slots(batch, key_slots, self.slots)
+            batch = shuffle_slots(batch, branch(key, Stream.SLOTS), self.slots)
         if self.ids:
-            batch = number_agents(batch, key_ids, self.ids, self.random_ids)
+            batch = number_agents(batch, branch(key, Stream.AGENT_IDS), self.ids, self.random_ids)
         if self.shuffle:
-            batch = shuffle_agents(batch, key_order)
+            batch = shuffle_agents(batch, branch(key, Stream.ORDER))
         if self.end_at_limits:
             batch = batch._replace(
                 terminal=batch.terminal | batch.truncated, truncated=jnp.zeros_like(batch.truncated)

@@ -17,8 +17,8 @@ import numpy as np
 
 from mtmarl.envs import smax
 from mtmarl.errors import UserError
-from mtmarl.ops.keys import apart
 from mtmarl.ops.slots import shuffled_columns, take_columns
+from mtmarl.random_streams import Stream, branch
 from mtmarl.types import Env, Slots, TaskSpec, TimeStep
 
 AgentIds = Literal["none", "fixed", "random"]
@@ -221,9 +221,10 @@ class LaidOut:
         ids = columns = None
         agents, width = step.obs.shape
         if self.layout.ids:
-            ids = one_hot_ids(apart(key), 1, agents, self.layout.ids, self.layout.random_ids)[0]
+            own = branch(key, Stream.AGENT_IDS)
+            ids = one_hot_ids(own, 1, agents, self.layout.ids, self.layout.random_ids)[0]
         if slots := self.layout.slots_of(self.raw.spec.family):
-            columns = shuffled_columns(jax.random.fold_in(apart(key), 1), slots, width, (agents,))
+            columns = shuffled_columns(branch(key, Stream.SLOTS), slots, width, (agents,))
         laid_out = LaidOutState(state, ids, columns)
         return laid_out, self._lay_out(step, laid_out)
 

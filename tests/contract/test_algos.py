@@ -70,8 +70,9 @@ def case(request):
     algo = make(request.param)
     # Two tests call the updates, which take long to compile.
     algo = algo._replace(phases=tuple(p._replace(update=jax.jit(p.update)) for p in algo.phases))
-    learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
-    return algo, learner, make_batch(algo, learner)
+    with jax.debug_key_reuse(True):
+        learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
+        return algo, learner, make_batch(algo, learner)
 
 
 def test_updates_are_finite_and_compiled_once(case):
@@ -79,7 +80,9 @@ def test_updates_are_finite_and_compiled_once(case):
     for phase in algo.phases:
         update = phase.update
         for i in range(2):
-            learner, metrics = update(learner, batch, jax.random.key(i))
+            # No key is used for two things.
+            with jax.debug_key_reuse(True):
+                learner, metrics = update(learner, batch, jax.random.key(i))
         assert update._cache_size() == 1
         assert all(np.isfinite(x).all() for x in jax.tree.leaves((learner.params, metrics)))
 

@@ -74,9 +74,10 @@ def _run(source, state, data, keys):
 @pytest.fixture(scope="module")
 def drawn(source):
     keys = jax.random.split(jax.random.key(1), 9)
-    return jax.device_get(
-        jax.jit(lambda s, d, k: _run(source, s, d, k))(source.init(jax.random.key(0)), source.data, keys)
-    )[1]
+    run = jax.jit(lambda s, d, k: _run(source, s, d, k))
+    # No key is used for two things.
+    with jax.debug_key_reuse(True):
+        return jax.device_get(run(source.init(jax.random.key(0)), source.data, keys))[1]
 
 
 def test_shapes_and_dtypes(drawn):

@@ -42,7 +42,9 @@ def test_an_episode_keeps_its_order_and_holds_the_same_objects(names):
         for _ in range(3):
             for group in SLOTS:
                 assert objects(step.obs[:, : own.obs.shape[1]], group) == objects(own.obs, group)
-            np.testing.assert_array_equal(take_columns(own.obs, state.columns), step.obs[:, : own.obs.shape[1]])
+            np.testing.assert_array_equal(
+                take_columns(own.obs, state.columns), step.obs[:, : own.obs.shape[1]]
+            )
             np.testing.assert_array_equal(step.obs[:, 18:21], own.obs[:, 18:21])  # self
             action = jnp.argmax(step.mask, axis=-1)
             columns = np.asarray(state.columns)
