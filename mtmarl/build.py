@@ -53,15 +53,18 @@ CHUNK_WASTE = 0.05
 
 
 def train_tasks(cfg: Config) -> tuple[str, ...]:
-    """The training tasks: the first k of the set where `tasks.first` says so."""
-    return cfg.tasks.train[: cfg.tasks.first]
+    """The training tasks: `tasks.first` of the set, in its order from `tasks.start` on."""
+    tasks = cfg.tasks.train
+    start = cfg.tasks.start % max(1, len(tasks))
+    return (*tasks[start:], *tasks[:start])[: cfg.tasks.first]
 
 
 def task_set_label(cfg: Config) -> str:
     """How this task set is called in paths and reports."""
     name = cfg.tasks.name.replace("/", "-")
     whole = len(train_tasks(cfg)) == len(cfg.tasks.train)
-    return name if whole else f"{name}-first{cfg.tasks.first}"
+    start = f"-from{cfg.tasks.start}" if cfg.tasks.start else ""
+    return name + start if whole else f"{name}{start}-first{cfg.tasks.first}"
 
 
 def run_directory(cfg: Config, default: str) -> Path:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
-from mtmarl.ranges import Count, Range, Share, SomeShare
+from mtmarl.ranges import Count, Natural, Range, Share, SomeShare
 from mtmarl.sinks import check_sinks
 from mtmarl.task_names import check_dataset, task_parts
 
@@ -114,6 +114,8 @@ class HubConfig:
 class TasksConfig:
     """A set of tasks: those trained on and those only evaluated on. `first` keeps the first k to train on.
 
+    `start`: the index of the first task to train on; tasks follow in their order, and after the last comes the first.
+
     `hub` is the address of its vaults, where `hub.url` gives none.
     """
 
@@ -121,6 +123,7 @@ class TasksConfig:
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     first: int | None = None
+    start: Natural = 0
     hub: str | None = None
 
 

@@ -53,11 +53,15 @@ _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give laun
 
 @dataclass(frozen=True)
 class Profile:
-    """`overrides` follow the base of the sweep; `levels` names, per axis, those that are run (default: all)."""
+    """`overrides` follow the base of the sweep; `levels` names, per axis, those that are run (default: all).
+
+    `level_seeds`: axis -> level -> seeds, in place of `seeds` in the cells of that level.
+    """
 
     overrides: tuple[str, ...] = ()
     levels: Mapping[str, tuple[str | int | float, ...]] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
+    level_seeds: Mapping[str, Mapping[str | int | float, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,10 +231,15 @@ def _check(sweep: Sweep, where: str) -> None:
         raise UserError(f"{where}: x, panel and line must be different axes")
     if not sweep.profiles:
         raise UserError(f"{where}: profiles is empty; write one, such as cpu: {{}}")
-    for seeds in (sweep.seeds, *(p.seeds for p in sweep.profiles.values() if p.seeds is not None)):
+    given = [
+        *(p.seeds for p in sweep.profiles.values() if p.seeds is not None),
+        *(s for p in sweep.profiles.values() for levels in p.level_seeds.values() for s in levels.values()),
+    ]
+    for seeds in (sweep.seeds, *given):
         if not seeds or len(set(seeds)) < len(seeds):
             raise UserError(f"{where}: seeds must be different numbers, at least one")
     choices = [(f"profiles.{n}.levels", p.levels) for n, p in sweep.profiles.items()]
+    choices += [(f"profiles.{n}.level_seeds", p.level_seeds) for n, p in sweep.profiles.items()]
     cells = [
         (f"paper[{i}].{part}", getattr(c, part)) for i, c in enumerate(sweep.paper) for part in ("of", "over")
     ]
@@ -272,9 +281,20 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
 
     out = out_directory(options)
     seeds = next(s for s in (options.seeds, profile.seeds, sweep.seeds) if s is not None)
+    own_seeds = {
+        (axis, str(level)): own
+        for axis, levels in profile.level_seeds.items()
+        for level, own in levels.items()
+    }
+
+    def seeds_of(cell: Mapping[str, str]) -> tuple[int, ...]:
+        own = next((own_seeds[level] for level in cell.items() if level in own_seeds), seeds)
+        return seeds if options.seeds is not None else own
+
+    cells = [dict(zip(axes, names, strict=True)) for names in itertools.product(*axes.values())]
+    every_seed = sorted({seed for cell in cells for seed in seeds_of(cell)})
     runs = []
-    for seed, names in itertools.product(seeds, itertools.product(*axes.values())):
-        cell = dict(zip(axes, names, strict=True))
+    for seed, cell in ((s, c) for s in every_seed for c in cells if s in seeds_of(c)):
         directory = "/".join([*(f"{a}={n}" for a, n in cell.items()), f"seed_{seed}"])
         levels = [o for axis, name in cell.items() for o in sweep.axes[axis][name]]
         merged: dict[str, str] = {}

@@ -313,3 +313,21 @@ def test_help_of_the_real_files_lists_every_key():
     lines = config.help_text("evaluate").split("defaults")[1].splitlines()[1:]
     keys = [line.partition(":")[0].strip() for line in lines if line]
     assert keys == ["seed", "run", "which", "evaluator", "final_episodes", "data", "vault_dir"]
+
+
+def test_training_tasks_begin_where_they_are_told_and_go_round():
+    from mtmarl import build
+
+    tasks = lambda *more: build.train_tasks(config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train"))
+    whole = tasks()
+    assert tasks("tasks.first=2", "tasks.start=4") == (whole[4], whole[0])
+    assert tasks("tasks.start=5") == whole and tasks("tasks.start=1") == (*whole[1:], whole[0])
+    label = lambda *more: build.task_set_label(
+        config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train")
+    )
+    assert (
+        len(
+            {label(), label("tasks.first=2"), label("tasks.first=2", "tasks.start=4"), label("tasks.start=1")}
+        )
+        == 4
+    )

@@ -466,3 +466,22 @@ def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 7, 9}, raising=False)
     assert sweep.shares_of_cores(2) == [{4, 6, 9}, {5, 7}]
     assert sweep.shares_of_cores(6) == [frozenset()] * 6
+
+
+def test_levels_may_have_seeds_of_their_own(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: mine\nbase: [+tasks=lbf_5]\nseeds: [0, 1]\n"
+        "axes:\n  k: {one: [tasks.first=1, 'tasks.start={seed}'], five: tasks.first=5}\n"
+        "  algo: +algo=mt_oryx,mt_bc_sable\n"
+        "profiles: {cpu: {level_seeds: {k: {one: [0, 3]}}}}\n"
+    )
+    grid, where = sweep.read_sweep(str(file))
+    planned = sweep.plan(grid, where, sweep.Options(str(file)))["runs"]
+    found = {(r["cell"]["k"], r["seed"]) for r in planned if r["cell"]["algo"] == "mt_oryx"}
+    assert found == {("one", 0), ("one", 3), ("five", 0), ("five", 1)} and len(planned) == 8
+    starts = {r["seed"]: a for r in planned if r["cell"]["k"] == "one" for a in r["argv"] if "start" in a}
+    assert starts == {0: "tasks.start=0", 3: "tasks.start=3"}
+    file.write_text(file.read_text().replace("one: [0, 3]", "two: [0]"))
+    with pytest.raises(UserError, match="unknown two"):
+        sweep.read_sweep(str(file))
