@@ -218,7 +218,9 @@ class Run:
             results = self.evaluator.evaluate(params, FINAL, settings.final_episodes, settings.explore)
             summary = self.job.summary(results)
             greedy = (
-                self.evaluator.evaluate(params, FINAL, settings.episodes, 0.0) if settings.greedy_too else {}
+                self.evaluator.evaluate(params, FINAL, settings.final_episodes, 0.0)
+                if settings.greedy_too
+                else {}
             )
             for task, entry in summary.items():
                 entry["greedy_return"] = greedy[task].mean if task in greedy else None
