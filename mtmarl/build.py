@@ -755,7 +755,7 @@ def differing_settings(
     free: further keys, or sections, that may differ.
     """
     # Parsed anew: what was not yet an option when the run began has its default.
-    before = config.parse(Config, earlier["config"], where)
+    before = config.parse_recorded(earlier["config"], where)
     whole = lambda c: {**config.to_dict(c), "algo": config.to_dict(parse_algorithm(c, ALGOS)[1])}
     free = (*free, *without_use(earlier))
     keys = differing([deciding(whole(c), free) for c in (before, cfg)])

@@ -562,4 +562,14 @@ def load(path: str | Path) -> Config:
         raise UserError(f"{path}: not a readable JSON file ({error})") from error
     if isinstance(record, dict) and "config" in record:
         record = record["config"]
-    return parse(Config, record, str(path))
+    return parse_recorded(record, str(path))
+
+
+def parse_recorded(recorded: Any, where: str) -> Config:
+    """A configuration from a record. A setting that did not exist yet has the value by which things were then done."""
+    network = recorded.get("algo", {}).get("network") if isinstance(recorded, Mapping) else None
+    # With one block both forms are the same network, and the record that of today.
+    if isinstance(network, Mapping) and "decay_scale" in network and network.get("blocks", 1) != 1:
+        algo = {**recorded["algo"], "network": {"decoder_norm": "every_block", **network}}
+        recorded = {**recorded, "algo": algo}
+    return parse(Config, recorded, where)

@@ -38,6 +38,7 @@ from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, hissd
 from mtmarl.ops import contrastive, masked, td
 from mtmarl.ops.offline import clipped_exponential, expectile_loss
+from mtmarl.ops.vectors import unit
 from mtmarl.ranges import Count, NotNegative, Positive, Share
 from mtmarl.types import Batch, Dims
 
@@ -151,7 +152,6 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         anchors, positives = contrast[rows, t][rows, one], jax.lax.stop_gradient(frozen[rows, other])
         counts = valid[rows, t]
         if config.contrast == "l2":
-            unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
             loss = 2 - 2 * (unit(anchors) * unit(positives)).sum(-1)
             nearest = counts
         else:

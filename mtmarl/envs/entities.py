@@ -19,13 +19,14 @@ def of_layout(layout: Layout, trained_on: Iterable[TaskSpec] = ()) -> Entities |
     """The entities of tasks in a layout; agent numbers go to the agent's own token, task features to none.
     `trained_on`: the tasks whose batches will be seen; see `types.Entities.most_targets`.
 
-    None for several families at once, whose entities have nothing in common.
+    None for several families at once, whose entities have nothing in common, and for a family that names none:
+    networks over entities then see each agent's observation as one entity.
     """
-    most = max((int(spec.task_features["targets"]) for spec in trained_on), default=None)
     name, *others = layout.families
-    if others:
+    if others or name not in FAMILIES:
         return None
     family = FAMILIES[name]
+    most = max((int(spec.task_features["targets"]) for spec in trained_on), default=None)
 
     def observe(obs: Observation) -> Tokens:
         tokens = family.observe(obs._replace(view=obs.view[..., : layout.features]))

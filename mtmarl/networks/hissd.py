@@ -22,6 +22,7 @@ from mtmarl.networks.entities import (
     aimed_at,
     compact,
 )
+from mtmarl.ops.vectors import unit
 from mtmarl.types import Entities, Observation, TeamTokens, Tokens
 
 
@@ -139,7 +140,6 @@ class Similarity(nn.Module):
     def __call__(self, a: Float[Array, "B D"], b: Float[Array, "C D"]) -> Float[Array, "B C"]:
         start = lambda key, shape: jnp.eye(shape[0]) + 0.01 * nn.initializers.normal(1.0)(key, shape)
         w = self.param("kernel", start, (a.shape[-1], a.shape[-1]))
-        unit = lambda x: x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
         return unit(a) @ w @ unit(b).T / self.temperature
 
 

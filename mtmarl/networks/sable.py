@@ -25,6 +25,9 @@ class Config:
     further back than a window of training, and acting then remembers more steps than it ever learned from.
 
     dtype: of the products and activations. Parameters, memory and the last product of a head are float32 either way.
+
+    decoder_norm: where the norm of the decoder's input is applied: "once", before the first block (Sable as published),
+    or before "every_block", as this library did before version 0.2. With one block they are the same.
     """
 
     embed_dim: Count
@@ -34,6 +37,7 @@ class Config:
     form: Form = "auto"
     official_groupnorm: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
+    decoder_norm: Literal["once", "every_block"] = "once"
 
     def __post_init__(self):
         check_heads(self.embed_dim, self.heads)
@@ -200,7 +204,9 @@ class Network(nn.Module):
     def _decode(self, run, tokens, own, cross):
         x, states = nn.gelu(self.embed_action(tokens.astype(self.config.dtype))), []
         for i, block in enumerate(self.decoder):
-            x, state = run(block, self.norm_decoder(x), (_layer(own, i), _layer(cross, i)))
+            if i == 0 or self.config.decoder_norm == "every_block":
+                x = self.norm_decoder(x)
+            x, state = run(block, x, (_layer(own, i), _layer(cross, i)))
             states.append(state)
         own, cross = (jnp.stack(s, 1) for s in zip(*states, strict=True))
         return self._heads(x), own, cross
