@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from mtmarl import config
-from mtmarl.errors import GOES_ON, UserError, exit_with, failed
+from mtmarl import config, divergence
+from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 
 # Index of the final evaluation, whose start states are met in no other.
@@ -50,6 +50,7 @@ def run(cfg: config.Config) -> None:
     ]
     for task, _ in jobs:
         build.make_env(task)  # A name that is wrong stops everything before the first hour is spent.
+    diverged: list[str] = []
     for i, (task, record) in enumerate(jobs):
         known = vault.read_references(root)
         there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
@@ -72,9 +73,15 @@ def run(cfg: config.Config) -> None:
                 )
             continue
         print(label, flush=True)
-        collect_task(own, task, root)
+        try:
+            collect_task(own, task, root)
+        except Diverged as error:
+            diverged.append(str(error))
+            print(f"  {error}", file=sys.stderr, flush=True)
     if jobs:
         vault.update_manifest(root)
+    if diverged:
+        raise Diverged(f"{'; '.join(diverged)}; {divergence.ADVICE}")
 
 
 def _directory(cfg: config.Config, task: str) -> Path:
@@ -144,6 +151,8 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         stack.enter_context(only_writer(run_dir))
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
+    if (line := divergence.read(run_dir)) is not None:
+        raise Diverged(f"{run_dir}: {line}")
     algo, evaluator, plan, env = job.algo, job.evaluator, job.plan, job.env
     steps_per_update = c.num_envs * c.rollout_length
     began = time.time()
@@ -167,10 +176,20 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
     log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
+    def diverged(i: int, found: divergence.Divergence) -> NoReturn:
+        key = jax.random.key_data(stream(cfg.seed, Stream.DATA, max(found.update - 1, 0)))
+        found = found._replace(task=task)
+        if sharding.is_primary():
+            divergence.write(run_dir, found, cfg.seed, key.tolist(), checkpoints.latest())
+        raise Diverged(f"{run_dir}: {found.line}")
+
     def evaluate(update: int, params) -> Mapping[str, float]:
         index = update // job.evaluate_every
         sampled = evaluator.evaluate(params, index, c.eval_episodes, 1.0)[task]
         greedy = evaluator.evaluate(params, index, c.eval_episodes, 0.0)[task]
+        for mean in (sampled.mean, greedy.mean):
+            if not np.isfinite(mean):
+                diverged(0, divergence.Divergence(update, "episode return", mean))
         progress["minutes"] = before + (time.time() - began) / 60
         best = max((e["return"] for e in progress["evaluations"]), default=-np.inf)
         if sampled.mean >= best:  # Of equals the later one, which has seen more.
@@ -217,8 +236,9 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         state = checkpoints.restore(state)
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
     state = trainer.train(
-        algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s)
-    )
+        algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),
+        diverged=diverged,
+    )  # fmt: skip
     sinks.close()
 
     figures = _figures(cfg, job, run_dir, task, progress, plan.updates * steps_per_update)

@@ -12,8 +12,16 @@ from mtmarl.foreign import shown
 class UserError(Exception):
     """A mistake at the border. The message is one line: what, where, how to fix.
 
-    Command lines print it and exit with code 2.
+    Command lines print it and exit with `code`.
     """
+
+    code = 2
+
+
+class Diverged(UserError):
+    """Training came to numbers that are not finite. What it had saved before stays; there is no score."""
+
+    code = 3
 
 
 # What a stop leaves of a command that saves its state.
@@ -42,7 +50,7 @@ def described(error: UserError | OSError) -> str:
 def failed(error: UserError | OSError) -> int:
     """Prints what stopped a command; the exit code."""
     print(f"error: {described(error)}", file=sys.stderr)
-    return 2
+    return error.code if isinstance(error, UserError) else 2
 
 
 def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:

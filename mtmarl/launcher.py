@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mtmarl import config
+from mtmarl import config, divergence
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 
@@ -132,7 +132,7 @@ def execute(
     ended: Callable[[Mapping[str, Any]], None] = lambda run: None,
     poll: float = POLL_SECONDS,
 ) -> list[Mapping[str, Any]]:
-    """Submits the runs that have neither a final.json nor a job, waits for all, and returns those that failed.
+    """Submits the runs that have neither ended nor a job, waits for all, and returns those that failed.
 
     `ended` is told of each run when its job has ended. Left early, the jobs go on; the ids lie in slurm/jobs.json, and
     the same call waits for them again.
@@ -188,4 +188,4 @@ def _ended(job: Any) -> bool:
 
 
 def _finished(out: Path, run: Mapping[str, Any]) -> bool:
-    return (out / run["dir"] / "final.json").exists()
+    return divergence.ended(out / run["dir"])

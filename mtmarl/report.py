@@ -225,6 +225,8 @@ def _held(results: dict[str, Any]) -> set[str]:
 
 
 def _why_not(run: "Run") -> str:
+    if run.diverged:
+        return run.diverged
     if run.kind == "train":
         return "not finished: it has no final.json yet"
     return "no evaluation yet" if run.kind == "collect" else f"a {run.kind} run: nothing is reported on those"

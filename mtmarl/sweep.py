@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from mtmarl import config, launcher, settings
+from mtmarl import config, divergence, launcher, settings
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_json
 from mtmarl.sinks.summary import score
@@ -553,16 +553,16 @@ def write_plan(record: Mapping[str, Any], out: Path) -> None:
 
 
 def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str]:
-    """Runs those without final.json, `jobs` at a time; returns a line on each that failed.
+    """Runs those that have not ended, `jobs` at a time; returns a line on each that failed or diverged.
 
     However it is left, no child stays behind.
     """
-    waiting = deque(r for r in runs if not (out / r["dir"] / "final.json").exists())
+    waiting = deque(r for r in runs if not divergence.ended(out / r["dir"]))
     places = deque(shares_of_cores(jobs))
     total, ended = len(runs), len(runs) - len(waiting)
     running: dict[subprocess.Popen, tuple[Mapping[str, Any], float, frozenset[int]]] = {}
     minutes: list[float] = []
-    failures: list[str] = []
+    failures = [line for r in runs if r not in waiting and (line := _diverged(r, out))]
     environment = dict(os.environ)
     if jobs > 1:
         # Each process would claim most of an accelerator's memory for itself.
@@ -583,6 +583,9 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
                 if process.returncode == 0 and (directory / "final.json").exists():
                     minutes.append(took)
                     parts = [f"finished  {run['dir']}", f"{took:.1f} min", *_score(directory / "final.json")]
+                elif line := _diverged(run, out):
+                    failures.append(line)
+                    parts = [f"DIVERGED  {line}"]
                 else:
                     failures.append(f"{run['dir']}: {_last_line(directory / 'log.txt')}")
                     parts = [f"FAILED    {run['dir']}", f"{took:.1f} min"]
@@ -601,19 +604,20 @@ def _queue(
     """As `execute`, on a cluster."""
 
     def tell(run: Mapping[str, Any]) -> None:
-        final = out / run["dir"] / "final.json"
-        print(
-            ", ".join(
-                [f"finished  {run['dir']}", *_score(final)] if final.exists() else [f"FAILED    {run['dir']}"]
-            )
-        )
+        final, lost = out / run["dir"] / "final.json", _diverged(run, out)
+        failed = f"DIVERGED  {lost}" if lost else f"FAILED    {run['dir']}"
+        print(", ".join([f"finished  {run['dir']}", *_score(final)] if final.exists() else [failed]))
 
     print(
         f"jobs in {out / 'slurm'}; if this is stopped they go on, and the same command waits again",
         flush=True,
     )
     failed = launcher.execute(runs, out, options.jobs, place, tell)
-    return [f"{run['dir']}: {_last_line(out / run['dir'] / 'log.txt')}" for run in failed]
+    return [
+        _diverged(run, out) or f"{run['dir']}: {_last_line(out / run['dir'] / 'log.txt')}"
+        for run in runs
+        if run in failed or _diverged(run, out)
+    ]
 
 
 def shares_of_cores(jobs: int) -> list[frozenset[int]]:
@@ -653,6 +657,12 @@ def _stop(processes: Sequence[subprocess.Popen]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _diverged(run: Mapping[str, Any], out: Path) -> str | None:
+    """A line on a run that diverged; None of others."""
+    line = divergence.read(out / run["dir"])
+    return line and f"{run['dir']}: {line}"
 
 
 def _last_line(log: Path) -> str:
@@ -737,7 +747,7 @@ def run_sweep(options: Options) -> int:
         for directory, there in found.items():
             print(f"# {directory}: taken from {there}")
         for r in runs:
-            if r["dir"] not in found and not (out / r["dir"] / "final.json").exists():
+            if r["dir"] not in found and not divergence.ended(out / r["dir"]):
                 print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
         return 0
     write_plan(record, out)

@@ -6,6 +6,7 @@ Running the same command with the same `run_dir` goes on where the run stopped. 
 in one program; each leaves what a run of that seed alone would leave.
 """
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +14,10 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtmarl import config
-from mtmarl.errors import GOES_ON, UserError, exit_with, failed
+from mtmarl import config, divergence
+from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
 
@@ -55,9 +56,9 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
 
     job = build.prepare(cfg)
     runs = [Run(one, job) for one in build.single_seeds(cfg)]
-    left = [r for r in runs if not (r.directory / "final.json").exists()]
+    left = [r for r in runs if not divergence.ended(r.directory)]
     for r in runs:
-        if r not in left and sharding.is_primary():
+        if r not in left and not r.diverged and sharding.is_primary():
             print(f"{r.directory}: already finished; give another run_dir to train again", flush=True)
     if left:
         for i, r in enumerate(left):
@@ -75,11 +76,20 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
 
         def each(do: Callable[[Run, Any], None], of: Any) -> None:
             for r, own in zip(left, split(of), strict=True):
-                do(r, own)
+                if not r.diverged:
+                    do(r, own)
+            # A seed that diverged ends nothing but itself.
+            if all(r.diverged for r in left):
+                _raise_diverged(runs)
 
         def evaluate(update: int, params: Any) -> Mapping[str, float]:
             each(partial(Run.evaluate, update=update), params)
             return {}
+
+        def diverged(i: int, found: divergence.Divergence) -> None:
+            left[i].diverge(found)
+            if all(r.diverged for r in left):
+                _raise_diverged(runs)
 
         state = trainer.train(
             job.algo,
@@ -90,15 +100,27 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             [r.log for r in left],
             partial(each, Run.save),
             list(job.train_envs),
+            diverged=diverged,
         )
         each(Run.finish, state)
     root = runs[0].directory if cfg.seeds is None else runs[0].directory.parent
     sharding.wait_for_all("scores")
+    if all(r.diverged for r in runs):
+        _raise_diverged(runs)
     if (left or not (root / "report" / "results.json").exists()) and sharding.is_primary():
         report = write_report([r.directory for r in runs], root / "report")
         if not cfg.quiet:
             print(f"report: {report}", flush=True)
+    if any(r.diverged for r in runs):
+        _raise_diverged(runs)
     return root
+
+
+def _raise_diverged(runs: "list[Run]") -> NoReturn:
+    """Raises Diverged, which says which seeds did, how, and what to change."""
+    lost = [r for r in runs if r.diverged]
+    said = "; ".join(f"{r.directory}: seed {r.cfg.seed} {r.diverged}" for r in lost)
+    raise Diverged(f"{said}; {divergence.ADVICE}")
 
 
 class Run:
@@ -124,6 +146,7 @@ class Run:
         self.counts: dict[str, int] = {}
         # What had been done at each checkpoint that can be gone on from.
         self.counts_at: dict[str, dict[str, int]] = dict(self.record.get("counts_at") or {})
+        self.diverged = divergence.read(self.directory)
         self.evaluator = job.evaluator.with_seed(cfg.seed)
         self.best_file = self.directory / "best.json"
         self.tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
@@ -169,14 +192,40 @@ class Run:
         self.sinks.log(update, {**metrics, **counts})
 
     def evaluate(self, params: Any, update: int) -> None:
+        settings, params = self.cfg.evaluator, self.local(params)
+        results = self.evaluator.evaluate(params, update, settings.episodes, settings.explore)
+        summary = self.job.summary(results)
+        if self.finite(summary, update) and self.primary:
+            self.keep_score(summary, params, update)
+
+    def finite(self, summary: Mapping[str, Mapping[str, Any]], update: int) -> bool:
+        """Whether all returns are finite; where one is not, the run has diverged."""
+        for task, entry in summary.items():
+            wrong = [x for x in entry["return"] if not math.isfinite(x)]
+            if wrong:
+                self.diverge(divergence.Divergence(update, "episode return", wrong[0], task))
+                return False
+        return True
+
+    def diverge(self, found: divergence.Divergence) -> None:
+        """Keeps what is needed to look into it, and nothing that could be taken for a result."""
+        import jax
+
+        from mtmarl.random_streams import Stream, stream
+
+        self.diverged = found.line
+        if self.primary:
+            key = jax.random.key_data(stream(self.cfg.seed, Stream.DATA, max(found.update - 1, 0)))
+            divergence.write(self.directory, found, self.cfg.seed, key.tolist(), self.checkpoints.latest())
+            self.keep_progress()
+            if self.sharing > 1:  # The others go on: it is said now, and again at their end.
+                print(f"{self.directory}: seed {self.cfg.seed} {found.line}", file=sys.stderr, flush=True)
+
+    def keep_score(self, summary: Mapping[str, Mapping[str, Any]], params: Any, update: int) -> None:
+        """Logs an evaluation, and saves the policy if none before it was as good."""
         from mtmarl import build
         from mtmarl.checkpoint import save_params
 
-        settings, params = self.cfg.evaluator, self.local(params)
-        results = self.evaluator.evaluate(params, update, settings.episodes, settings.explore)
-        if not self.primary:
-            return
-        summary = self.job.summary(results)
         self.sinks.log_evaluation(update, summary)
         value = score(summary, self.tasks)
         best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
@@ -217,6 +266,8 @@ class Run:
         ):
             results = self.evaluator.evaluate(params, FINAL, settings.final_episodes, settings.explore)
             summary = self.job.summary(results)
+            if not self.finite(summary, updates):
+                return
             greedy = (
                 self.evaluator.evaluate(params, FINAL, settings.final_episodes, 0.0)
                 if settings.greedy_too

@@ -2,7 +2,8 @@
 
 Chunks of updates are one compiled program each (a `lax.scan`). The order at every chunk boundary is fixed:
 events on the state as it is (evaluation, recording) → checkpoint → next chunk → metrics of the chunk before,
-fetched while the next one runs. Keys are functions of (seed, update index), so a resumed run replays. The events
+fetched while the next one runs. A chunk that is not finite is found when its metrics are, before anything is
+evaluated or saved after it. Keys are functions of (seed, update index), so a resumed run replays. The events
 before the first update alone run beside the first chunk, on a copy of the parameters, so that training does not wait
 for their programs to compile.
 
@@ -19,10 +20,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl import sharding
+from mtmarl import divergence, sharding
 from mtmarl.algos.base import Algorithm, Phase
+from mtmarl.checkpoint import names
 from mtmarl.data.source import Source
-from mtmarl.errors import UserError
+from mtmarl.divergence import Divergence, Trace
+from mtmarl.errors import Diverged, UserError
 from mtmarl.random_streams import Stream, stream
 from mtmarl.types import Batch, Learner, Params
 
@@ -110,7 +113,10 @@ def unstack(state: Any, mesh=None) -> list[Any]:
 
 
 def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
-    """One compiled function: (state, data, prefetched) -> (state, metrics of the chunk: means, and two counts)."""
+    """One compiled function: (state, data, prefetched) -> (state, (metrics, whether all is finite), trace).
+
+    Metrics are means over the chunk, and two counts. The trace, see `divergence.Trace`, need not be fetched.
+    """
     mesh = mesh or sharding.make_mesh()
     several, place = isinstance(plan.seed, tuple), _placement(plan.seed, mesh)
 
@@ -126,17 +132,46 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
         learner, metrics = phase.update(state.learner, batch, keys[Stream.UPDATE])
         if "episodes" in batch.extras:
             metrics = {**metrics, EPISODES: batch.extras["episodes"].sum()}
-        return TrainState(learner, source_state, state.update + 1), metrics
+        return TrainState(learner, source_state, state.update + 1), (metrics, _largest_reward(batch))
 
     update = jax.vmap(one, (None, 0, 0, 0)) if several else one
+    finite_leaves = jax.vmap(_finite_leaves) if several else _finite_leaves
 
     def chunk(state, data, xs):
         seeds = jnp.asarray(plan.seed, jnp.int32)
-        state, metrics = jax.lax.scan(lambda s, x: update(data, seeds, s, x), state, xs, length=plan.chunk)
+        state, (metrics, reward) = jax.lax.scan(
+            lambda s, x: update(data, seeds, s, x), state, xs, length=plan.chunk
+        )
         summary = {name: m.sum(0) if name == EPISODES else m.mean(0) for name, m in metrics.items()}
-        return state, {**summary, GRADIENT_STEPS: state.learner.step}
+        trace = Trace(metrics, *reward, finite_leaves(state.learner))
+        summary[GRADIENT_STEPS] = state.learner.step
+        return state, (summary, _finite(trace, several)), trace
 
-    return jax.jit(chunk, donate_argnums=0, out_shardings=(place, sharding.replicated(mesh)))
+    kept = sharding.replicated(mesh)
+    return jax.jit(chunk, donate_argnums=0, out_shardings=(place, kept, kept))
+
+
+def _largest_reward(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The largest reward of a batch without its sign, infinite where one is not finite, and the task that paid it."""
+    valid = jnp.where(batch.time_mask, jnp.abs(batch.reward), 0.0)
+    size = jnp.where(jnp.isfinite(valid), valid, jnp.inf).max(1)
+    row = size.argmax()
+    return size[row], batch.task_id[row]
+
+
+def _finite_leaves(learner: Learner) -> dict[str, jax.Array]:
+    """Whether each array of parameters, targets and moments is finite."""
+    real = {name: x for name, x in names(learner).items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return {name: jnp.isfinite(x).all() for name, x in real.items()}
+
+
+def _finite(trace: Trace, several: bool) -> jax.Array:
+    """Whether nothing in a trace says that training diverged; of several seeds one answer each."""
+    seeds = trace.reward.shape[1:]
+    watched = [trace.reward, *(m for name, m in trace.metrics.items() if divergence.watched(name))]
+    rest = lambda x: tuple(i for i in range(x.ndim) if not (several and i == 1))
+    parts = [jnp.isfinite(x).all(rest(x)) for x in watched]
+    return jnp.stack([*parts, *(jnp.broadcast_to(x, seeds) for x in trace.leaves.values())]).all(0)
 
 
 def phase_ends(algo: Algorithm, plan: Plan) -> list[int]:
@@ -175,15 +210,18 @@ def train(
     save: Callable[[TrainState], object] = lambda state: None,
     task_names: Sequence[str] = (),
     mesh=None,
+    diverged: Callable[[int, Divergence], None] = lambda i, found: _raise(found),
 ) -> TrainState:
     """Runs from `state` (fresh or restored) to the last update.
 
     `log(update, metrics)` gets plain floats; a metric of one number per task is logged as `metric/task`. Several
-    seeds have one `log` each.
+    seeds have one `log` each. `diverged(i, found)` is told once of seed number i when it is no longer finite, before
+    anything is evaluated or saved after it; it raises `Diverged` to end training, as it does by default.
     """
     check_plan(plan, events)
     mesh = mesh or sharding.make_mesh()
-    logs = [log] if callable(log) else list(log)
+    several, lost = isinstance(plan.seed, tuple), set()
+    logs = [log] * (len(plan.seed) if isinstance(plan.seed, tuple) else 1) if callable(log) else list(log)
     chunks: dict[int, Callable] = {}
     data: dict[str, Any] = {}
     update = int(jnp.max(state.update))
@@ -196,14 +234,20 @@ def train(
     def flush():
         nonlocal pending, finished
         if pending is not None:
-            done, metrics, began = pending
-            metrics, now = jax.device_get(metrics), time.perf_counter()
+            done, told, trace, began = pending
+            (metrics, finite), now = jax.device_get(told), time.perf_counter()
             # A chunk is handed over while the one before it runs.
             speed, finished = plan.chunk / (now - max(began, finished)), now
+            pending = None
             for i, one in enumerate(logs):
-                own = jax.tree.map(lambda x, i=i: x[i], metrics) if isinstance(plan.seed, tuple) else metrics
+                if i in lost:
+                    continue
+                own = jax.tree.map(lambda x, i=i: x[i], metrics) if several else metrics
                 one(done, {**_flatten(own, task_names), "updates_per_second": speed})
-        pending = None
+                if not np.ravel(finite)[i]:
+                    lost.add(i)
+                    own_trace = _of_seed(jax.device_get(trace), i) if several else jax.device_get(trace)
+                    diverged(i, divergence.find(own_trace, done - plan.chunk, task_names))
 
     def run_events(update: int, params: Params) -> None:
         due = [e for e in events if update % e.every == 0 or update == plan.updates]
@@ -211,8 +255,9 @@ def train(
             flush()
         for event in due:
             seen = event.run(update, params)
-            for one in logs:
-                one(update, seen)
+            for i, one in enumerate(logs):
+                if i not in lost:
+                    one(update, seen)
 
     while True:
         # A restored state was saved after its events had run.
@@ -233,14 +278,23 @@ def train(
             data[name] = sharding.place_data(source.data, mesh)
         fresh = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
         began = time.perf_counter()
-        state, metrics = chunks[index](state, data[name], _prefetch(algo, source, plan, update))
+        state, told, trace = chunks[index](state, data[name], _prefetch(algo, source, plan, update))
         flush()
         if fresh is not None:
             run_events(0, fresh)
         update += plan.chunk
-        pending = (update, metrics, began)
+        pending = (update, told, trace, began)
     flush()
     return state
+
+
+def _raise(found: Divergence) -> None:
+    raise Diverged(found.line)
+
+
+def _of_seed(trace: Trace, i: int) -> Trace:
+    later = jax.tree.map(lambda x: x[:, i], trace._replace(leaves={}))
+    return later._replace(leaves={name: x[i] for name, x in trace.leaves.items()})
 
 
 def _drawn(algo: Algorithm, plan: Plan, update: int) -> int:

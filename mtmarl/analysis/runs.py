@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mtmarl import settings
+from mtmarl import divergence, settings
 from mtmarl.errors import UserError
 
 # What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
@@ -27,12 +27,16 @@ def rounded(value: float) -> float:
 
 @dataclass(frozen=True)
 class Run:
-    """One run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl."""
+    """One run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl.
+
+    `diverged` says how its numbers stopped being finite; it has no score then.
+    """
 
     path: Path
     record: Mapping[str, Any]
     metrics: tuple[Mapping[str, Any], ...]
     final: Mapping[str, Any]
+    diverged: str | None = None
 
     @property
     def label(self) -> str:
@@ -265,7 +269,9 @@ def read(directory: Path) -> Run:
                 metrics.append(row)
     final_file = directory / "final.json"
     final = _read_object(final_file) if final_file.exists() else {}
-    run = _checked(Run(directory, record, tuple(metrics), final))
+    run = _checked(
+        Run(directory, record, tuple(metrics), final, None if final else divergence.read(directory))
+    )
     if final:
         for task in (*run.tasks("train"), *run.tasks("test")):
             for which in ("best", "last"):

@@ -343,7 +343,7 @@ def _outcome(directory: Path, at: Mapping[Path, Run], seed: int) -> tuple[Run | 
         return None, f"foreign: a {run.kind} run"
     if run.seed != seed:
         return None, f"foreign: its seed is {run.seed}"
-    return run, None if run.final else "unfinished"
+    return run, None if run.final else run.diverged or "unfinished"
 
 
 def _better(a: Entry, b: Entry) -> Entry:
@@ -376,7 +376,11 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
 
 def remarks(sweep: Sweep) -> list[str]:
     """What keeps runs from being seeds of each other, or cells from being compared: settings that were changed."""
-    out = []
+    lost = [e for e in sweep.entries if e.run is not None and e.run.diverged]
+    out = [
+        f"**{sweep.label(e.cell) or sweep.title}, seed {e.seed} {e.problem}** and is in no mean."
+        for e in lost
+    ]
     if uneven := _uneven(sweep):
         out.append(
             f"**Parts of this sweep were planned with different settings** ({', '.join(uneven)}): cells of different "

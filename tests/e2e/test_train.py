@@ -71,6 +71,20 @@ def test_resuming_is_as_if_nothing_had_happened(finished, micro_vaults, tmp_path
         assert json.loads((tmp_path / "run" / name).read_text()) == json.loads((finished / name).read_text())
 
 
+def test_a_run_that_diverges_is_no_result(micro_vaults, tmp_path, capsys):
+    """Its first steps are as large as numbers go."""
+    options = arguments(micro_vaults, tmp_path / "run", "algo.learning_rate=1e30", "algo.max_grad_norm=1e30")
+    for _ in range(2):  # The same settings again: the same end.
+        assert train.main(options) == 3
+        error = capsys.readouterr().err.strip()
+        assert len(error.splitlines()) == 1 and "seed 0 diverged at update " in error
+        assert not (tmp_path / "run" / "final.json").exists()
+    kept = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    assert kept["seed"] == 0 and kept["checkpoint"] is None
+    assert report.main([str(tmp_path)]) == 2
+    assert f"run: {kept['line']}" in capsys.readouterr().err
+
+
 def test_a_finished_run_is_left_alone(finished, micro_vaults, capsys):
     before = (finished / "final.json").stat().st_mtime_ns
     assert train.main(arguments(micro_vaults, finished)) == 0

@@ -14,6 +14,7 @@ import pytest
 from mtmarl import config, sweep
 from mtmarl.analysis import runs
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
 from mtmarl.report import write_report
 from tests.processes import children_of
 from tests.unit.analysis.run_directories import write_run
@@ -432,6 +433,23 @@ def test_a_failure_stops_no_other_and_is_repeated_alone(file, tmp_path, stand_in
     assert capsys.readouterr().out.splitlines()[0] == "[7/8] started   width=16/algo=mt_bc_sable/seed_1"
     log = (out / runs[-1]["dir"] / "log.txt").read_text()
     assert log.count("pid") == 2 and "out of luck" in log, "the log of a resumed run goes on"
+
+
+def test_a_run_that_diverged_is_named_and_not_made_again(file, tmp_path, stand_in, capsys):
+    out = tmp_path / "out"
+    runs = planned(file, f"out={out}")["runs"][:2]
+    for run in runs[:1]:
+        write_json(out / run["dir"] / "diverged.json", {"line": "diverged at update 7: loss is nan"})
+    failures = sweep.execute(runs, out, 2)
+    assert failures == [f"{runs[0]['dir']}: diverged at update 7: loss is nan"]
+    assert len((out / "order").read_text().splitlines()) == 1
+    head, _, _ = stand_in.read_text().partition("time.sleep")
+    stand_in.write_text(
+        head + """(run / "diverged.json").write_text('{"line": "diverged at update 9"}')\nsys.exit(3)\n"""
+    )
+    (out / runs[1]["dir"] / "final.json").unlink()
+    assert sweep.execute(runs, out, 2)[1] == f"{runs[1]['dir']}: diverged at update 9"
+    assert "DIVERGED" in capsys.readouterr().out
 
 
 def test_a_stop_ends_the_children(file, tmp_path, stand_in):

@@ -7,6 +7,7 @@ import pytest
 
 from mtmarl import report
 from mtmarl.analysis import measure, runs, sweeps, tables
+from mtmarl.files import write_json
 from tests.unit.analysis.run_directories import write_run, write_sweep
 
 AXES = {"algo": ["mt_oryx", "mt_bc_sable"], "n": ["1", "4", "16"]}
@@ -239,6 +240,17 @@ def test_runs_that_are_not_what_was_planned_are_left_out(tmp_path):
     sweep = only(root)
     assert [r.seed for r in sweep.runs(("1",))] == [0]
     assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "unfinished", "unreadable"]
+
+
+def test_a_seed_that_diverged_is_named_and_in_no_mean(tmp_path):
+    root = write_sweep(tmp_path, {"n": ["1"]}, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}), seeds=(0, 1))
+    (root / "n=1/seed_1/final.json").unlink()
+    write_json(root / "n=1/seed_1/diverged.json", {"line": "diverged at update 7: loss is nan"})
+    sweep = only(root)
+    assert [r.seed for r in sweep.runs(("1",))] == [0]
+    assert measure.to_do(sweep)[0]["state"] == "diverged at update 7: loss is nan"
+    (remark,) = sweeps.remarks(sweep)
+    assert "seed 1 diverged at update 7: loss is nan** and is in no mean" in remark
 
 
 def test_commands_are_those_of_the_plan(tmp_path):
