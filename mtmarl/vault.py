@@ -44,17 +44,18 @@ def _one(args: argparse.Namespace) -> tuple[str, Path]:
 def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
     path = vaults.vault_path(_roots(args)[0], task, quality)
     if path.exists() and not args.replace:
+        root = path.parents[2]
+        if vaults.has_vault(path) and not vaults.is_listed(root, path):  # of a process that was killed
+            vaults.record(root, {f"{task}/{quality}": vaults.manifest_entry(root, path)})
         raise UserError(f"{path}: is there already; choose another quality, or --replace")
     return path
 
 
 def _keep(path: Path, recording: vaults.Recording, metadata: Mapping[str, Any]) -> None:
-    from mtmarl.data import hub
-
     vaults.write_vault(path, recording, metadata)
     root = path.parents[2]
     entry = vaults.manifest_entry(root, path)
-    hub.record(root, {f"{entry['task']}/{path.name}": entry}, print)
+    vaults.record(root, {f"{entry['task']}/{path.name}": entry})
     print(f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes")
 
 
@@ -86,9 +87,13 @@ def list_all(args: argparse.Namespace) -> None:
         print(store.pinned)
     else:
         rows = {}
-        for name, path in _found(args).items():
-            about = vaults.read_metadata(path)
-            rows[name] = (about["steps"], about["episodes"], about["episode_return"], path)
+        for each in reversed(_roots(args)):
+            found = vaults.catalogue(each)
+            for name, path in found.vaults.items():
+                about = vaults.read_metadata(path)
+                rows[name] = (about["steps"], about["episodes"], about["episode_return"], path)
+            for fault in found.faults.values():
+                print(f"left out: {fault}", file=sys.stderr)
     if not rows:
         raise UserError(f"no vaults in {args.hub or ', '.join(map(str, _roots(args)))}")
     for name, (steps, episodes, returns, path) in sorted(rows.items()):
@@ -167,9 +172,18 @@ def verify(args: argparse.Namespace) -> None:
     )
     if not roots:
         raise UserError("no manifest.json in any root; give one with --root")
+    faults = 0
     for each in roots:
-        for sound in vaults.verify(each, args.name):
-            print(f"ok  {sound}")
+        if args.repair:
+            print(f"wrote {vaults.update_manifest(each)}")
+        for name, fault in vaults.check_all(each, args.name):
+            faults += fault is not None
+            if fault is None:
+                print(f"ok  {name}")
+            else:
+                print(f"bad {name}: {fault}", file=sys.stderr)
+    if faults:
+        raise UserError(f"{faults} found bad; the lines above say how to mend each")
 
 
 def subset(args: argparse.Namespace) -> None:
@@ -264,6 +278,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--replace", **replace)
     sub = command(verify, "verify", "check files against the manifest and arrays against the schema")
     sub.add_argument("name", nargs="?", help="family/scenario[/quality]")
+    sub.add_argument(
+        "--repair",
+        action="store_true",
+        help="first write the manifest anew, of the sound vaults that are there",
+    )
     sub = command(subset, "subset", "a part of a vault as one of another quality")
     sub.add_argument("name", help="family/scenario[/quality]")
     sub.add_argument("quality", help="name of the new one")

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl.data import vault
+from mtmarl.data import soundness, vault
 from mtmarl.data.sampling import (
     TaskData,
     check_dims,
@@ -29,8 +29,9 @@ from mtmarl.data.sampling import (
     write_padded,
 )
 from mtmarl.data.source import Source, Windows
-from mtmarl.data.vault import Recording, Vault
+from mtmarl.data.vault import Recording, Vault, stored_bytes
 from mtmarl.errors import UserError
+from mtmarl.files import files_below
 from mtmarl.types import Dims, Params
 
 BLOCK_BYTES = 2**22
@@ -41,51 +42,51 @@ CHUNKS_AT_ONCE = 3
 UNPACKING_SECONDS = 24 * 3600.0
 
 
-def stored_bytes(metadata: dict[str, Any]) -> int:
-    """Memory that the columns of a vault take at their stored width, from its metadata."""
-    dims, dtypes = metadata["dims"], metadata["structure_dtype"]
-    per_agent = dims["obs"] * np.dtype(dtypes["obs"]).itemsize + dims["actions"] + 1
-    rest = sum(np.dtype(dtypes[f]).itemsize for f in Recording._fields if f not in ("obs", "mask", "action"))
-    return metadata["steps"] * (dims["agents"] * per_agent + rest)
-
-
 def default_cache() -> Path:
-    """Where unpacked vaults lie: `mtmarl/vaults` in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl" / "vaults"
+    """Where unpacked vaults lie, in the user's cache."""
+    return soundness.cache() / "vaults"
 
 
 def map_vault(path: Path, cache: Path | None = None) -> Vault:
     """A vault whose columns are read-only maps of files, which take memory only where and while they are looked at.
 
-    The files are unpacked into the cache at first use, block by block, and checked as `read_vault` checks. Raises
-    UserError.
+    The files are unpacked into the cache at first use and when the vault has changed, block by block, and checked as
+    `read_vault` checks; so is what lies in the cache when it has changed. Raises UserError.
     """
-    path, metadata = Path(path), vault.read_metadata(Path(path))
-    about = path / vault.METADATA
-    told = lambda *parts: hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:16]
-    where = f"{told(path.resolve())}-"
-    name = where + told(about.stat().st_mtime_ns, about.read_text())
-    place = (cache or default_cache()) / name
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        room, need = shutil.disk_usage(place.parent).free, stored_bytes(metadata)
-        if need > room:
-            raise UserError(
-                f"{path}: unpacked it takes {need / 2**20:,.0f} MB, {place.parent} has {room / 2**20:,.0f} MB left; "
-                "let $XDG_CACHE_HOME name a place with more"
-            )
-        part = place.with_name(f"{name}.{uuid4().hex}.part")
-        part.mkdir()
+    path = Path(os.path.abspath(path))
+    metadata = vault.read_metadata(path)
+    told = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
+    where = f"{told(str(path.resolve()))}-"
+    place = (cache or default_cache()) / f"{where}{told(soundness.stamp(files_below(path)))}"
+    if place.is_dir():
         try:
-            _unpack(path, metadata, part)
-            vault.validate(_mapped(part, metadata, path))
-            part.rename(place)
-            _forget(place.parent.glob(f"{where}*"), place)
-        except OSError:
-            if not place.is_dir():  # Another process may have been quicker.
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            found = _mapped(place, metadata, path)
+            vault.check_contents(found, place, soundness.stamp(files_below(place)))
+            return found
+        except (UserError, OSError, ValueError):  # the copy is damaged, not the vault
+            shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    room, need = shutil.disk_usage(place.parent).free, stored_bytes(metadata)
+    if need > room:
+        raise UserError(
+            f"{path}: unpacked it takes {need / 2**20:,.0f} MB, {place.parent} has {room / 2**20:,.0f} MB left; "
+            "let $XDG_CACHE_HOME name a place with more"
+        )
+    part = place.with_name(f"{place.name}.{uuid4().hex}.part")
+    part.mkdir()
+    try:
+        _unpack(path, metadata, part)
+        found = _mapped(part, metadata, path)
+        vault.validate(found)
+        vault.check_contents(found, part, "")
+        part.rename(place)
+        soundness.remember(place, soundness.stamp(files_below(place)))
+        _forget(place.parent.glob(f"{where}*"), place)
+    except OSError:
+        if not place.is_dir():  # Another process may have been quicker.
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return _mapped(place, metadata, path)
 
 
@@ -99,21 +100,15 @@ def _forget(places: Iterable[Path], newest: Path) -> None:
 
 def _unpack(path: Path, metadata: dict[str, Any], to: Path) -> None:
     steps = metadata["steps"]
-    try:
-        for field in Recording._fields:
-            leaf = vault.open_leaf(path, f"{field}.")
-            dtype, shape = np.dtype(metadata["structure_dtype"][field]), leaf.shape[2:]
-            block = max(1, BLOCK_BYTES // (dtype.itemsize * int(np.prod(shape))))
-            column = np.lib.format.open_memmap(to / f"{field}.npy", "w+", dtype, (steps, *shape))
-            for start in range(0, steps, block):
-                rows = slice(start, min(start + block, steps))
-                column[rows] = leaf[0, rows].read().result()
-            column.flush()
-    except (ValueError, KeyError) as error:  # what TensorStore raises for missing or damaged files
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{path}: cannot be read ({reason}); restore the files or collect them again"
-        ) from None
+    for field, stored in vault.open_columns(path, metadata).items():
+        dtype, shape = stored.dtype.numpy_dtype, stored.shape[1:]
+        block = max(1, BLOCK_BYTES // (dtype.itemsize * int(np.prod(shape))))
+        column = np.lib.format.open_memmap(to / f"{field}.npy", "w+", dtype, (steps, *shape))
+        for start in range(0, steps, block):
+            rows = slice(start, min(start + block, steps))
+            with vault.damage(path):
+                column[rows] = stored[rows].read().result()
+        column.flush()
 
 
 def _mapped(place: Path, metadata: dict[str, Any], path: Path) -> Vault:

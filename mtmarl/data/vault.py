@@ -9,11 +9,10 @@ unwritten and reads onto the accelerator. NumPy in, NumPy out, no ring buffer in
 import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ import tensorstore as ts
 from filelock import FileLock, Timeout
 
 import mtmarl
+from mtmarl.data import schema, soundness
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, write_whole
 from mtmarl.task_names import check_dataset, task_parts, vault_parts
@@ -35,6 +35,7 @@ METADATA = "metadata.json"
 SINGLE_POLICIES = ("expert", "medium")
 _LAYOUT_VERSION = 1.2
 _TIME_AXIS = 10**13
+_OLD = ".old"  # ends the name of a vault while another takes its place
 # A column runs along time within a chunk ("F"), where most features stay as they are for many steps: half of what
 # rows by gzip take, read as fast. Levels 18 and 19 save 1 to 3% more and take up to two and a half times as long.
 _PACKED = {"order": "F", "compressor": {"id": "zstd", "level": 17}}
@@ -238,6 +239,10 @@ def validate(vault: Vault) -> None:
             )
 
 
+def _allowed(field: str) -> tuple[str, ...]:
+    return ("int8", "float32") if field == "obs" else (_DTYPES[field],)
+
+
 def _same(a: Any, b: Any) -> bool:
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
@@ -254,10 +259,9 @@ def _check_arrays(recording: Recording, where: Any) -> None:
                 f"{where}: {field} has shape {value.shape}, "
                 f"expected {_AXES.get(field, 1)} axes, {steps} steps"
             )
-        allowed = ("int8", "float32") if field == "obs" else (_DTYPES[field],)
-        if value.dtype.name not in allowed:
+        if value.dtype.name not in _allowed(field):
             raise UserError(
-                f"{where}: {field} is {value.dtype}, expected {' or '.join(allowed)}; write it again"
+                f"{where}: {field} is {value.dtype}, expected {' or '.join(_allowed(field))}; write it again"
             )
     agents = {f: getattr(recording, f).shape[1] for f in ("obs", "mask", "action")}
     if len(set(agents.values())) != 1:
@@ -305,14 +309,27 @@ def vault_path(root: str | os.PathLike, task_name: str, quality: str) -> Path:
     """Where the vault of `family/scenario` lies under a root. Raises UserError for a name that is not legal."""
     family, scenario = task_parts(task_name)
     check_dataset(quality)
-    return Path(root).expanduser().resolve() / family / f"{scenario}.vlt" / quality
+    path = Path(root).expanduser().resolve() / family / f"{scenario}.vlt" / quality
+    check_place(path)
+    return path
+
+
+def check_place(path: Path) -> None:
+    """Raises a UserError where TensorStore would look elsewhere, or cannot look."""
+    if "\\" in str(path) or str(path) != str(path).encode(errors="replace").decode():
+        raise UserError(
+            f"{str(path)!r}: a vault cannot lie below a name with a backslash or one that is not UTF-8; rename it"
+        )
 
 
 def open_leaf(
     base: Path, leaf: str, layout: Mapping[str, Any] | None = None, **options: Any
 ) -> ts.TensorStore:
     """One array of a Flashbax vault, by its name in the store: a leaf's ends in a dot."""
-    store = {"driver": "ocdbt", "base": f"file://{base}/", "path": leaf, "target_data_file_size": _FILE}
+    check_place(base)
+    # Not as a URL, in which #, ? and % have a meaning.
+    files = {"driver": "file", "path": f"{base}/"}
+    store = {"driver": "ocdbt", "base": files, "path": leaf, "target_data_file_size": _FILE}
     spec = {"driver": "zarr", "kvstore": store} | ({"metadata": layout} if layout else {})
     return ts.open(spec, **options).result()
 
@@ -401,7 +418,7 @@ def replace_folder(new: Path, path: Path) -> None:
 
 def _replaced(path: Path) -> Path:
     """Where a vault lies while another takes its place."""
-    return path.with_name(f".{path.name}.old")
+    return path.with_name(f".{path.name}{_OLD}")
 
 
 def _check_not_interrupted(path: Path) -> None:
@@ -437,59 +454,120 @@ def _verify_written(base: Path, recording: Recording, metadata: dict[str, Any]) 
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What is known of a vault, the format's own keys included, without reading its arrays."""
+    """What is known of a vault, the format's own keys included, without reading its arrays.
+
+    Raises UserError where a value is missing or has the wrong type, and where the folder is that of another task.
+    """
+    file = path / METADATA
     try:
-        metadata = json.loads((path / METADATA).read_text())
-        if int(metadata["version"]) != int(_LAYOUT_VERSION):
-            raise UserError(
-                f"{path}: vault layout {metadata['version']}, this library reads {_LAYOUT_VERSION}"
-            )
-        schema = metadata["schema_version"]
+        metadata = schema.load(file.read_bytes())
+        schema.metadata(metadata, _LAYOUT_VERSION, SCHEMA_VERSION)
     except FileNotFoundError:
         _check_not_interrupted(path)
         raise UserError(
             f"{path}: no vault here (no {METADATA}); give the folder <root>/<family>/<scenario>.vlt/<quality>"
         ) from None
     except KeyError as error:
-        raise UserError(f"{path}/{METADATA}: no {error}; this vault was not written by mtmarl") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}/{METADATA}: damaged ({error}); restore or collect it again") from None
-    if schema > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version {schema} is newer than {SCHEMA_VERSION}; update mtmarl")
+        raise UserError(f"{file}: no {error}; this vault was not written by mtmarl: convert it") from None
+    except ValueError as error:
+        raise UserError(f"{file}: damaged ({error}); restore or collect it again") from None
+    place = path.parent
+    if place.suffix == ".vlt" and metadata["task"] != f"{place.parent.name}/{place.stem}":
+        raise UserError(
+            f"{path}: holds {metadata['task']}, and lies in the folder of {place.parent.name}/{place.stem}; move it to "
+            f"{metadata['task']}.vlt, or remove it"
+        )
     return metadata
 
 
-def read_vault(path: str | os.PathLike, check: bool = True) -> Vault:
-    """A vault as NumPy arrays in their stored dtypes, validated unless `check` is False; uses no device."""
-    path = Path(path).expanduser().resolve()
-    metadata = read_metadata(path)
-    shapes, dtypes = metadata.get("structure_shape", {}), metadata.get("structure_dtype", {})
-    columns = {}
+def stored_bytes(metadata: Mapping[str, Any]) -> int:
+    """Memory that the columns of a vault take at their stored width, from its metadata."""
+    dims, dtypes = metadata["dims"], metadata["structure_dtype"]
+    per_agent = dims["obs"] * np.dtype(dtypes["obs"]).itemsize + dims["actions"] + 1
+    rest = sum(np.dtype(dtypes[f]).itemsize for f in Recording._fields if f not in ("obs", "mask", "action"))
+    return metadata["steps"] * (dims["agents"] * per_agent + rest)
+
+
+def open_columns(path: Path, metadata: Mapping[str, Any]) -> dict[str, ts.TensorStore]:
+    """The columns of a vault, [steps, …], not read yet. Raises UserError unless all are as the metadata say."""
+    shapes, dtypes = metadata["structure_shape"], metadata["structure_dtype"]
     for field in Recording._fields:
-        if field not in shapes or field not in dtypes:
+        if field not in shapes or dtypes.get(field) not in _allowed(field):
+            raise UserError(f"{path}: {field} is missing or of a wrong type in {METADATA}; restore the vault")
+    with damage(path):
+        steps = open_leaf(path, "vault_index").read().result().tolist()
+        if steps != [metadata["steps"]]:
             raise UserError(
-                f"{path}: {field} is missing; this vault was not written by mtmarl, or is damaged"
+                f"{path}: {METADATA} says steps = {metadata['steps']}, the store has {steps}; restore the vault"
             )
+        columns = {}
+        for field in Recording._fields:
+            leaf = open_leaf(path, f"{field}.")
+            shape, expected = leaf.shape[2:], literal_eval(shapes[field])[2:]
+            if leaf.dtype.name != dtypes[field] or shape != expected or leaf.rank != _AXES.get(field, 1) + 1:
+                raise UserError(
+                    f"{path}: {field} is {leaf.dtype.name}{shape}, {METADATA} says {dtypes[field]}{expected}; "
+                    "restore the vault"
+                )
+            columns[field] = leaf[0, 0 : metadata["steps"]]
+    return columns
+
+
+@contextmanager
+def damage(path: Path) -> Iterator[None]:
+    """Turns what TensorStore raises for missing or damaged files into a UserError."""
     try:
-        steps = int(open_leaf(path, "vault_index").read().result()[0])
-        # all leaves are requested before the first is waited for
-        pending = {name: open_leaf(path, f"{name}.")[0, 0:steps].read() for name in Recording._fields}
-        for field, future in pending.items():
-            columns[field] = future.result()
-    except (ValueError, OSError) as error:  # what TensorStore raises for missing or damaged files
+        yield
+    except (ValueError, OSError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
             f"{path}: cannot be read ({reason}); restore the files or collect them again"
         ) from None
-    for field, value in columns.items():
-        if value.dtype.name != dtypes[field] or value.shape[1:] != literal_eval(shapes[field])[2:]:
-            raise UserError(
-                f"{path}: {field} is {value.dtype}{value.shape}, not as {METADATA} says; restore the vault"
-            )
-    vault = Vault(Recording(**columns), own_metadata(metadata), path)
+
+
+def read_vault(path: str | os.PathLike, check: bool = True) -> Vault:
+    """A vault as NumPy arrays in their stored dtypes, validated unless `check` is False; uses no device.
+
+    Validated: the arrays fit each other and the metadata, and are those whose hash was written with them.
+    """
+    path = Path(os.path.abspath(Path(path).expanduser()))
+    metadata = read_metadata(path)
+    state = soundness.stamp(files_below(path)) if check else ""
+    columns = open_columns(path, metadata)
+    if (need := stored_bytes(metadata)) > _memory():
+        raise UserError(
+            f"{path}: takes {need / 2**20:,.0f} MB, more than this machine's memory; train with data.memory_mb, which "
+            "leaves it on disk, or restore it"
+        )
+    with damage(path):
+        # All columns are requested before the first is waited for.
+        pending = {field: column.read() for field, column in columns.items()}
+        recording = Recording(**{field: future.result() for field, future in pending.items()})
+    vault = Vault(recording, own_metadata(metadata), path)
     if check:
         validate(vault)
+        check_contents(vault, path, state)
     return vault
+
+
+def check_contents(vault: Vault, folder: Path, state: str) -> None:
+    """Raises UserError unless a vault, read from a folder in this state, holds the arrays that were written.
+
+    Vaults of earlier versions do not tell their hash, and are accepted.
+    """
+    told = vault.metadata.get("contents")
+    if told is None or soundness.known(folder, state):
+        return
+    if told != _contents(vault.recording, vault.metadata):
+        raise UserError(f"{vault.path}: its arrays are not those that {METADATA} tells of; restore it")
+    soundness.remember(folder, state)
+
+
+def _memory() -> float:
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return np.inf
 
 
 # ------------------------------------------------------------------------------------- roots and manifests
@@ -537,11 +615,37 @@ def find_vault(
     )
 
 
-def list_vaults(root: str | os.PathLike) -> dict[str, Path]:
-    """Vaults under a root by name, `family/scenario/quality`."""
+class Catalogue(NamedTuple):
+    """The vaults below a root by name, `family/scenario/quality`, and what is wrong with each that cannot be used."""
+
+    vaults: dict[str, Path]
+    faults: dict[str, str]
+
+
+def catalogue(root: str | os.PathLike) -> Catalogue:
+    """What lies below a root, by the metadata of each vault; arrays are not read. A fault is one line."""
+    found = Catalogue({}, {})
     root = Path(root).expanduser().resolve()
-    found = sorted(p.parent for p in root.glob(f"*/*.vlt/[!.]*/{METADATA}"))
-    return {f"{p.parts[-3]}/{p.parent.stem}/{p.name}": p for p in found}
+    folders = set(root.glob("[!.]*/[!.]*.vlt/[!.]*"))
+    folders |= {p.with_name(p.name[1 : -len(_OLD)]) for p in root.glob(f"[!.]*/[!.]*.vlt/.*{_OLD}")}
+    for path in sorted(folders):
+        if path.is_file():
+            continue
+        name = f"{path.parts[-3]}/{path.parent.stem}/{path.name}"
+        try:
+            vault_parts(name)
+            read_metadata(path)
+            found.vaults[name] = path
+        except UserError as error:
+            found.faults[name] = str(error)
+        except OSError as error:
+            found.faults[name] = f"{error.filename or path}: {error.strerror}"
+    return found
+
+
+def list_vaults(root: str | os.PathLike) -> dict[str, Path]:
+    """The vaults below a root that can be used, by name; `catalogue` also says which cannot."""
+    return catalogue(root).vaults
 
 
 def _digest(file: Path) -> str:
@@ -551,10 +655,6 @@ def _digest(file: Path) -> str:
 
 def to_json(value: Any) -> str:
     return json.dumps(value, indent=1, default=_json) + "\n"
-
-
-def _write_json(file: Path, value: Any) -> None:
-    write_whole(file, to_json(value))
 
 
 def manifest_entry(root: Path, path: Path) -> dict[str, Any]:
@@ -587,60 +687,38 @@ def fingerprint(file: Path) -> dict[str, Any]:
 def parse_manifest(content: str | bytes, where: Any) -> dict[str, Any]:
     """A manifest from its text, checked: places below the root, sizes and hashes. UserError naming `where`."""
     try:
-        manifest = json.loads(content)
-        version = manifest["schema_version"]
-        for name, entry in manifest["vaults"].items():
-            family, scenario, quality = vault_parts(name)
-            folder = f"{family}/{scenario}.vlt/{quality}/"
-            _ = int(entry["steps"]), int(entry["episodes"]), dict(entry["returns"])
-            fits = (
-                all(f.startswith(folder) for f in entry["files"]) and f"{folder}{METADATA}" in entry["files"]
-            )
-            if not fits or entry["task"] != f"{family}/{scenario}":
-                raise ValueError(f"{name} lists files that are not its own")
-            _check_files(entry["files"])
-        _check_files(manifest.get("references", {}))
-    except (UserError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:120]
+        manifest = schema.load(content)
+        schema.manifest(manifest, SCHEMA_VERSION, METADATA)
+    except KeyError as error:
+        raise UserError(f"{where}: damaged, or not a manifest of vaults (no {error}); restore it") from None
+    except (UserError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise UserError(f"{where}: damaged, or not a manifest of vaults ({reason}); restore it") from None
-    if version > SCHEMA_VERSION:
-        raise UserError(f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}; update mtmarl")
     return manifest
-
-
-def _check_files(files: Mapping[str, Mapping[str, Any]]) -> None:
-    for place, of in files.items():
-        parts = place.split("/")
-        # A manifest may come from anywhere: no place of its may lie outside the root.
-        plain = all(part not in ("", ".", "..") for part in parts) and not any(c in place for c in "\\:\0")
-        if not plain or not re.fullmatch("[0-9a-f]{64}", of["sha256"]) or int(of["size"]) < 0:
-            raise ValueError(f"file {place!r} has no legal place, size or hash")
 
 
 def read_manifest(root: str | os.PathLike) -> dict[str, Any]:
     """The manifest of a root; a UserError if there is none or it is damaged."""
     file = Path(root).expanduser().resolve() / MANIFEST
     try:
-        return parse_manifest(file.read_text(), file)
+        return parse_manifest(file.read_bytes(), file)
     except FileNotFoundError:
         raise UserError(f"{file}: not found; give the folder that holds the families") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: damaged ({error}); restore it") from None
 
 
 def write_manifest(root: Path, vaults: Mapping[str, Any]) -> Path:
-    """Writes `manifest.json` with these vaults and the references under the root."""
-    references = {
-        file.relative_to(root).as_posix(): fingerprint(file)
-        for file in sorted((root / "references").glob("*/[!.]*.json"))
-    }
+    """Writes `manifest.json` with these vaults and the references under the root; what cannot be read is refused."""
+    references = {file.relative_to(root).as_posix(): fingerprint(file) for file in _reference_files(root)}
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "vaults": dict(sorted(vaults.items())),
         "references": references,
     }
-    _write_json(root / MANIFEST, manifest)
-    return root / MANIFEST
+    file = root / MANIFEST
+    text = to_json(manifest)
+    parse_manifest(text, file)
+    write_whole(file, text)
+    return file
 
 
 @contextmanager
@@ -667,53 +745,141 @@ def locked(
         lock.release()
 
 
-def update_manifest(root: str | os.PathLike) -> Path:
+def _listed(root: Path, say: Callable[[str], object]) -> dict[str, Any]:
+    """The vaults that the manifest of a root lists; of a damaged manifest none, and that is said."""
+    if not (root / MANIFEST).exists():
+        return {}
+    try:
+        return read_manifest(root)["vaults"]
+    except UserError as error:
+        say(f"{error}; written anew from the vaults that are there")
+        return {}
+
+
+def record(root: Path, entries: Mapping[str, Any], say: Callable[[str], object] = print) -> None:
+    """Adds vaults to the manifest of a root, those that a killed process left unlisted too; takes out what is gone."""
+    with locked(root, "manifest", say):
+        known = {n: e for n, e in _listed(root, say).items() if has_vault(named_path(root, n))} | dict(
+            entries
+        )
+        for name, path in catalogue(root).vaults.items():
+            if name not in known:
+                try:
+                    known[name] = _new_entry(root, name, path)
+                except UserError as error:
+                    say(f"left out: {error}")
+        write_manifest(root, known)
+
+
+def _new_entry(root: Path, name: str, path: Path, listed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the manifest is to say of a vault, of which it says `listed`. UserError for a damaged vault."""
+    entry = manifest_entry(root, path)
+    parse_manifest(to_json({"schema_version": SCHEMA_VERSION, "vaults": {name: entry}}), path)
+    if listed and listed["files"] == entry["files"]:
+        return {**listed, **entry}
+    read_vault(path)
+    return entry
+
+
+def named_path(root: Path, name: str) -> Path:
+    """Where the vault `family/scenario/quality` lies under a root."""
+    task, _, quality = name.rpartition("/")
+    return vault_path(root, task, quality)
+
+
+def is_listed(root: Path, path: Path) -> bool:
+    """Whether the manifest of a root lists the vault that lies at `path`, not an earlier one or none."""
+    name = f"{path.parts[-3]}/{path.parent.stem}/{path.name}"
+    files = _listed(root, lambda line: None).get(name, {}).get("files", {})
+    return files.get((path / METADATA).relative_to(root).as_posix()) == fingerprint(path / METADATA)
+
+
+def update_manifest(root: str | os.PathLike, say: Callable[[str], object] = print) -> Path:
     """Writes `manifest.json` of what lies under a root: steps, episodes, returns, and files with SHA-256.
 
-    What else an earlier manifest says of a vault, such as where it was pulled from, is kept while its files are
-    the same.
+    What cannot be used is said and left out. A vault whose files are not those listed is read first: if it is damaged,
+    the manifest keeps what it says of it. What else an earlier manifest says of a vault, such as where it was pulled
+    from, is kept while its files are the same.
     """
     root = Path(root).expanduser().resolve()
-    with locked(root, "manifest"):
-        earlier = read_manifest(root)["vaults"] if (root / MANIFEST).exists() else {}
-        vaults = {}
-        for name, path in list_vaults(root).items():
-            entry = manifest_entry(root, path)
-            same = earlier.get(name, {}).get("files") == entry["files"]
-            vaults[name] = {**earlier[name], **entry} if same else entry
-        return write_manifest(root, vaults)
+    with locked(root, "manifest", say):
+        earlier, found, vaults = _listed(root, say), catalogue(root), {}
+        for name, path in found.vaults.items():
+            try:
+                vaults[name] = _new_entry(root, name, path, earlier.get(name))
+            except UserError as error:
+                found.faults[name] = str(error)
+        vaults |= {name: earlier[name] for name in found.faults if name in earlier}
+        file = write_manifest(root, vaults)
+    for fault in found.faults.values():
+        say(f"left out: {fault}")
+    return file
 
 
-def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
-    """Checks files against the manifest and arrays against the schema; returns the names of the sound vaults.
+def check_all(root: str | os.PathLike, name: str | None = None) -> Iterator[tuple[str, str | None]]:
+    """(vault, what is wrong with it) for the vaults of a root, sound ones with None.
 
-    `name` picks `family/scenario/quality`, or all qualities of `family/scenario`. UserError at the first
-    fault.
+    Checked: files and figures against the manifest, arrays against the schema, the manifest against the folders.
+    `name` picks `family/scenario/quality`, or all qualities of `family/scenario`; all vaults: the references as well.
+    UserError where there is nothing to check.
     """
     root = Path(root).expanduser().resolve()
-    manifest = read_manifest(root)
+    manifest, there = read_manifest(root), catalogue(root)
     listed = manifest["vaults"]
-    names = [n for n in listed if name is None or n == name or n.rpartition("/")[0] == name]
+    known = sorted({*listed, *there.vaults, *there.faults})
+    names = [n for n in known if name is None or n == name or n.rpartition("/")[0] == name]
     if name is not None and not names:
         raise UserError(f"{root / MANIFEST}: no vault {name!r}; it lists {', '.join(listed) or 'none'}")
     for each in names:
-        for relative, expected in listed[each]["files"].items():
-            _verify_file(root / relative, expected, f"vault {each}")
-        family, scenario, quality = each.split("/", 2)
-        vault = read_vault(vault_path(root, f"{family}/{scenario}", quality))
-        told = vault.metadata.get("contents")
-        if told and told != _contents(vault.recording, vault.metadata):
-            raise UserError(f"{vault.path}: its arrays are not those that {METADATA} tells of; restore it")
+        try:
+            if each not in listed:
+                path = named_path(root, each)
+                raise UserError(
+                    there.faults.get(each)
+                    or f"{path}: not in {MANIFEST}; add it with python -m mtmarl.vault verify --repair, or remove it"
+                )
+            _verify_vault(root, each, listed[each])
+            yield each, None
+        except UserError as error:
+            yield each, str(error)
     if name is None:
         for relative, expected in manifest.get("references", {}).items():
-            _verify_file(root / relative, expected, "reference returns")
-    return names
+            try:
+                _verify_file(root / relative, expected, "reference returns")
+            except UserError as error:
+                yield relative, str(error)
+
+
+def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
+    """The names of the vaults of a root if all is sound, as in `check_all`; else a UserError of the first fault."""
+    sound = []
+    for each, fault in check_all(root, name):
+        if fault is not None:
+            raise UserError(fault)
+        sound.append(each)
+    return sound
+
+
+def _verify_vault(root: Path, name: str, listed: Mapping[str, Any]) -> None:
+    for relative, expected in listed["files"].items():
+        _verify_file(root / relative, expected, f"vault {name}")
+    path = named_path(root, name)
+    there = {file.relative_to(root).as_posix() for file in files_below(path)}
+    if extra := sorted(there - set(listed["files"])):
+        raise UserError(f"{root / extra[0]}: not a file of vault {name}, by {MANIFEST}; remove it")
+    metadata = read_vault(path).metadata
+    for key, of in (("steps", "steps"), ("episodes", "episodes"), ("returns", "episode_return")):
+        if listed[key] != metadata[of]:
+            raise UserError(
+                f"{root / MANIFEST}: says {key} = {listed[key]} of {name}, its {METADATA} says {metadata[of]}; "
+                "write the manifest anew with python -m mtmarl.vault verify --repair"
+            )
 
 
 def _verify_file(file: Path, expected: Mapping[str, Any], part_of: str) -> None:
     if not file.is_file():
         raise UserError(f"{file}: missing from {part_of}; restore or collect it again")
-    if file.stat().st_size != expected["size"] or _digest(file) != expected["sha256"]:
+    if fingerprint(file) != {"size": expected["size"], "sha256": expected["sha256"]}:
         raise UserError(f"{file}: not the file in {MANIFEST} ({part_of}); restore or collect it again")
 
 
@@ -723,7 +889,7 @@ def write_reference(root: str | os.PathLike, task_name: str, figures: Mapping[st
     One file per task, `<root>/references/<family>/<scenario>.json`: tasks may be collected side by side.
     """
     file = reference_file(root, task_name)
-    _write_json(file, dict(figures))
+    write_whole(file, to_json(dict(figures)))
     return file
 
 
@@ -732,12 +898,25 @@ def reference_file(root: str | os.PathLike, task_name: str) -> Path:
     return Path(root).expanduser().resolve() / "references" / family / f"{scenario}.json"
 
 
-def read_references(root: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """The reference figures kept under a root, by task; empty if there are none."""
+def _reference_files(root: Path) -> list[Path]:
+    return sorted((root / "references").glob("[!.]*/[!.]*.json"))
+
+
+def read_references(
+    root: str | os.PathLike, tasks: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The reference figures kept under a root, by task: of `tasks`, or of all; empty if there are none.
+
+    UserError for a damaged file.
+    """
     found = {}
-    for file in sorted((Path(root).expanduser().resolve() / "references").glob("*/[!.]*.json")):
+    for file in _reference_files(Path(root).expanduser().resolve()):
+        task = f"{file.parent.name}/{file.stem}"
+        if tasks is not None and task not in tasks:
+            continue
         try:
-            found[f"{file.parent.name}/{file.stem}"] = json.loads(file.read_text())
+            found[task] = schema.load(file.read_bytes())
+            schema.reference(found[task])
         except ValueError as error:
             raise UserError(f"{file}: damaged ({error}); restore it or collect the task again") from None
     return found

@@ -147,7 +147,7 @@ def test_subset_writes_a_vault_of_its_own(tmp_path, capsys):
     assert cli.main(["subset", "lbf/toy", "best", "--returns", "0.5:1", "--steps", "100", *root]) == 0
     vault = v.read_vault(tmp_path / "lbf/toy.vlt/best")
     assert vault.metadata["subset"]["returns"] == [0.5, 1.0] and vault.metadata["subset"]["of_steps"] == 600
-    assert v.verify(tmp_path) == ["lbf/toy/best"]
+    assert v.verify(tmp_path) == ["lbf/toy/best", "lbf/toy/replay"], "an unlisted vault is listed along"
     assert cli.main(["subset", "lbf/toy/replay", "best", "--steps", "50", *root]) == 2
     assert "is there already" in capsys.readouterr().err
     assert cli.main(["subset", "lbf/toy/replay", "x", *root]) == 2

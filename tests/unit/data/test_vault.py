@@ -196,7 +196,8 @@ def test_metadata_that_disagrees_with_the_arrays(tmp_path, key, value):
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     with pytest.raises(UserError, match=f"says {key}"):
         v.read_vault(path)
-    v.read_vault(path, check=False)
+    if key != "steps":  # without which nothing can be read
+        v.read_vault(path, check=False)
 
 
 def test_damage_is_a_user_error(tmp_path):
