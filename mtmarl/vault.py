@@ -5,6 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def _one(args: argparse.Namespace) -> tuple[str, Path]:
 
 def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
     path = vaults.vault_path(_roots(args)[0], task, quality)
+    if path.resolve() != path:
+        raise UserError(f"{path}: leads to {path.resolve()} by a link; give the folder itself with --root")
     if path.exists() and not args.replace:
         root = path.parents[2]
         if vaults.has_vault(path) and not vaults.is_listed(root, path):  # of a process that was killed
@@ -52,11 +55,30 @@ def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
 
 
 def _keep(path: Path, recording: vaults.Recording, metadata: Mapping[str, Any]) -> None:
-    vaults.write_vault(path, recording, metadata)
+    there = next(p for p in path.parents if p.exists())
+    try:
+        vaults.write_vault(path, recording, metadata)
+    except (OSError, ValueError) as error:  # A full disk, also as TensorStore tells of it.
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot be written ({reason}); nothing of it is left") from None
+    finally:
+        for empty in (p for p in path.parents if p.is_relative_to(there) and p != there):
+            with suppress(OSError):  # Not empty: others have written there.
+                empty.rmdir()
+    entry = _list_in_manifest(path)
+    print(f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes")
+
+
+def _list_in_manifest(path: Path) -> dict[str, Any]:
     root = path.parents[2]
     entry = vaults.manifest_entry(root, path)
-    vaults.record(root, {f"{entry['task']}/{path.name}": entry})
-    print(f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes")
+    try:
+        vaults.record(root, {f"{entry['task']}/{path.name}": entry})
+    except OSError as error:
+        raise UserError(
+            f"{root / vaults.MANIFEST}: cannot be written ({error}); the same command lists {path}"
+        ) from None
+    return entry
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -202,16 +224,51 @@ def subset(args: argparse.Namespace) -> None:
 def convert(args: argparse.Namespace) -> None:
     from mtmarl.data import convert
 
-    options = convert.Options(args.task, args.horizon, args.team_reward, args.rollout_length)
+    options = convert.Options(
+        args.task, args.horizon, args.team_reward, args.rollout_length, args.flags, args.team_flags
+    )
+    convert.check_names(args.task, args.quality)
     with convert.found_vaults(Path(args.source), int(args.max_gigabytes * 1e9)) as found:
         if args.quality and len(found) > 1:
             raise UserError(f"{args.source}: holds {len(found)} vaults; --quality names one")
+        made: dict[Path, Path] = {}
+        failures = 0
         for source in found:
-            done = convert.convert(source, options)
-            path = _new_place(args, done.metadata["task"], args.quality or done.quality)
-            _keep(path, done.recording, done.metadata)
-            for remark in done.remarks:
-                print(f"  {remark}")
+            try:
+                _convert(source, options, args, made)
+            except (UserError, OSError) as error:
+                if len(found) == 1:
+                    raise
+                failures += 1
+                failed(error)
+    if failures:
+        raise UserError(
+            f"{args.source}: {failures} of {len(found)} vaults not converted, see above; the same command does the rest"
+        )
+
+
+def _convert(source: Path, options: Any, args: argparse.Namespace, made: dict[Path, Path]) -> None:
+    """One vault of several; `made` maps what this command has written to where it came from."""
+    from mtmarl.data import convert
+
+    done = convert.convert(source, options)
+    path = vaults.vault_path(_roots(args)[0], done.metadata["task"], args.quality or done.quality)
+    if path in made:
+        raise UserError(
+            f"{source}: would become {path}, as {made[path]} has; convert one at a time with --quality"
+        )
+    if path.exists() and not args.replace and convert.holds(path, done):
+        _list_in_manifest(path)
+        print(f"{path}: is there already, the same")
+    else:
+        _keep(
+            _new_place(args, done.metadata["task"], args.quality or done.quality),
+            done.recording,
+            done.metadata,
+        )
+    made[path] = source
+    for remark in done.remarks:
+        print(f"  {remark}")
 
 
 def export(args: argparse.Namespace) -> None:
@@ -308,6 +365,16 @@ def _parser() -> argparse.ArgumentParser:
         "--team-reward", choices=("mean", "sum"), help="of the agents' rewards where they differ"
     )
     sub.add_argument("--rollout-length", type=_count, help="of a Mava recording, env steps per write")
+    sub.add_argument(
+        "--flags",
+        choices=("start", "end"),
+        help="step of an episode that a flag marks; default: what the recording proves",
+    )
+    sub.add_argument(
+        "--team-flags",
+        choices=("all", "any"),
+        help="an episode ends when all agents have been flagged, or at the first flag; default: all",
+    )
     sub.add_argument(
         "--max-gigabytes", type=float, default=64, help="of an archive, unpacked; default: %(default)s"
     )

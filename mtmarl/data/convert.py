@@ -1,44 +1,66 @@
 """Vaults of other libraries in our schema, and what could not be known about them.
 
-Three layouts of Flashbax vaults are read, told apart by their leaves. They differ in what a flag at step t says:
+Three layouts of Flashbax vaults are read, told apart by their leaves:
 
-    OG-MARL          observations, actions, rewards, terminals, truncations   this step ended the episode
-    Oryx Connector   obs.agents_view, obs.action_mask, action, reward, done   an episode begins with this step
-    Mava recordings  observation, legal_action_mask, action, reward, done     this step ended the episode
+    OG-MARL          observations, actions, rewards, terminals, truncations    a flag at a step: it ended the episode
+    Oryx Connector   obs.agents_view, obs.action_mask, action, reward, done    an episode ended, or begins
+    Mava recordings  observation, legal_action_mask, action, reward, done      an episode ended, or begins
 
-Ours needs both: `first[t + 1] == terminal[t] | truncated[t]`.
+`data.boundaries` decides where episodes begin and end. Ours needs both: `first[t + 1] == terminal[t] | truncated[t]`.
 """
 
-import json
-import tempfile
-from ast import literal_eval
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mtmarl.data import vault as vaults
-from mtmarl.data.archives import MAX_BYTES, is_archive, unpack
-from mtmarl.data.vault import METADATA, Recording
+from mtmarl.data import boundaries
+from mtmarl.data.boundaries import Known, Meaning, Recorded, Team
+from mtmarl.data.flashbax import ARCHIVE, found_vaults, read_flashbax
+from mtmarl.data.vault import Recording, read_vault
 from mtmarl.envs.registry import FAMILIES, make_env
 from mtmarl.errors import UserError
+from mtmarl.task_names import check_dataset, task_parts
 from mtmarl.types import TaskSpec
+
+__all__ = ["Converted", "Options", "convert", "found_vaults", "read_flashbax"]
 
 TeamReward = Literal["mean", "sum"]
 # What a team's reward is where agents have their own, as the adapters of the families define it.
 TEAM_REWARD: dict[str, TeamReward] = {"connector": "mean", "lbf": "sum"}
+# What an episode of a family returns at most: all agents connected, all food eaten.
+MOST_RETURN = {"connector": 1.0, "lbf": 1.0}
+# The widest that vaults store: int16 step counts, int8 actions.
+_MOST_STEPS, _MOST_ACTIONS = 2**15 - 1, 2**7
+
+
+class _Layout(NamedTuple):
+    """Names of leaves. `cut` is None where `ended` stands for both ends of an episode."""
+
+    obs: str
+    mask: str
+    action: str
+    reward: str
+    ended: str
+    cut: str | None
+    usual: Meaning | None
+
+    @property
+    def needs(self) -> set[str]:
+        """A legal mask may be missing from OG-MARL's."""
+        names = {self.obs, self.action, self.reward, self.ended}
+        return names | ({self.mask} if self.cut is None else {self.cut})
+
+
 LAYOUTS = {
-    "OG-MARL": {"observations", "actions", "rewards", "terminals", "truncations"},
-    "Oryx": {"obs.agents_view", "obs.action_mask", "action", "reward", "done"},
-    "Mava": {"observation", "legal_action_mask", "action", "reward", "done"},
+    "OG-MARL": _Layout(
+        "observations", "infos.legals", "actions", "rewards", "terminals", "truncations", "end"
+    ),
+    "Oryx": _Layout("obs.agents_view", "obs.action_mask", "action", "reward", "done", None, None),
+    "Mava": _Layout("observation", "legal_action_mask", "action", "reward", "done", None, None),
 }
-
-
-# Where an archive is unpacked: not a name of a family.
-_ARCHIVE = ".archive"
 
 
 @dataclass(frozen=True)
@@ -48,13 +70,17 @@ class Options:
     task: family/scenario, or only the family, or nothing: the rest is taken from where the vault lies,
     `…/<family>/<scenario>.vlt/<uid>`. horizon: time limit in env steps.
     team_reward: how to make one reward of those of the agents, where they differ. rollout_length: of a Mava recording,
-    env steps per write, after which a row goes on elsewhere.
+    env steps per write, after which a row goes on elsewhere. flags: whether a flag marks the first or the last step of
+    an episode. team_flags: whether an episode ends when all agents have been flagged, or at the first flag. The last
+    two are asked for where the recording does not prove them.
     """
 
     task: str | None = None
     horizon: int | None = None
     team_reward: TeamReward | None = None
     rollout_length: int | None = None
+    flags: Meaning | None = None
+    team_flags: Team | None = None
 
 
 class Converted(NamedTuple):
@@ -66,251 +92,180 @@ class Converted(NamedTuple):
     remarks: list[str]
 
 
-@dataclass
-class _Steps:
-    """Steps one after the other: obs (S, N, O), mask (S, N, A) or None, action (S, N), reward (S, N) or (S,)."""
-
-    obs: np.ndarray
-    mask: np.ndarray | None
-    action: np.ndarray
-    reward: np.ndarray
-    first: np.ndarray
-    terminal: np.ndarray
-    truncated: np.ndarray
-    step_count: np.ndarray | None = None
-    remarks: list[str] = field(default_factory=list)
-
-
-# ----------------------------------------------------------------------------------------------- reading
-
-
-@contextmanager
-def found_vaults(source: Path, max_bytes: int = MAX_BYTES) -> Iterator[list[Path]]:
-    """The Flashbax vaults in a folder or an archive; an archive is unpacked for the time being."""
-    source = source.expanduser().resolve()
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder")
-    with tempfile.TemporaryDirectory(prefix="mtmarl-") as scratch:
-        root = unpack(source, Path(scratch) / _ARCHIVE, max_bytes) if is_archive(source) else source
-        if not root.is_dir():
-            raise UserError(f"{source}: neither a folder nor a zip or tar archive")
-        found = sorted(file.parent for file in root.rglob(METADATA) if not file.is_symlink())
-        if not found:
-            raise UserError(f"{source}: no Flashbax vault in it (no {METADATA})")
-        yield found
-
-
-def read_flashbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """All leaves of a Flashbax vault by dotted name, [B, T, …], and its metadata; NumPy only, no device."""
-    try:
-        metadata = json.loads((path / METADATA).read_text())
-        shapes = dict(_flat(metadata["structure_shape"]))
-        if int(metadata["version"]) != 1:
-            raise UserError(f"{path}: vault layout {metadata['version']}; layout 1 can be read")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}/{METADATA}: not that of a Flashbax vault ({error!r})") from None
-    try:
-        steps = int(vaults.open_leaf(path, "vault_index").read().result()[0])
-        rows = {name: literal_eval(shape)[0] for name, shape in shapes.items()}
-        pending = {n: vaults.open_leaf(path, f"{n}.")[0:b, 0:steps].read() for n, b in rows.items()}
-        leaves = {name: np.asarray(future.result()) for name, future in pending.items()}
-    except (ValueError, OSError, IndexError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0][:200]})") from None
-    if steps < 1:
-        raise UserError(f"{path}: is empty")
-    return leaves, vaults.own_metadata(metadata)
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{above}{key}.")
-        else:
-            yield above + key, value
-
-
-# ------------------------------------------------------------------------------------------------ layouts
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    """[B, T, …] as [B * T, …], one row after the other."""
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _per_step(flag: np.ndarray) -> np.ndarray:
-    """[B, T] or [B, T, N] as [S, N or 1] bool."""
-    return _rows(flag).reshape(flag.shape[0] * flag.shape[1], -1).astype(bool)
-
-
-def _any(flag: np.ndarray) -> np.ndarray:
-    return np.asarray(flag.any(1))
-
-
-def _all(flag: np.ndarray) -> np.ndarray:
-    return np.asarray(flag.all(1))
-
-
-def _ends(rows: int, steps: int, every: int | None = None) -> np.ndarray:
-    """[B * T]: the last step of each row, and each `every` steps within it."""
-    at = np.arange(1, steps + 1)
-    last = (at == steps) if every is None else (at == steps) | (at % every == 0)
-    return np.tile(last, rows)
-
-
-def _begins(end: np.ndarray) -> np.ndarray:
-    return np.append(True, end[:-1])
-
-
-def _count(first: np.ndarray) -> np.ndarray:
-    at = np.arange(len(first))
-    return at - np.maximum.accumulate(np.where(first, at, 0))
-
-
-def _og_marl(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Options) -> _Steps:
-    ended, cut = _per_step(leaves["terminals"]), _per_step(leaves["truncations"])
-    terminal, end = _all(ended), _all(ended | cut)
-    remarks = []
-    uneven = int((_any(ended | cut) & ~end).sum())
-    if uneven:
-        remarks.append(f"at {uneven} steps only some agents have ended; an episode ends when all have")
-    rows, steps = leaves["terminals"].shape[:2]
-    every = None
-    if not end.any():
-        if horizon is None:
-            raise UserError(
-                "no step is marked as the end of an episode; give --horizon to cut it into episodes"
-            )
-        every = horizon
-        remarks.append(f"no step is marked as the end of an episode: cut every {horizon} steps")
-    end |= _ends(rows, steps, every)
-    return _Steps(
-        _rows(leaves["observations"]),
-        _rows(leaves["infos.legals"]) if "infos.legals" in leaves else None,
-        _rows(leaves["actions"]),
-        _rows(leaves["rewards"]),
-        _begins(end),
-        terminal,
-        end & ~terminal,
-        remarks=remarks,
-    )
-
-
-def _oryx(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Options) -> _Steps:
-    """`done[t]`: reset before t. As in Oryx itself, the step before it is one after which nothing follows."""
-    done = _any(_per_step(leaves["done"]))
-    cut = _ends(*leaves["done"].shape[:2])
-    ended = np.append(done[1:], False) & ~cut
-    count, remarks = None, []
-    if "obs.step_count" in leaves:
-        count = _rows(leaves["obs.step_count"]).reshape(len(done), -1)[:, 0].astype(np.int64)
-        if count[done].any():
-            count = None
-            remarks.append("obs.step_count is not 0 at the start of episodes: counted anew")
-        else:
-            jumps = np.append(np.diff(count) != 1, False) & ~ended & ~cut
-            cut |= jumps
-            if jumps.any():
-                remarks.append(f"{int(jumps.sum())} times the recording jumps within an episode: cut there")
-    return _by_horizon(leaves, "obs.agents_view", "obs.action_mask", ended, cut, count, horizon, remarks)
-
-
-def _mava(leaves: Mapping[str, np.ndarray], horizon: int | None, options: Options) -> _Steps:
-    """`done[t]`: step t ended the episode. A row holds rollouts of different moments, one after the other."""
-    rows, steps = leaves["done"].shape[:2]
-    if rows > 1 and options.rollout_length is None:
-        raise UserError(
-            f"{rows} rows hold rollouts of different moments one after the other; give their length, "
-            "--rollout-length (Mava's system.rollout_length)"
-        )
-    end = _any(_per_step(leaves["done"]))
-    cut = _ends(rows, steps, options.rollout_length)
-    first, remarks = _begins(end | cut), []
-    count, late_steps = _count(first), np.zeros(len(first), bool)
-    if cut.sum() > 1:
-        # A rollout may begin anywhere in an episode; counting from 1 keeps that one out of the whole episodes.
-        length = np.diff(np.append(np.flatnonzero(first), len(first)))
-        late = _begins(cut)[first] & (length < (horizon or length.max() + 1))
-        late_steps = np.repeat(late, length)
-        count = count + late_steps
-        remarks.append(
-            f"{int(late.sum())} rollouts may begin inside an episode: these are not whole episodes, and what ended "
-            "them is not known"
-        )
-    return _by_horizon(
-        leaves, "observation", "legal_action_mask", end, cut, count, horizon, remarks, late_steps
-    )
-
-
-def _by_horizon(
-    leaves: Mapping[str, np.ndarray],
-    obs: str,
-    mask: str,
-    ended: np.ndarray,
-    cut: np.ndarray,
-    count: np.ndarray | None,
-    horizon: int | None,
-    remarks: list[str],
-    late: np.ndarray | None = None,
-) -> _Steps:
-    """One flag for both ends of an episode: at the horizon it was the time limit, before it the state.
-
-    Of the `late` steps it is not known how long their episode had lasted; no value may rest on how that ended.
-    """
-    first = _begins(ended | cut)
-    at = _count(first) if count is None else count
-    limit = horizon or int(at.max()) + 1
-    terminal = ended & (at + 1 < limit)
-    if late is not None:
-        terminal &= ~late
-    if horizon is None:
-        remarks.append(
-            f"no horizon known: episodes of {limit} steps, the longest, are taken to end by the time limit"
-        )
-    return _Steps(
-        _rows(leaves[obs]), _rows(leaves[mask]), _rows(leaves["action"]), _rows(leaves["reward"]),
-        first, terminal, (ended | cut) & ~terminal, count, remarks,
-    )  # fmt: skip
-
-
-_READERS = {"OG-MARL": _og_marl, "Oryx": _oryx, "Mava": _mava}
+# ------------------------------------------------------------------------------------------------- leaves
 
 
 def layout_of(leaves: Mapping[str, np.ndarray], where: Path) -> str:
-    for layout, needs in LAYOUTS.items():
-        if needs <= leaves.keys():
-            return layout
+    for name, layout in LAYOUTS.items():
+        if layout.needs <= leaves.keys():
+            return name
     if set(Recording._fields) <= leaves.keys():
         raise UserError(f"{where}: is in the schema of this library already")
     raise UserError(
         f"{where}: holds {', '.join(sorted(leaves))}; layouts that can be read: "
-        + "; ".join(f"{name} ({', '.join(sorted(needs))})" for name, needs in LAYOUTS.items())
+        + "; ".join(f"{name} ({', '.join(sorted(layout.needs))})" for name, layout in LAYOUTS.items())
     )
+
+
+def _features(name: str, x: np.ndarray) -> np.ndarray:
+    """[B, T, N, F], no axis empty."""
+    if x.ndim != 4 or 0 in x.shape:
+        raise UserError(
+            f"{name} of shape {x.shape[2:]} per step; expected agents and features, at least one of each"
+        )
+    return x
+
+
+def _per_agent(name: str, x: np.ndarray, agents: int) -> np.ndarray:
+    """[B, T, N], or [B, T, 1] of what all agents have in common; axes of one behind it are dropped."""
+    shape = x.shape
+    while x.ndim > 3 and x.shape[-1] == 1:
+        x = x[..., 0]
+    x = x[..., None] if x.ndim == 2 else x
+    if x.ndim != 3 or x.shape[2] not in (1, agents):
+        raise UserError(
+            f"{name} of shape {shape[2:]} per step; expected one number, or one of {agents} agents each"
+        )
+    return x
+
+
+def _real(name: str, x: np.ndarray) -> np.ndarray:
+    if x.dtype.kind in "biuf":
+        return x
+    if x.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
+        return x.astype(np.float32)
+    raise UserError(f"{name} is {x.dtype}; expected real numbers")
+
+
+def _yes_or_no(name: str, x: np.ndarray) -> np.ndarray:
+    x = _real(name, x)
+    odd = x[(x != 0) & (x != 1)]
+    if len(odd):
+        raise UserError(f"{name} holds {odd[0]:g}; expected 0 or 1")
+    return x.astype(bool)
+
+
+def _float32(name: str, x: np.ndarray, remarks: list[str]) -> np.ndarray:
+    x = _real(name, x)
+    with np.errstate(over="ignore"):  # What overflows is dropped with all that is not finite.
+        narrow = x.astype(np.float32)
+    if x.dtype.kind in "iuf" and x.dtype.itemsize > 2 and x.dtype != np.float32:
+        lost = x[np.asarray(np.isfinite(narrow) & (narrow.astype(np.float64) != x))]
+        if len(lost) and x.dtype.kind != "f":
+            raise UserError(f"{name} hold {lost[0]}, which float32 cannot; divide them before converting")
+        if len(lost):
+            remarks.append(f"{name} are {x.dtype}: rounded to float32")
+    return narrow
+
+
+def _step_counts(leaves: Mapping[str, np.ndarray], agents: int, remarks: list[str]) -> np.ndarray | None:
+    """[B, T] env steps taken in the episode before each; None where nothing counts them."""
+    counts = []
+    for name in sorted(leaves):
+        if name.rpartition(".")[2] != "step_count":
+            continue
+        x = _real(name, _per_agent(name, leaves[name], agents))
+        if not (np.isfinite(x) & (x == np.rint(x)) & (x >= 0) & (x < 2**31)).all():
+            raise UserError(f"{name} does not hold counts of steps")
+        x = x.astype(np.int64)
+        if (x != x[..., :1]).any():
+            raise UserError(
+                f"{name} differs between the agents of a team; their steps are not those of one episode"
+            )
+        counts.append((name, x[..., 0]))
+    if not counts:
+        return None
+    name, count = counts[0]
+    if any((other != count).any() for _, other in counts):
+        raise UserError(f"{' and '.join(name for name, _ in counts)} differ")
+    if count.shape[1] > 1 and (count == count[0, 0]).all():
+        remarks.append(f"{name} is always {count[0, 0]}: not used")
+        return None
+    if count.min() == 1:
+        remarks.append(f"{name} counts from 1")
+        return count - 1
+    return count
 
 
 # -------------------------------------------------------------------------------------------- conversion
 
 
+def check_names(task: str | None, quality: str | None) -> None:
+    """Raises UserError unless the names that are given may name a task (or a family) and a vault."""
+    if task is not None:
+        task_parts(task if "/" in task else f"{task}/any")
+    if quality is not None:
+        check_dataset(quality)
+
+
+def holds(path: Path, made: Converted) -> bool:
+    """Whether the vault there holds what was converted. Raises UserError if it is damaged."""
+    there = read_vault(path)
+    return (
+        there.metadata["task"] == made.metadata["task"]
+        and there.metadata["dims"]["horizon"] == made.metadata["horizon"]
+        and there.metadata["obs_scale"] == made.metadata["obs_scale"]
+        and all(np.array_equal(a, b) for a, b in zip(there.recording, made.recording, strict=True))
+    )
+
+
 def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B008
     """One Flashbax vault of another library, read whole. UserError where something must be known and is not."""
     task, quality = _names(path, options.task)
+    check_names(task, quality)
     env = make_env(task) if task.partition("/")[0] in FAMILIES else None
     spec = env.spec if env else None
     leaves, metadata = read_flashbax(path)
-    layout = layout_of(leaves, path)
-    horizon = options.horizon or (spec.horizon if spec else None)
-    try:
-        steps = _READERS[layout](leaves, horizon, options)
-        remarks = [*steps.remarks, "policy_step is 0: which policy acted is not recorded"]
-        obs, action = np.asarray(steps.obs, np.float32), _action(steps.action)
-        if obs.ndim != 3:
-            raise UserError(f"observations of shape {obs.shape[1:]} per step; expected agents and features")
-        reward = _team_reward(
-            steps.reward, options.team_reward or TEAM_REWARD.get(task.partition("/")[0]), remarks
+    name = layout_of(leaves, path)
+    if not any(leaf[:, -1].any() for leaf in leaves.values()):
+        raise UserError(
+            f"{path}: all arrays are zero at the last step: it was never written; correct vault_index"
         )
+    horizon = options.horizon or (spec.horizon if spec else None)
+    remarks: list[str] = []
+    try:
+        layout = LAYOUTS[name]
+        if len({leaves[leaf].shape[:2] for leaf in layout.needs}) > 1:
+            raise UserError("its arrays differ in the number of rows")
+        obs = _features(layout.obs, _float32("observations", leaves[layout.obs], remarks))
+        agents = obs.shape[2]
+        action = _action(leaves[layout.action], agents)
+        own_reward = _per_agent(layout.reward, _real(layout.reward, leaves[layout.reward]), agents)
+        team_reward = options.team_reward or TEAM_REWARD.get(task.partition("/")[0])
+        reward = _team_reward(own_reward, team_reward, remarks)
+        flags = [
+            np.broadcast_to(_per_agent(leaf, _yes_or_no(leaf, leaves[leaf]), agents), action.shape)
+            for leaf in (layout.ended, layout.cut)
+            if leaf
+        ]
         obs = _without_infinities(obs, remarks)
         obs = _without_ids(obs, spec, remarks)
-        mask = _mask(steps.mask, action, spec, remarks)
+        mask = _mask(layout.mask, leaves.get(layout.mask), action, spec, remarks)
         _check_sizes(spec, obs, mask)
+        found = boundaries.decide(
+            Recorded(
+                flags[0],
+                flags[1] if layout.cut else None,
+                _step_counts(leaves, agents, remarks),
+                np.where(np.isfinite(reward), reward, np.nan),
+                obs,
+                layout.usual,
+            ),
+            Known(
+                horizon,
+                options.horizon,
+                options.rollout_length,
+                spec.max_return or MOST_RETURN.get(spec.family) if spec else None,
+                options.flags,
+                options.team_flags,
+            ),
+            remarks,
+        )
+        _check_lengths(found.count)
+        remarks.append("policy_step is 0: which policy acted is not recorded")
+        obs, mask, action, reward = (x.reshape(-1, *x.shape[2:]) for x in (obs, mask, action, reward))
+        with np.errstate(over="ignore"):
+            reward = reward.astype(np.float32)
         legal = np.take_along_axis(mask, action[..., None].clip(0, mask.shape[2] - 1), axis=2)[..., 0]
         bad = {
             "actions that are not legal": ~legal.all(1)
@@ -319,9 +274,8 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
             "observations or rewards that are not finite": ~np.isfinite(obs).all((1, 2))
             | ~np.isfinite(reward),
         }
-        keep = _without(bad, steps.first, remarks)
-        count = _count(steps.first) if steps.step_count is None else steps.step_count
-        columns = (obs, mask, action, reward, steps.first, steps.terminal, steps.truncated, count)
+        keep = _without(bad, found.first, remarks)
+        columns = (obs, mask, action, reward, found.first, found.terminal, found.truncated, found.count)
         obs, mask, action, reward, first, terminal, truncated, count = (x[keep] for x in columns)
         raw, scale = _scaled(obs, spec, None if env is None else env.obs_scale, remarks)
     except UserError as error:
@@ -330,7 +284,7 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
         raw,
         mask,
         action,
-        reward.astype(np.float32),
+        reward,
         first,
         terminal,
         truncated,
@@ -342,7 +296,7 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
         "horizon": horizon or int(count.max()) + 1,
         "obs_scale": scale,
         "provenance": {
-            "converted from": f"{layout} layout",
+            "converted from": f"{name} layout",
             "original metadata": metadata,
             "remarks": remarks,
         },
@@ -356,49 +310,54 @@ def _names(path: Path, task: str | None) -> tuple[str, str]:
     if task is not None and "/" in task:
         return task, path.name
     family = task or above.parent.name
-    if above.suffix == ".vlt" and family not in ("", _ARCHIVE):
+    if above.suffix == ".vlt" and family not in ("", ARCHIVE):
         return f"{family}/{above.stem}", path.name
     if task is None and above.name in FAMILIES:  # vaults/oryx/connector/con-5x5x3a
         return f"{above.name}/{path.name}", "oryx"
     raise UserError(f"{path}: which task is this? give --task family/scenario")
 
 
-def _action(action: np.ndarray) -> np.ndarray:
-    """[S, N] int64."""
-    if action.ndim == 3 and action.shape[2] == 1:
-        action = action[..., 0]
-    if action.ndim != 2 or (action.dtype.kind == "f" and (action != np.rint(action)).any()):
+def _action(action: np.ndarray, agents: int) -> np.ndarray:
+    """[B, T, N] int64; -1, which is never legal, where there is no number."""
+    if action.ndim > 3 and action.shape[3:] != (1,):
         raise UserError("its actions are continuous; this library's are discrete")
-    return action.astype(np.int64)
+    action = _real("actions", _per_agent("actions", action, agents))
+    if action.shape[2] != agents:
+        raise UserError(f"one action per step for {agents} agents; expected one of each")
+    if action.dtype.kind == "f":
+        action = np.where(np.isfinite(action), action, -1)
+        if np.any(action != np.rint(action)):
+            raise UserError("its actions are continuous; this library's are discrete")
+    return np.clip(action.astype(np.float64), -1, 2**31).astype(np.int64)
 
 
 def _team_reward(reward: np.ndarray, how: TeamReward | None, remarks: list[str]) -> np.ndarray:
-    """[S] of [S] or [S, N]."""
-    reward = np.asarray(reward, np.float32)
-    if reward.ndim == 1:
-        return reward
-    if (reward == reward[:, :1]).all():
-        return reward[:, 0]
+    """[B, T] of [B, T, N or 1], not finite where one agent's is not."""
+    reward = np.asarray(reward, np.float64)
+    finite: np.ndarray = np.isfinite(reward).all(axis=2)
+    if np.all((reward == reward[..., :1]) | ~finite[..., None]):
+        return np.where(finite, reward[..., 0], np.nan)
     if how is None:
         raise UserError(
             "agents have rewards of their own; say what the team gets with --team-reward mean or sum"
         )
     remarks.append(f"agents have rewards of their own: the team gets their {how}")
-    return reward.mean(1) if how == "mean" else reward.sum(1)
+    reward = np.where(finite[..., None], reward, np.nan)
+    return reward.mean(2) if how == "mean" else reward.sum(2)
 
 
 def _without_infinities(obs: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """-inf is how some sets pad observations of agents of different kinds; here padding is 0."""
-    padding = np.isneginf(obs)
+    """A feature that is always -inf is how some sets pad observations of agents of different kinds; here it is 0."""
+    padding = np.isneginf(obs).all((0, 1))
     if not padding.any():
         return obs
-    remarks.append(f"{padding.mean():.1%} of all features are -inf, taken for padding: set to 0")
+    remarks.append(f"{padding.mean():.1%} of all features are always -inf, taken for padding: set to 0")
     return np.where(padding, np.float32(0), obs)
 
 
 def _without_ids(obs: np.ndarray, spec: TaskSpec | None, remarks: list[str]) -> np.ndarray:
     """Without the one-hot agent numbers that some wrappers put before or after the features."""
-    agents, width = obs.shape[1:]
+    agents, width = obs.shape[2:]
     if agents < 2 or width <= agents or (spec is not None and width - agents != spec.obs):
         return obs
     for where, ids, rest in (
@@ -414,11 +373,19 @@ def _without_ids(obs: np.ndarray, spec: TaskSpec | None, remarks: list[str]) -> 
 
 
 def _mask(
-    mask: np.ndarray | None, action: np.ndarray, spec: TaskSpec | None, remarks: list[str]
+    name: str, mask: np.ndarray | None, action: np.ndarray, spec: TaskSpec | None, remarks: list[str]
 ) -> np.ndarray:
-    if mask is not None:
-        return np.asarray(mask).astype(bool)
+    """[B, T, N, A]"""
     actions = spec.actions if spec else int(action.max()) + 1
+    if mask is not None:
+        mask = _features(name, _yes_or_no(name, mask))
+        if mask.shape[:3] != action.shape:
+            raise UserError(f"{name} of shape {mask.shape}; expected {action.shape} and actions")
+        actions = mask.shape[3]
+    if not 0 < actions <= _MOST_ACTIONS:
+        raise UserError(f"actions 0 … {actions - 1}; a vault holds 0 … {_MOST_ACTIONS - 1}")
+    if mask is not None:
+        return mask
     remarks.append(f"legal actions are not recorded: all {actions} are taken to be legal")
     return np.ones((*action.shape, actions), bool)
 
@@ -426,11 +393,20 @@ def _mask(
 def _check_sizes(spec: TaskSpec | None, obs: np.ndarray, mask: np.ndarray) -> None:
     if spec is None:
         return
-    found, expected = (*obs.shape[1:], mask.shape[2]), (spec.agents, spec.obs, spec.actions)
+    found, expected = (*obs.shape[2:], mask.shape[3]), (spec.agents, spec.obs, spec.actions)
     if found != expected:
         raise UserError(
             f"holds (agents, observation, actions) {found}, {spec.name} has {expected} here; if it is another task, "
             "name it with --task"
+        )
+
+
+def _check_lengths(count: np.ndarray) -> None:
+    longest = int(count.max()) + 1
+    if longest > _MOST_STEPS:
+        raise UserError(
+            f"an episode of {longest:,} steps; a vault holds episodes of at most {_MOST_STEPS:,}: mark a truncation at "
+            "least that often before converting"
         )
 
 
@@ -460,7 +436,8 @@ def _scaled(
     # Integers first: small ones would also pass for multiples of a scale.
     for what, scale in sorted(known.items(), key=lambda item: item[0] != "raw integers"):
         raw = np.rint(obs / scale)
-        if (np.abs(obs / scale - raw) < 1e-3).all() and (np.abs(raw) <= 127).all():
+        # Within a rounding of float32: what is not the same number is stored as it is.
+        if (np.abs(raw * scale - obs) <= 2**-22 * np.abs(obs)).all() and (np.abs(raw) <= 127).all():
             if what:
                 remarks.append(
                     f"observations hold {what}: stored with the scale of {spec.name if spec else ''}"

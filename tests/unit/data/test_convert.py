@@ -40,8 +40,14 @@ def real_recording(seed=0, steps=400):
     terminal = np.append(made.first[1:], False)
     truncated = np.append(np.zeros(steps - 1, bool), True)
     zero = np.zeros(steps, np.int32)
+    # An episode of Connector returns 1 at most.
     return made._replace(
-        obs=obs, step_count=count.astype(np.int16), terminal=terminal, truncated=truncated, policy_step=zero
+        reward=made.reward / 64,
+        obs=obs,
+        step_count=count.astype(np.int16),
+        terminal=terminal,
+        truncated=truncated,
+        policy_step=zero,
     )
 
 
@@ -137,7 +143,9 @@ def test_oryx_rows_end_where_they_were_cut(tmp_path, ours, observed):
 
 @pytest.mark.parametrize("layout", [og_marl, oryx, mava])
 def test_the_same_batches_as_ours(tmp_path, layout, ours, observed):
-    converted = c.convert(layout(tmp_path / "connector/con-5x5x3a.vlt/Good", ours, observed))
+    # Observations at random do not tell what a flag means; step counts do.
+    options = c.Options(flags="end" if layout is mava else None)
+    converted = c.convert(layout(tmp_path / "connector/con-5x5x3a.vlt/Good", ours, observed), options)
     path = v.write_vault(
         tmp_path / "out/connector/con-5x5x3a.vlt/good", converted.recording, converted.metadata
     )
@@ -154,18 +162,19 @@ def test_the_same_batches_as_ours(tmp_path, layout, ours, observed):
 
 
 def test_flags_shift_the_other_way_round(tmp_path, ours, observed):
-    """Reading the flags of one layout as those of another must give something else: the shift is in the reader."""
-    a = c.convert(og_marl(tmp_path / "connector/con-5x5x3a.vlt/a", ours, observed)).recording
-    wrong = ours._replace(terminal=ours.first)  # `done` of Oryx under OG-MARL's name
-    b = c.convert(og_marl(tmp_path / "connector/con-5x5x3a.vlt/b", wrong, observed)).recording
-    np.testing.assert_array_equal(b.first[1:-1], a.first[:-2])
-    assert not np.array_equal(a.first, b.first)
+    """Flags that mark the first step, under names that stand for the last: asked for, and shifted when told."""
+    wrong = ours._replace(terminal=ours.first, truncated=np.zeros_like(ours.first))
+    path = og_marl(tmp_path / "connector/con-5x5x3a.vlt/b", wrong, observed)
+    with pytest.raises(UserError, match="--flags"):
+        c.convert(path)
+    assert_same(c.convert(path, c.Options(flags="start")).recording, ours)
+    assert not np.array_equal(c.convert(path, c.Options(flags="end")).recording.first, ours.first)
 
 
 def test_ends_at_the_horizon_are_time_limits(tmp_path, ours, observed):
     limit = int(lengths(ours.first).max())
-    options = c.Options(task="toy/task", horizon=limit)
     for layout in (oryx, mava):
+        options = c.Options(task="toy/task", horizon=limit, flags="end" if layout is mava else None)
         r = c.convert(layout(tmp_path / f"x.vlt/{layout.__name__}", ours, observed), options).recording
         at_limit = (r.step_count + 1 == limit) & np.append(r.first[1:], True)
         assert at_limit.any() and r.truncated[at_limit].all() and not r.terminal[at_limit].any()
@@ -194,7 +203,9 @@ def test_rows_of_a_mava_recording_are_rollouts_of_their_own(tmp_path, ours, obse
     path = mava(tmp_path / "connector/con-5x5x3a.vlt/mava", ours, observed, rows=4)
     with pytest.raises(UserError, match="--rollout-length"):
         c.convert(path)
-    got = c.convert(path, c.Options(rollout_length=50))
+    with pytest.raises(UserError, match="--flags"):
+        c.convert(path, c.Options(rollout_length=50))
+    got = c.convert(path, c.Options(rollout_length=50, flags="end"))
     starts = np.arange(0, 400, 50)
     assert got.recording.first[starts].all()
     end = np.append(got.recording.first[1:], True)
@@ -229,7 +240,10 @@ def test_agents_that_end_one_after_another(tmp_path, ours, observed):
     ends = each(ours.terminal)
     uneven = np.array([t for t in range(399) if not ours.terminal[t]])[:5]
     ends[uneven, 0] = True
-    got = c.convert(og_marl(tmp_path / "connector/con-5x5x3a.vlt/x", ours, observed, terminals=ends))
+    path = og_marl(tmp_path / "connector/con-5x5x3a.vlt/x", ours, observed, terminals=ends)
+    with pytest.raises(UserError, match="--team-flags"):  # One agent ends twice in an episode.
+        c.convert(path)
+    got = c.convert(path, c.Options(team_flags="all"))
     assert_same(got.recording, ours)
     assert any("at 5 steps only some agents" in line for line in got.remarks)
 
@@ -291,15 +305,17 @@ def test_other_scales_of_cells_are_recognised(tmp_path, ours, scale):
 
 
 def test_rewards_of_single_agents(tmp_path, ours, observed):
-    own = ours.reward[:, None] + np.array([0.25, 0, -0.25], np.float32)
+    own = (ours.reward[:, None] + np.array([0.25, 0, -0.25])).astype(np.float32).astype(np.float64)
     where = tmp_path / "toy/task.vlt/x"
-    path = og_marl(where, ours, observed, rewards=own)
+    path = og_marl(where, ours, observed, rewards=own.astype(np.float32))
     with pytest.raises(UserError, match="--team-reward"):
         c.convert(path)
     for how, expected in (("mean", own.mean(1)), ("sum", own.sum(1))):
         got = c.convert(path, c.Options(team_reward=how))
         np.testing.assert_allclose(got.recording.reward, expected, rtol=1e-6)
-    known = c.convert(og_marl(tmp_path / "connector/con-5x5x3a.vlt/x", ours, observed, rewards=own))
+    known = c.convert(
+        og_marl(tmp_path / "connector/con-5x5x3a.vlt/x", ours, observed, rewards=own.astype(np.float32))
+    )
     np.testing.assert_allclose(known.recording.reward, own.mean(1), rtol=1e-6)
 
 
@@ -313,7 +329,7 @@ def test_sets_of_other_shapes(tmp_path, ours, observed):
     with pytest.raises(UserError, match=r"\(3, 50, 5\), connector/con-5x5x3a has \(3, 54, 5\)"):
         c.convert(og_marl(tmp_path / "connector/con-5x5x3a.vlt/c", ours, observed[..., :50]))
     with pytest.raises(UserError, match="layouts that can be read: OG-MARL"):
-        c.convert(write(tmp_path / "toy/d.vlt/d", {"speed": np.zeros((1, 5))}))
+        c.convert(write(tmp_path / "toy/d.vlt/d", {"speed": np.ones((1, 5))}))
     with pytest.raises(UserError, match="already"):
         c.convert(
             v.write_vault(tmp_path / "toy/e.vlt/e", ours, {"task": "toy/e", "obs_scale": 1.0, "horizon": 25})
@@ -359,7 +375,8 @@ def test_a_zip_from_end_to_end(tmp_path, capsys, ours, observed):
     assert "400 steps" in out and "policy_step is 0" in out
     assert v.verify(root) == ["smac/3m/Good", "smac/3m/Poor"]
     assert str(tmp_path) not in json.dumps(v.read_vault(root / "smac/3m.vlt/Good").metadata)
-    assert cli.main(command) == 2 and "is there already" in capsys.readouterr().err
+    assert cli.main(command) == 0 and capsys.readouterr().out.count("is there already, the same") == 2
+    assert cli.main([*command, "--horizon", "50"]) == 2 and "--replace" in capsys.readouterr().err
     assert cli.main([*command, "--replace"]) == 0
     assert cli.main([*command, "--quality", "x"]) == 2
     assert (

@@ -1,0 +1,321 @@
+"""Where the episodes of a foreign recording begin and end, decided by evidence.
+
+A flag at step t may say that this step ended an episode, or that an episode begins with it; agents may be flagged
+together, or each at its own end. Each reading is held against what else is recorded: step counts, the time limit, the
+most that an episode can return. A reading that they contradict is out; where the rest differ and nothing decides, a
+UserError names the option that does.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from mtmarl.errors import UserError
+
+Meaning = Literal["start", "end"]
+Team = Literal["all", "any"]
+_SAYS = {"end": "the last step of an episode", "start": "the first step of an episode"}
+# Of so many flags at least nine in ten must agree; by chance they do in one of 2,000 recordings.
+_FEWEST, _SHARE = 16, 0.9
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a recording says of its episodes; R rows of T steps each, N agents.
+
+    ended: (R, T, N). cut: (R, T, N) flags of time limits and cuts; None where `ended` stands for both ends.
+    count: (R, T) env steps taken in the episode before this one. reward: (R, T), NaN where it is not finite.
+    obs: (R, T, N, O). usual: what the flags mean in this layout, None where both are in use.
+    """
+
+    ended: np.ndarray
+    cut: np.ndarray | None
+    count: np.ndarray | None
+    reward: np.ndarray
+    obs: np.ndarray
+    usual: Meaning | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the recording.
+
+    horizon: time limit in env steps. every: no flags, cut every so many steps. rollout: steps after which a row goes on
+    elsewhere. most: what the best episode returns. flags, team: what the user says of the flags.
+    """
+
+    horizon: int | None = None
+    every: int | None = None
+    rollout: int | None = None
+    most: float | None = None
+    flags: Meaning | None = None
+    team: Team | None = None
+
+
+class Boundaries(NamedTuple):
+    """Per step, one row after the other: (S,). count: env steps taken in the episode before this one."""
+
+    first: np.ndarray
+    terminal: np.ndarray
+    truncated: np.ndarray
+    count: np.ndarray
+
+
+@dataclass
+class _Reading:
+    meaning: Meaning
+    team: Team
+    found: Boundaries
+    against: list[str] = field(default_factory=list)
+    doubt: str = ""
+    remarks: list[str] = field(default_factory=list)
+
+
+def decide(seen: Recorded, known: Known, remarks: list[str]) -> Boundaries:
+    """The boundaries that the evidence allows. Adds what was assumed to `remarks`. Raises UserError."""
+    flags = seen.ended if seen.cut is None else seen.ended | seen.cut
+    if not flags.any() and seen.count is None and known.every is None:
+        raise UserError("no step is marked as the end of an episode; give --horizon to cut it into episodes")
+    if seen.cut is None and known.horizon is None:
+        raise UserError("its flags do not tell an end from a time limit; give --horizon, in env steps")
+    rows = flags.shape[0]
+    if (
+        seen.cut is None and rows > 1 and seen.count is None and known.rollout is None
+        and not flags[:, 0].any(1).all()
+    ):  # fmt: skip
+        raise UserError(
+            f"{rows} rows may hold rollouts of different moments one after the other; give their length, "
+            "--rollout-length (Mava's system.rollout_length)"
+        )
+    differ = bool((flags != flags[..., :1]).any())
+    meanings: tuple[Meaning, ...] = ("end", "start") if flags.any() else ("end",)
+    meanings = (known.flags,) if known.flags else meanings
+    teams: tuple[Team, ...] = (known.team,) if known.team else ("all", "any") if differ else ("all",)
+    readings = [_read(seen, known, meaning, team) for meaning, team in product(meanings, teams)]
+    chosen = _choose(readings, seen, known)
+    if chosen.doubt and known.team is None and seen.count is None:
+        raise UserError(
+            f"{chosen.doubt}; say whether an episode ends when all agents have (--team-flags all) or at the first flag "
+            "(--team-flags any)"
+        )
+    if differ:
+        when = "all agents have ended" if chosen.team == "all" else "one agent has ended"
+        remarks.append(
+            f"at {int((flags.any(2) & ~flags.all(2)).sum())} steps only some agents are flagged; an episode ends when "
+            f"{when}"
+        )
+    if flags.any() and seen.usual != chosen.meaning:
+        remarks.append(f"a flag marks {_SAYS[chosen.meaning]}")
+    remarks += chosen.remarks
+    return chosen.found
+
+
+def _choose(readings: list[_Reading], seen: Recorded, known: Known) -> _Reading:
+    fits = [r for r in readings if not r.against]
+    if not fits:
+        reasons = "; ".join(
+            f"flags as {_SAYS[r.meaning]}: {', '.join(r.against)}"
+            for r in readings
+            if r.team == readings[0].team
+        )
+        raise UserError(
+            f"the recording contradicts what is said of it ({reasons}); correct it, or give --task, --horizon, "
+            "--flags, --team-flags, --team-reward or --rollout-length"
+        )
+    # Agents that end each at its own step are the usual case.
+    fits = [r for r in fits if r.team == "all"] or fits
+    if known.flags is not None or seen.count is not None or len(readings) == 1:
+        hint, doubtful = None, False
+    else:
+        flagged = np.asarray((seen.ended if seen.cut is None else seen.ended | seen.cut).any(2))
+        hint = _by_change(seen.obs, flagged)
+        doubtful = hint is None and seen.usual == "end" and _by_rows_start(flagged)
+    for meaning in (hint, seen.usual):
+        if not _alike(fits):
+            fits = [r for r in fits if r.meaning == meaning] or fits
+    chosen = fits[0]
+    if not _alike(fits):
+        why = "nothing recorded tells which"
+    elif hint is not None and hint != chosen.meaning:
+        why = f"returns and lengths allow the one, observations change as if it were {_SAYS[hint]}"
+    elif hint is not None and seen.usual not in (None, hint):
+        why = f"this layout has the one, observations change as if it were {_SAYS[hint]}"
+    elif doubtful and chosen.meaning == "end":
+        why = "each row begins with a flag and ends without one"
+    else:
+        return chosen
+    raise UserError(
+        f"a flag may mark {_SAYS['end']} or {_SAYS['start']}, {why}; give --flags end or --flags start"
+    )
+
+
+def _alike(readings: list[_Reading]) -> bool:
+    same = readings[0].found
+    return all(all(np.array_equal(a, b) for a, b in zip(same, r.found, strict=True)) for r in readings[1:])
+
+
+# ------------------------------------------------------------------------------------------------ readings
+
+
+def _read(seen: Recorded, known: Known, meaning: Meaning, team: Team) -> _Reading:
+    """The boundaries by one reading of the flags, and what speaks against it."""
+    flags = seen.ended if seen.cut is None else seen.ended | seen.cut
+    rows, steps = flags.shape[:2]
+    flagged, ended, doubt = _of_team(flags, seen.ended, team)
+    edges = _edges(rows, steps, known.rollout)
+    remarks, against = [], []
+    starts = np.zeros_like(flagged)  # Flags that say that the episode begins here, whatever came before.
+    if meaning == "start":
+        starts = flagged
+        flagged, ended = _earlier(flagged) & ~edges, _earlier(ended) & ~edges
+    cut = edges.copy()
+    if not flags.any() and known.every and seen.count is None:
+        cut |= _edges(rows, steps, known.every)
+        remarks.append(f"no step is marked as the end of an episode: cut every {known.every} steps")
+    count = seen.count
+    if count is not None:
+        breaks = ~edges & _earlier(np.diff(count, axis=1, prepend=count[:, :1] - 1) != 1)
+        resets = breaks & (_earlier(count) == 0)
+        at_limit = resets & ~flagged & (count + 1 == known.horizon)
+        jumps = breaks & ~resets & ~flagged
+        cut |= breaks
+        wrong = (flagged & ~edges & ~resets).sum() + (starts[:, 0] & (count[:, 0] != 0)).sum()
+        unflagged = (resets & ~flagged & ~at_limit).sum()
+        if wrong:
+            against.append(f"{int(wrong)} flags stand where the step counts go on")
+        if unflagged:
+            against.append(f"{int(unflagged)} times the step counts begin anew without a flag")
+        if jumps.any():
+            remarks.append(f"{int(jumps.sum())} times the recording jumps within an episode: cut there")
+        if at_limit.any():
+            remarks.append(f"{int(at_limit.sum())} time limits are not flagged: known by the step counts")
+    end = (flagged | cut).reshape(-1)
+    first = np.append(True, end[:-1])
+    late = np.zeros(len(first), bool)
+    if count is None:
+        at = counted(first)
+        late = _late(seen, known, meaning, first, edges.reshape(-1), starts.reshape(-1))
+        # Counting from 1 keeps an episode that was recorded late out of the whole ones.
+        at = at + late
+        if late.any():
+            remarks.append(
+                f"{int((late & first).sum())} rollouts may begin inside an episode: these are not whole episodes, and "
+                "what ended them is not known"
+            )
+    else:
+        at = count.reshape(-1)
+    terminal = ended.reshape(-1)
+    if seen.cut is None and known.horizon:
+        terminal = flagged.reshape(-1) & (at + 1 < known.horizon) & ~late
+    found = Boundaries(first, terminal, end & ~terminal, at)
+    against += _impossible(found, seen.reward.reshape(-1), known)
+    return _Reading(meaning, team, found, against, doubt, remarks)
+
+
+def _edges(rows: int, steps: int, every: int | None) -> np.ndarray:
+    """(R, T): the last step of each row, and each `every` steps within it."""
+    at = np.arange(1, steps + 1)
+    last = (at == steps) if every is None else (at == steps) | (at % every == 0)
+    return np.tile(last, (rows, 1))
+
+
+def _earlier(x: np.ndarray) -> np.ndarray:
+    """(R, T): what the next step of the row says, zero at the last."""
+    return np.concatenate([x[:, 1:], np.zeros_like(x[:, :1])], axis=1)
+
+
+def counted(first: np.ndarray) -> np.ndarray:
+    """(S,): steps since the episode began."""
+    at = np.arange(len(first))
+    return at - np.maximum.accumulate(np.where(first, at, 0))
+
+
+def _late(
+    seen: Recorded, known: Known, meaning: Meaning, first: np.ndarray, edges: np.ndarray, starts: np.ndarray
+) -> np.ndarray:
+    """(S,): steps of episodes that may have begun before their recording did."""
+    begins = np.append(True, edges[:-1]) & ~starts
+    if meaning == "end" and (seen.cut is not None or edges.sum() == 1):
+        return np.zeros(len(first), bool)  # These recordings begin with an episode.
+    length = np.diff(np.append(np.flatnonzero(first), len(first)))
+    late = begins[first] & (length < (known.horizon or length.max() + 1))
+    return np.repeat(late, length)
+
+
+def _impossible(found: Boundaries, reward: np.ndarray, known: Known) -> Iterator[str]:
+    longest = int(found.count.max()) + 1
+    if known.horizon and longest > known.horizon:
+        yield f"an episode of {longest:,} steps where the time limit is {known.horizon:,}"
+    if known.most is not None:
+        total = np.add.reduceat(reward, np.flatnonzero(found.first))
+        with np.errstate(invalid="ignore"):
+            over = total[total > known.most + 1e-4 * max(1.0, abs(known.most))]
+        if len(over):
+            yield f"an episode returns {over.max():.4g} where the best returns {known.most:g}"
+
+
+# --------------------------------------------------------------------------------------------------- agents
+
+
+def _of_team(flags: np.ndarray, ended: np.ndarray, team: Team) -> tuple[np.ndarray, np.ndarray, str]:
+    """(R, T) flags of the team, those that are no cuts, and what is doubtful.
+
+    all: set at the step by which all agents have been flagged. any: set where one is.
+    """
+    if team == "any" or (flags == flags[..., :1]).all():
+        by_state = ended.any(2) if team == "any" else ended.all(2)
+        return np.asarray(flags.any(2)), np.asarray(by_state), ""
+    closed, terminal = np.zeros(flags.shape[:2], bool), np.zeros(flags.shape[:2], bool)
+    again = 0
+    for row in range(len(flags)):
+        have, by_state = np.zeros((2, flags.shape[2]), bool)
+        before = -2
+        up = have.copy()  # Flagged in the step before.
+        down = have.copy()  # Was flagged, and is no more.
+        for t in np.flatnonzero(flags[row].any(1)):
+            now = flags[row, t]
+            if t > before + 1:
+                down |= have
+            else:
+                down |= up & ~now
+            again += bool((now & down).any())
+            have, by_state = have | now, by_state | ended[row, t]
+            up, before = now, t
+            if have.all():
+                closed[row, t], terminal[row, t] = True, by_state.all()
+                have, by_state, up, down = np.zeros((4, len(now)), bool)
+    never = np.flatnonzero(~flags.any((0, 1)))
+    doubt = f"agents {', '.join(map(str, never))} are never flagged" if len(never) else ""
+    if again and not doubt:
+        doubt = f"{again} times an agent is flagged again before all have been"
+    return closed, terminal, doubt
+
+
+# ---------------------------------------------------------------------------------------------------- hints
+
+
+def _by_change(obs: np.ndarray, flagged: np.ndarray) -> Meaning | None:
+    """Observations change more where an episode begins than within one."""
+    alone = flagged[:, 1:-1] & ~flagged[:, :-2] & ~flagged[:, 2:]
+    row, at = np.nonzero(alone)
+    if len(at) < _FEWEST:
+        return None
+    at = at + 1
+    with np.errstate(invalid="ignore", over="ignore"):
+        before, here, after = (
+            np.asarray(obs[row, at + k], np.float64).reshape(len(at), -1) for k in (-1, 0, 1)
+        )
+        into, out = np.abs(here - before).sum(1), np.abs(after - here).sum(1)
+        starts, ends = int((into > out).sum()), int((out > into).sum())
+    if starts + ends < _FEWEST:
+        return None
+    share = starts / (starts + ends)
+    return "start" if share >= _SHARE else "end" if share <= 1 - _SHARE else None
+
+
+def _by_rows_start(flagged: np.ndarray) -> bool:
+    """Whether each row begins with a flag and ends without one."""
+    return bool(flagged[:, 0].all() and not flagged[:, -1].any())
