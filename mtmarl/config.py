@@ -19,15 +19,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
-from mtmarl.ranges import Count, Natural, Range, Share, SomeShare
+from mtmarl.ranges import FLOAT32_MAX, Count, Natural, Range, Seed, Share, Size, SomeShare
 from mtmarl.sinks import check_sinks
 from mtmarl.task_names import check_dataset, task_parts
 
 T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
-# What a random key takes.
-LARGEST_SEED = 2**31 - 1
 # The keys and sections that evaluate has; whatever else it takes from the run whose policy it scores.
 _OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_episodes|data\.vault_dir)$")
 # Their values are taken as they stand: Hydra's grammar has other uses for "=", ",", "$", "\\", blanks and digits.
@@ -43,8 +41,8 @@ class TrainerConfig:
 
     updates: Count
     chunk: Count
-    batch_size: Count
-    context: Count
+    batch_size: Size
+    context: Size
     checkpoint_every: Count
 
 
@@ -53,8 +51,8 @@ class EvaluatorConfig:
     """`every` counts updates; `episodes` and `final_episodes` are per task; explore: 0 greedy … 1 sample."""
 
     every: Count
-    episodes: Count
-    final_episodes: Count
+    episodes: Size
+    final_episodes: Size
     explore: Share = 1.0
     greedy_too: bool = False
     select_on: Literal["train", "test"] = "train"
@@ -68,12 +66,12 @@ class CollectConfig:
     """
 
     env_steps: Count
-    num_envs: Count
-    rollout_length: Count
-    evaluations: Count
-    eval_episodes: Count
-    record_points: Count
-    record_episodes: Count
+    num_envs: Size
+    rollout_length: Size
+    evaluations: Size
+    eval_episodes: Size
+    record_points: Size
+    record_episodes: Size
     record: bool
     single_policies: bool = False
     explore: Share = 1.0
@@ -122,7 +120,7 @@ class TasksConfig:
     name: str = ""
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
-    first: int | None = None
+    first: Count | None = None
     start: Natural = 0
     hub: str | None = None
 
@@ -131,7 +129,7 @@ class TasksConfig:
 class Config:
     """All that a command line needs. `algo` stays a plain mapping until `ALGOS[algo_name].Config` parses it."""
 
-    seed: int
+    seed: Seed
     trainer: TrainerConfig
     evaluator: EvaluatorConfig
     collect: CollectConfig
@@ -141,7 +139,7 @@ class Config:
     algo: Mapping[str, Any] = field(default_factory=dict)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
-    seeds: tuple[int, ...] | None = None
+    seeds: tuple[Seed, ...] | None = None
     distributed: bool = False
     run_dir: str | None = None
     run: str | None = None
@@ -166,7 +164,7 @@ def parse(cls: type[T], mapping: Any, where: str, section: str = "") -> T:
 
 def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
     if not isinstance(mapping, Mapping):
-        raise UserError(f"{where}: {path or 'the file'} must hold keys and values, not {mapping!r}")
+        raise UserError(f"{where}: {path or 'the file'} must hold keys and values, not {_shown(mapping)}")
     prefix = f"{path}." if path else ""
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
     for key in mapping:
@@ -187,14 +185,14 @@ def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
 
 def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where}: {path} must be {_describe(hint)}, not {value!r}")
+    wrong = UserError(f"{where}: {path} must be {_describe(hint)}, not {_shown(value)}")
     if hint is Any:
         return value
     if origin is Annotated:
         value = _convert(args[0], value, where, path)
         for bounds in (extra for extra in args[1:] if isinstance(extra, Range)):
             if value not in bounds:
-                raise _OutOfRange(f"{where}: {path} must {bounds}, not {value}")
+                raise _OutOfRange(f"{where}: {path} must {bounds}, not {_shown(value)}")
         return value
     if dataclasses.is_dataclass(hint):
         return _parse(hint, value, where, path)
@@ -232,12 +230,23 @@ def _convert(hint: Any, value: Any, where: str, path: str) -> Any:
         item = args[1] if args else Any
         return {k: _convert(item, v, where, f"{path}.{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
+            raise _OutOfRange(f"{where}: {path} must be a finite number (of float32), not {_shown(value)}")
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 2e6
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise wrong
+
+
+def _shown(value: Any) -> str:
+    """A value in a message of one line, whatever its size."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python spells no integers of more than some thousand digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= 120 else f"{text[:120]}…"
 
 
 def _describe(hint: Any) -> str:
@@ -369,16 +378,11 @@ def compose(argv: list[str], command: str) -> Config:
 def _check(cfg: Config, command: str) -> None:
     where = "configs/config.yaml or the command line"
     check_sinks(cfg.sinks)
-    if not 0 <= cfg.seed <= LARGEST_SEED:
-        raise UserError(f"{where}: seed must lie in 0 … {LARGEST_SEED}, not {cfg.seed}")
     if cfg.seeds is not None:
         if command != "train":
             raise UserError(f"seeds= belongs to train; {command} takes one seed=")
-        fit = all(0 <= seed <= LARGEST_SEED for seed in cfg.seeds)
-        if not cfg.seeds or not fit or len(set(cfg.seeds)) < len(cfg.seeds):
-            raise UserError(
-                f"{where}: seeds must be different ints in 0 … {LARGEST_SEED}, not {list(cfg.seeds)}"
-            )
+        if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
+            raise UserError(f"{where}: seeds must be different ints, not {list(cfg.seeds)}")
     check_dataset(cfg.data.quality, f"{where}: data.quality")
     tasks = cfg.tasks
     for part in ("train", "test"):
@@ -494,7 +498,7 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
                 resolve=True,
                 throw_on_missing=True,
             )
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         if "sweep over it" in reason:
             reason = reason.split(" 1. ")[0].replace("'++", "'") + "; a list is written [a,b], a text 'a,b'"

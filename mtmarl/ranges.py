@@ -20,21 +20,36 @@ class Range:
 
     def __str__(self) -> str:
         """What a value within it does: "must … "."""
-        least = f"above {self.low:g}" if self.above else f"at least {self.low:g}"
+        if self.low == -inf:
+            return f"be at most {self.high:,}"
+        low, high = (str(x) if isinstance(x, int) else f"{x:g}" for x in (self.low, self.high))
+        least = f"above {low}" if self.above else f"at least {low}"
         if self.high == inf:
             return f"be {least}"
-        return (
-            f"lie {least} and at most at {self.high:g}"
-            if self.above
-            else f"lie in {self.low:g} … {self.high:g}"
-        )
+        return f"lie {least} and at most at {high}" if self.above else f"lie in {low} … {high}"
 
 
-Count = Annotated[int, Range(1)]
-Several = Annotated[int, Range(2)]
-Natural = Annotated[int, Range(0)]
+def _at_most(high: int) -> Range:
+    """Beside the lower bound: a message names the one that is broken."""
+    return Range(-inf, high)
+
+
+# What a device counts with.
+INT32_MAX = 2**31 - 1
+FLOAT32_MAX = 3.4e38
+# Numbers of updates and steps.
+Count = Annotated[int, Range(1), _at_most(INT32_MAX)]
+Natural = Annotated[int, Range(0), _at_most(INT32_MAX)]
+# What a random key takes.
+Seed = Annotated[int, Range(0, INT32_MAX)]
+# Axes of batches, and numbers of episodes: far more than any machine holds, and less than overflows in a product.
+Size = Annotated[int, Range(1), _at_most(2**20)]
+# Axes of networks, of which two make a matrix.
+Width = Annotated[int, Range(1), _at_most(2**14)]
+Several = Annotated[int, Range(2), _at_most(2**14)]
 Share = Annotated[float, Range(0, 1)]
 SomeShare = Annotated[float, Range(0, 1, above=True)]
+# Floats are finite as float32; `config.parse` holds all of them to that.
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 

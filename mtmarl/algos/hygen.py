@@ -27,7 +27,7 @@ from mtmarl.algos.base import Algorithm
 from mtmarl.algos.qmix import EpsilonGreedy
 from mtmarl.networks import entities
 from mtmarl.networks.odis import SKILL_MODULES, MultiHeadEncoder
-from mtmarl.ranges import Count, NotNegative, Share, SomeShare
+from mtmarl.ranges import Count, NotNegative, Share, SomeShare, Width
 from mtmarl.types import Batch, Dims
 
 
@@ -44,8 +44,8 @@ class Config(odis.Config, EpsilonGreedy):
     rest as for ODIS.
     """
 
-    heads: Count | None
-    head_width: Count
+    heads: Width | None
+    head_width: Width
     share: Literal["linear"] | Share
     start_share: Share
     end_share: Share

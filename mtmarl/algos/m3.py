@@ -28,7 +28,7 @@ from mtmarl.algos.bc_t import cloning
 from mtmarl.algos.madt import policy_act
 from mtmarl.networks import causal, entities, m3
 from mtmarl.ops import masked, skills, vq
-from mtmarl.ranges import Count, NotNegative, Positive, Share
+from mtmarl.ranges import NotNegative, Positive, Share, Width
 from mtmarl.types import Batch, Dims, Learner
 
 TASK_FEATURES = True
@@ -46,8 +46,8 @@ class Config:
     learning_rate: Positive
     weight_decay: NotNegative
     max_grad_norm: Positive
-    codes: Count
-    specific_width: Count
+    codes: Width
+    specific_width: Width
     reconstruction_weight: NotNegative
     kl_weight: NotNegative
     codebook_weight: NotNegative

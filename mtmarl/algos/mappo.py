@@ -17,7 +17,7 @@ from mtmarl.algos import ppo
 from mtmarl.algos.base import Algorithm
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked
-from mtmarl.ranges import Count
+from mtmarl.ranges import Width
 from mtmarl.types import Batch, Dims, Observation, TeamTokens
 
 
@@ -27,10 +27,10 @@ class Network:
     transformers; the critic is always one.
     """
 
-    embed_dim: Count
+    embed_dim: Width
     actor: Literal["gru", "entity"]
-    heads: Count = 1
-    depth: Count = 1
+    heads: Width = 1
+    depth: Width = 1
     mean_head: bool = False
 
     @property

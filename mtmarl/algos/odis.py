@@ -34,7 +34,7 @@ from mtmarl.algos.base import (
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, odis
 from mtmarl.ops import masked, skills, td
-from mtmarl.ranges import Count, NotNegative, Positive, Share
+from mtmarl.ranges import Count, NotNegative, Positive, Share, Width
 from mtmarl.types import Act, Batch, Carry, Dims
 
 
@@ -50,7 +50,7 @@ class Config:
     max_grad_norm: Positive
     gamma: Share
     return_scale: Positive
-    skills: Count
+    skills: Width
     skill_fraction: Share
     kl_weight: NotNegative
     gumbel: bool

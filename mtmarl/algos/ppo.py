@@ -17,7 +17,7 @@ from mtmarl.errors import UserError
 from mtmarl.ops import masked, moments
 from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
 from mtmarl.ops.returns import gae
-from mtmarl.ranges import Count, Natural, NotNegative, Positive, Share
+from mtmarl.ranges import Natural, NotNegative, Positive, Share, Size
 from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
 
 
@@ -42,8 +42,8 @@ class Config:
     entropy_weight: NotNegative
     final_entropy_weight: NotNegative
     value_weight: NotNegative
-    epochs: Count
-    minibatches: Count
+    epochs: Size
+    minibatches: Size
     advantage_floor: Positive
     critic_warmup: Natural = 0
     huber_delta: Positive | None = None

@@ -16,7 +16,7 @@ from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, min
 from mtmarl.errors import UserError
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked, td
-from mtmarl.ranges import Count, Positive, Share, SomeShare
+from mtmarl.ranges import Count, Positive, Share, Size, SomeShare
 from mtmarl.types import Batch, Dims
 
 
@@ -55,9 +55,9 @@ class Config(EpsilonGreedy):
     gamma: Share
     reward_scale: Positive
     capacity: Count
-    batch_size: Count
-    context: Count
-    gradient_steps: Count
+    batch_size: Size
+    context: Size
+    gradient_steps: Size
     target_period: Count
     network: recurrent.Config
 

@@ -12,7 +12,7 @@ from mtmarl.networks.entities import Config as Transformer
 from mtmarl.networks.entities import Mlp, TeamValue
 from mtmarl.networks.m3 import without
 from mtmarl.networks.recurrent import GruPolicy
-from mtmarl.ranges import Count
+from mtmarl.ranges import Width
 from mtmarl.types import Observation, TeamTokens
 
 
@@ -20,9 +20,9 @@ from mtmarl.types import Observation, TeamTokens
 class Config:
     """Widths of the GRU and the critic, and of what the mixture says; `experts`: k."""
 
-    embed_dim: Count
-    experts: Count
-    mixture_dim: Count
+    embed_dim: Width
+    experts: Width
+    mixture_dim: Width
 
 
 class Mixture(nn.Module):

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mtmarl.networks.entities import Memory, agent_inputs, last_actions, memory_before
 from mtmarl.ops import masked
 from mtmarl.ops.agents import each_apart
-from mtmarl.ranges import Count, check_heads
+from mtmarl.ranges import Size, Width, check_heads
 from mtmarl.types import Batch, Entities, Observation, Params
 
 
@@ -26,10 +26,10 @@ class Config:
     back; what n layers make of a step reaches back n (context - 1) steps. 1: no memory, a feed-forward network.
     """
 
-    embed_dim: Count
-    heads: Count
-    depth: Count
-    context: Count
+    embed_dim: Width
+    heads: Width
+    depth: Width
+    context: Size
 
     def __post_init__(self):
         check_heads(self.embed_dim, self.heads)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mtmarl.ops import masked
 from mtmarl.ops.agents import each_apart
-from mtmarl.ranges import Count
+from mtmarl.ranges import Width
 from mtmarl.types import Batch, Carry, Dims, Entities, Observation, Params, TeamTokens, Tokens
 
 
@@ -33,9 +33,9 @@ class Config:
     that the two share weights; else it has a head of its own.
     """
 
-    embed_dim: Count
-    heads: Count
-    depth: Count
+    embed_dim: Width
+    heads: Width
+    depth: Width
     mean_head: bool = False
 
 

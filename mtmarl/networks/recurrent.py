@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from mtmarl.networks.entities import Memory, empty_histories, last_actions, unroll_agents
-from mtmarl.ranges import Count
+from mtmarl.ranges import Width
 from mtmarl.types import Batch, Carry, Observation, Params
 
 
@@ -18,7 +18,7 @@ from mtmarl.types import Batch, Carry, Observation, Params
 class Config:
     """Width of every layer, and of the mixer's embedding."""
 
-    embed_dim: Count
+    embed_dim: Width
 
 
 class GruAgent(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mtmarl.errors import UserError
 from mtmarl.networks.retention import Form, Kernel, Retention, product, project
 from mtmarl.ops import masked
-from mtmarl.ranges import Count, Share, check_heads
+from mtmarl.ranges import Share, Width, check_heads
 from mtmarl.types import Dims, Observation, Params
 
 
@@ -30,9 +30,9 @@ class Config:
     or before "every_block", as this library did before version 0.2. With one block they are the same.
     """
 
-    embed_dim: Count
-    heads: Count
-    blocks: Count
+    embed_dim: Width
+    heads: Width
+    blocks: Width
     decay_scale: Share
     form: Form = "auto"
     official_groupnorm: bool = False

@@ -195,7 +195,9 @@ def test_settings_of_an_algorithm_are_held_to_their_ranges():
     assert parse() == Settings(1.0, 1.0, None, Network(8, 2))
     for more, message in (
         ({"gamma": 1.5}, r"^a.yaml: algo.gamma must lie in 0 … 1, not 1.5$"),
-        ({"gamma": float("nan")}, "algo.gamma must lie in 0 … 1"),
+        ({"gamma": float("nan")}, "algo.gamma must be a finite number"),
+        ({"delta": float("inf")}, "algo.delta must be a finite number"),
+        ({"delta": 1e39}, "algo.delta must be a finite number"),
         ({"fraction": 0}, "algo.fraction must lie above 0 and at most at 1, not 0"),
         ({"delta": 0}, "algo.delta must be above 0"),
         ({"delta": "x"}, "algo.delta must be float, not 'x'"),
