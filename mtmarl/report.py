@@ -27,12 +27,13 @@ CHECKPOINTS = {
 }
 PROTOCOL = (
     "Normalised score = {score}. Actions are {played}. Scores are of {checkpoint}, over {episodes} a task. "
-    "Intervals: 95% percentile bootstrap with {resamples} resamples of whole runs. A run scores all its tasks, so the "
-    "seeds of a cell (an algorithm with its settings and training tasks) are drawn for all tasks at once, and those of "
-    "different cells apart, unless only the choice of the checkpoint tells these apart. A single seed has no interval. "
-    "That of the mean of one cell with 3 seeds reaches from the lowest run to the highest and holds the true mean "
-    "about three times in four: read it beside the standard error over seeds. IQM: mean of the middle half of all "
-    "scores (Agarwal et al. 2021, Deep RL at the edge of the statistical precipice)."
+    "Intervals: 95% t intervals over runs, with the degrees of freedom of Welch and Satterthwaite; those of gains, "
+    "which are ratios of means, are Fieller's. They hold the truth about 95 times in 100, with 3 seeds as with 5 "
+    "(`experiment_scripts/coverage.py`). The spread is that of whole runs, as a run scores all its tasks. Seeds of "
+    "different cells (an algorithm with its settings and training tasks) are independent, unless only the choice of "
+    "the checkpoint tells these apart. Intervals speak of new seeds on these tasks and references, not of new tasks. A "
+    "single seed has no interval. IQM: mean of the middle half of all scores (Agarwal et al. 2021, Deep RL at the edge "
+    "of the statistical precipice)."
 )
 SCORES = {
     False: "return / return of online Sable on the task",
@@ -125,7 +126,7 @@ def _write(
     found = replace(found, runs=tuple(map(_completed, found.runs)))
     plans = sweeps.load(paths, found)
     planned, refused = plans.sweeps, list(dict.fromkeys([*found.refused, *plans.refused]))
-    rest = [r for r in found.runs if r.path not in plans.directories]
+    rest = [r for r in found.runs if r.path.resolve() not in plans.directories]
     trained = [r for r in rest if r.kind == "train" and r.final]
     collected = [r for r in rest if r.kind == "collect" and measure.collection(r) is not None]
     shown = {id(r) for r in (*trained, *collected)}
@@ -151,10 +152,12 @@ def _write(
         section, numbers = _sweep(sweep, paths, which, threshold)
         sections.append(section)
         results["sweeps"].append(numbers)
-        missing = len(numbers["to_do"])
+        missing, lost = len(numbers["to_do"]), len(numbers["diverged"])
         notices.append(
-            f"{sweep.name} ({sweep.profile}): {len(sweep.entries) - missing} of {len(sweep.entries)} runs finished, "
-            f"{missing} missing or unfinished" + (f"; their commands: {out / 'report.md'}" if missing else "")
+            f"{sweep.name} ({sweep.profile}): {len(sweep.finished())} of {len(sweep.entries)} runs finished, "
+            + (f"{lost} diverged, " if lost else "")
+            + f"{missing} missing or unfinished"
+            + (f"; their commands: {out / 'report.md'}" if missing else "")
         )
     if trained:
         section, results["experiments"] = _experiments(trained, paths, which, threshold)
@@ -226,9 +229,9 @@ def _held(results: dict[str, Any]) -> set[str]:
 
 def _why_not(run: "Run") -> str:
     if run.diverged:
-        return run.diverged
+        return f"seed {run.seed} of {run.label} {run.diverged}"
     if run.kind == "train":
-        return "not finished: it has no final.json yet"
+        return "unfinished: it has no final.json yet"
     return "no evaluation yet" if run.kind == "collect" else f"a {run.kind} run: nothing is reported on those"
 
 
@@ -237,18 +240,16 @@ def _method(which: str) -> dict[str, Any]:
 
     return {
         "checkpoint": which,
-        "interval": "percentile bootstrap of whole runs: the seeds of a cell are drawn for all its tasks at once",
-        "interval_by_task": "percentile bootstrap over seeds, stratified by task (Agarwal et al. 2021)",
+        "interval": "t over runs (Welch-Satterthwaite); gains: Fieller; IQM: standard error of the jackknife over runs",
         "confidence": stats.CONFIDENCE,
-        "resamples": stats.RESAMPLES,
-        "bootstrap_seed": stats.BOOTSTRAP_SEED,
+        "power": stats.POWER,
         "score": "; ".join(SCORES.values()),
     }
 
 
 def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
     """How the numbers below came about, in words."""
-    from mtmarl.analysis import acting, stats
+    from mtmarl.analysis import acting
     from mtmarl.analysis.runs import without_reference
 
     select = {str(r.record.get("select_on", "train")) for r in runs}
@@ -264,7 +265,6 @@ def _protocol(runs: Sequence["Run"], which: str) -> list[str]:
         played=acting.described(runs),
         episodes=episodes,
         checkpoint=checkpoint,
-        resamples=f"{stats.RESAMPLES:,}",
     )
     out = [text]
     if "test" in select:
@@ -292,7 +292,7 @@ def _sweep(
     cells, combined = measure.cells(sweep, which), measure.combined(sweep, which)
     claims, comparisons = measure.claims(sweep, which), measure.comparisons(sweep, which)
     published = measure.published(sweep, which)
-    to_do = measure.to_do(sweep)
+    to_do, diverged = measure.to_do(sweep), measure.diverged(sweep)
     finished = sweep.finished()
     origin = measure.provenance(finished)
     tasks = measure.per_task(sweep, which)
@@ -311,17 +311,21 @@ def _sweep(
         "comparisons": comparisons,
         "test_tasks": tasks,
         "to_do": to_do,
+        "diverged": diverged,
         "remarks": sweeps.remarks(sweep),
         "provenance": origin,
         "runs": measure.sweep_runs(sweep, paths),
     }
 
     prefix = slug(f"{sweep.name}-{sweep.profile}")
-    done = len(sweep.entries) - len(to_do)
+    done = len(finished)
     parts: list[Part | None] = [
         f"Sweep `{sweep.name}`, profile `{sweep.profile}`: {done} of {len(sweep.entries)} runs finished."
-        + (" The numbers below are of those." if to_do and finished else "")
+        + (" The numbers below are of those." if done < len(sweep.entries) and finished else "")
     ]
+    if diverged:
+        parts.append(f"**{len(diverged)} of them diverged**: they have no score and are in no mean.")
+        parts.append("\n".join(f"- {line}" for line in diverged))
     if finished:
         parts += _protocol(finished, which)
     parts += numbers["remarks"]

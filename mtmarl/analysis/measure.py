@@ -25,19 +25,15 @@ Pairs = Sequence[tuple[Cell, Cell]]
 
 
 def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[str, Any] | None:
-    """Mean, IQM and optimality gap with intervals over groups of runs, one per cell; None without scores."""
+    """Mean and IQM with intervals, and optimality gap, over groups of runs, one per cell; None without scores."""
     blocks = stats.blocks([scores(runs, scored_tasks(runs, split), which) for runs in groups])
     if not blocks:
         return None
     out: dict[str, Any] = {"tasks": sum(b.shape[1] for b in blocks)}
-    for name, statistic in (
-        ("mean", stats.mean),
-        ("iqm", stats.iqm),
-        ("optimality_gap", stats.optimality_gap),
-    ):
+    for name, statistic in (("mean", stats.mean), ("iqm", stats.iqm)):
         out[name] = stats.value(blocks, statistic)
         out[f"{name}_interval"] = stats.interval(blocks, statistic)
-    out["mean_interval_by_task"] = stats.interval(blocks, by_task=True)
+    out["optimality_gap"] = stats.value(blocks, stats.optimality_gap)
     out["standard_error"] = stats.standard_error(blocks)
     return out
 
@@ -113,6 +109,7 @@ def compare(sweep: Sweep, pairs: Pairs, split: str, which: str) -> dict[str, Any
     entries = [e for cell in sorted({c for pair in pairs for c in pair}) for e in sweep.planned(cell)]
     return {
         "runs_finished": sum(e.finished for e in entries),
+        "runs_diverged": sum(e.diverged for e in entries),
         "runs_planned": len(entries),
         **compare_runs([(sweep.runs(a), sweep.runs(b)) for a, b in pairs], split, which),
     }
@@ -123,7 +120,7 @@ def compare_runs(
 ) -> dict[str, Any]:
     """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on.
 
-    Where only the choice of the best checkpoint differs, the two runs of a seed are one training: drawn together.
+    Where only the choice of the best checkpoint differs, the two runs of a seed are one training: a pair.
     `gain_above_random`: that of scores where 0 is random play and 1 the reference; NaN where the former is unknown.
     """
     left, right, random, alike = [], [], [], []
@@ -138,20 +135,23 @@ def compare_runs(
         alike.append(_trained_alike(ours, theirs, tasks))
     paired = bool(alike) and all(alike)
     above = lambda side: [(x - r) / (1 - r) for x, r in zip(side, random, strict=True)]
-    gain_above, interval_above = stats.gain(above(left), above(right), paired=paired)
+    above_random = stats.gain(above(left), above(right), paired)
     left, right = stats.blocks(left), stats.blocks(right)
-    gain, interval = stats.gain(left, right, paired=paired)
+    found = stats.gain(left, right, paired)
     return {
         "tasks": sum(b.shape[1] for b in left),
+        "seeds_of": [len(b) for b in left],
+        "seeds_over": [len(b) for b in right],
         "mean_of": stats.value(left),
         "mean_over": stats.value(right),
-        "gain": gain,
-        "interval": interval,
-        "gain_above_random": gain_above,
-        "interval_above_random": interval_above,
-        "interval_by_task": stats.gain(left, right, by_task=True, paired=paired)[1],
+        "gain": found.gain,
+        "interval": found.interval,
+        "detectable": found.detectable,
+        "difference": found.difference,
+        "difference_interval": found.difference_interval,
+        "gain_above_random": above_random.gain,
+        "interval_above_random": above_random.interval,
         "improvement": stats.probability_of_improvement(left, right, paired),
-        "improvement_interval": stats.improvement_interval(left, right, paired),
         "paired": paired,
     }
 
@@ -181,26 +181,23 @@ def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
     }
     out |= compare(sweep, pairs, claim.split, which)
     if any(a == b for a, b in pairs):
-        out["verdict"], out["why"] = "not comparable", "both sides are the same cells"
+        out["verdict"], out["why"] = NOT_COMPARABLE, "both sides are the same cells"
     elif not pairs:
-        out["verdict"], out["why"] = "not yet run", "this profile plans no such cells"
+        out["verdict"], out["why"] = NOT_RUN, "this profile plans no such cells"
+    elif out["runs_diverged"]:
+        out["verdict"] = NOT_COMPARABLE
+        out["why"] = f"{out['runs_diverged']} of {out['runs_planned']} runs diverged and have no score"
     elif out["runs_finished"] < out["runs_planned"]:
-        out["verdict"] = "not yet run"
+        out["verdict"] = NOT_RUN
         out["why"] = f"{out['runs_finished']} of {out['runs_planned']} runs"
     elif not out["tasks"]:
-        out["verdict"], out["why"] = "not comparable", "no task with a reference is common to both sides"
+        out["verdict"], out["why"] = NOT_COMPARABLE, "no task with a reference is common to both sides"
     elif math.isnan(out["gain"]):
-        out["verdict"], out["why"] = "not comparable", "the baseline's mean is not above 0"
+        out["verdict"], out["why"] = NOT_COMPARABLE, "the baseline's mean is not above 0"
     elif math.isnan(out["interval"][0]):
-        out["verdict"], out["why"] = "undecided", "one seed has no interval"
+        out["verdict"], out["why"] = UNDECIDED, "one seed has no interval"
     else:
-        out["verdict"] = verdict(out["gain"], out["interval"], claim.gain)
-        wide = f"the interval holds more than ±{NO_DIFFERENCE:.0%}"
-        both = "the interval holds both no gain and the claimed one"
-        out["why"] = None if out["verdict"] != "undecided" else wide if claim.gain == 0 else both
-        other = verdict(out["gain"], out["interval_by_task"], claim.gain)
-        if other != out["verdict"]:
-            out["why"] = "; ".join(filter(None, [out["why"], f"stratified by task: {other}"]))
+        out["verdict"], out["why"] = verdict(out["gain"], out["interval"], claim.gain)
     return out
 
 
@@ -226,26 +223,39 @@ def published(sweep: Sweep, which: str) -> list[dict[str, Any]]:
     return out
 
 
+# What runs say about a published claim.
+HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "not decided at this n"
+NOT_RUN, NOT_COMPARABLE = "not yet run", "not comparable"
 # Gains within it, either way, are taken for none.
 NO_DIFFERENCE = 0.1
 
 
-def verdict(gain: float, interval: Interval, published: float | None) -> str:
-    """What an interval of a gain says about a published gain; None: about a gain above 0 of any size.
+def verdict(gain: float, interval: Interval, published: float | None) -> tuple[str, str | None]:
+    """What an interval of a gain says about a published gain, and why; None: about a gain above 0 of any size.
 
     A published gain below 0 claims a loss. A published 0 claims no difference, which a wide interval does not show.
     """
     low, high = interval
     if published == 0:
         if not low <= 0 <= high:
-            return "not reproduced"
-        return "reproduced" if max(-low, high) <= NO_DIFFERENCE else "undecided"
+            return REFUTED, "there is a difference"
+        small = max(-low, high) <= NO_DIFFERENCE
+        return (HOLDS, None) if small else (UNDECIDED, f"the interval holds more than ±{NO_DIFFERENCE:.0%}")
     if published is not None and published < 0:
         gain, low, high, published = -gain, -high, -low, -published
     inside = published is None or low <= published <= high
     if low > 0:
-        return "reproduced" if inside or gain >= (published or 0) else "same direction, smaller"
-    return "undecided" if high > 0 and inside else "not reproduced"
+        size = (
+            None
+            if inside
+            else "larger than published"
+            if gain > (published or 0)
+            else "smaller than published"
+        )
+        return HOLDS, size
+    if high <= 0:
+        return REFUTED, "the difference is the other way round"
+    return (UNDECIDED, None) if inside else (REFUTED, "the published size is excluded, none is not")
 
 
 def comparisons(sweep: Sweep, which: str) -> list[dict[str, Any]]:
@@ -306,7 +316,7 @@ def tasks_differ(sweep: Sweep) -> bool:
 
 
 def to_do(sweep: Sweep) -> list[dict[str, Any]]:
-    """The runs that are still to be made."""
+    """The runs that are still to be made; those that diverged would do so again."""
     return [
         {
             "cell": dict(zip(sweep.axes, e.cell, strict=True)),
@@ -315,7 +325,16 @@ def to_do(sweep: Sweep) -> list[dict[str, Any]]:
             "command": e.command,
         }
         for e in _in_order(sweep)
-        if not e.finished
+        if not e.finished and not e.diverged
+    ]
+
+
+def diverged(sweep: Sweep) -> list[str]:
+    """The runs that diverged, and how."""
+    return [
+        f"{sweep.label(e.cell) or sweep.title}, seed {e.seed}: {e.run.diverged}"
+        for e in _in_order(sweep)
+        if e.run is not None and e.run.diverged
     ]
 
 
@@ -339,7 +358,9 @@ def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
     }
     if "start" in out:  # Not where it lies on this machine.
         out["start"] = {**out["start"], "from": experiments.origin(str(out["start"].get("from")))}
-    if run.final or run.kind == "collect":
+    if run.diverged:
+        out["diverged"] = run.diverged
+    if run.final or run.diverged or run.kind == "collect":
         out["settings"] = _name(_settings(run))
         out["evaluations"] = _evaluations(run)
     if run.final:
@@ -412,7 +433,7 @@ def sweep_runs(sweep: Sweep, roots: Sequence[Any]) -> list[dict[str, Any]]:
             **run_record(e.run, roots),
         }
         for e in _in_order(sweep)
-        if e.finished and e.run is not None
+        if e.run is not None and (e.finished or e.diverged)
     ]
 
 

@@ -20,7 +20,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
 MOST_BANDS = 6
-PROFILE_BANDS = f"Bands: pointwise 95%; none where more than {MOST_BANDS} curves share a panel."
+PROFILE_BANDS = (
+    f"Bands: ± one standard error over seeds; none where more than {MOST_BANDS} curves share a panel."
+)
 SPLIT_TITLES = {"train": "training tasks", "test": "held-out tasks, zero-shot"}
 SPLIT_COLOURS = {"train": COLOURS[0], "test": COLOURS[1]}
 
@@ -113,7 +115,7 @@ def _shorten(value: float, _: Any = None) -> str:
 
 def _errors(centre: float, interval: Sequence[float]) -> np.ndarray | None:
     low, high = interval
-    # A percentile interval need not hold the point itself.
+    # Where nothing varies rounding may put the point outside.
     return None if np.isnan(low) else np.asarray([[max(centre - low, 0)], [max(high - centre, 0)]])
 
 
@@ -308,12 +310,12 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, ((axis,),) = _grid(1, 1, 7.2, 0.36 * len(drawn) + 1.0)
     for y, c in enumerate(drawn):
-        whole = c["verdict"] not in ("not yet run", "undecided", "not comparable")
+        whole = c["verdict"] in (measure.HOLDS, measure.REFUTED)
         colour = COLOURS[0] if whole else "#999999"
         interval = [np.nan_to_num(b, posinf=1e3, neginf=-1e3) if np.isinf(b) else b for b in c["interval"]]
         errors = _errors(c["gain"], interval)
         axis.errorbar(100 * c["gain"], y, xerr=None if errors is None else 100 * errors, fmt="o", color=colour,
-                      label="these runs, 95% interval" if whole else "these runs, undecided or unfinished")  # fmt: skip
+                      label="these runs, 95% interval" if whole else "these runs, not decided")  # fmt: skip
         if c["published"] is not None:
             axis.plot(
                 100 * c["published"], y, "D", color=COLOURS[1], markerfacecolor="none", label="published"
@@ -321,10 +323,15 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Figure | None:
     axis.axvline(0, color="#444444", linewidth=0.9)
     axis.set_yticks(range(len(drawn)), [_wrap(c["claim"], 60) for c in drawn])
     axis.set_ylim(len(drawn) - 0.5, -0.5)
-    values = [v for c in drawn for v in (c["gain"], c["published"], *c["interval"]) if v is not None]
-    bounded = [v for v in values if np.isfinite(v)]
-    reach = max(max(bounded), 0.0) - min(min(bounded), 0.0) or 1.0
-    axis.set_xlim(100 * (min(min(bounded), 0) - 0.06 * reach), 100 * (max(max(bounded), 0) + 0.06 * reach))
+    # Long intervals leave the figure.
+    points = [0.0, *(v for c in drawn for v in (c["gain"], c["published"]) if v is not None)]
+    reach = max(points) - min(points) or 1.0
+    ends = [b for c in drawn for b in c["interval"] if np.isfinite(b)]
+    low, high = (
+        max(min([*points, *ends]), min(points) - reach),
+        min(max([*points, *ends]), max(points) + reach),
+    )
+    axis.set_xlim(100 * (low - 0.06 * (high - low)), 100 * (high + 0.06 * (high - low)))
     axis.set_xlabel(f"gain in mean {SCORE}, %")
     axis.grid(False, axis="y")
     _legend(figure, [axis], 3)
@@ -407,8 +414,9 @@ def profiles(groups: Mapping[str, Mapping[str, Sequence[np.ndarray]]]) -> Figure
             i = known.index(label)
             shares = stats.performance_profile(list(blocks), thresholds)
             axis.plot(thresholds, shares, _dash(i), color=_colour(i), label=label)
-            band = stats.profile_band(list(blocks), thresholds) if len(of) <= MOST_BANDS else None
-            if band is not None:
+            errors = stats.profile_errors(list(blocks), thresholds) if len(of) <= MOST_BANDS else None
+            if errors is not None:
+                band = shares - errors, shares + errors
                 axis.fill_between(thresholds, *band, color=_colour(i), alpha=0.16, linewidth=0)
         axis.set(title=title(panel), xlabel=f"{SCORE} τ", ylim=(-0.02, 1.02), xlim=(0, thresholds[-1]))
     axes[0].set_ylabel("share of scores above τ")

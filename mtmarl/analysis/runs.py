@@ -4,6 +4,7 @@ What is half-written, foreign or broken is named and left out; the rest is read.
 """
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from mtmarl import divergence, settings
+from mtmarl.analysis import records
 from mtmarl.errors import UserError
+from mtmarl.files import files_below
 
 # What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
 ADOPTED = "adopted.json"
 # Everything that a file of another make or version, or one that is being written, can throw at its reader.
-BROKEN = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def rounded(value: float) -> float:
@@ -29,7 +32,7 @@ def rounded(value: float) -> float:
 class Run:
     """One run. `final` is empty until it has finished; `metrics` are the lines of metrics.jsonl.
 
-    `diverged` says how its numbers stopped being finite; it has no score then.
+    `diverged`: how it did, in words. Such a run has no scores.
     """
 
     path: Path
@@ -181,17 +184,31 @@ class Found:
 
 def shown(path: Path, roots: Iterable[Path]) -> str:
     """A path as reports name it: from the given directory on, so that nothing of the machine is told."""
-    path = path.resolve()
-    for root in map(Path.resolve, roots):
-        if path.is_relative_to(root):
-            return (Path(root.name) / path.relative_to(root)).as_posix()
+    for root in roots:
+        # As it was found, links included, before where it truly lies.
+        for real in (os.path.abspath, os.path.realpath):
+            place, above = Path(real(path)), Path(real(root))
+            if place.is_relative_to(above):
+                return (Path(above.name) / place.relative_to(above)).as_posix()
     return path.name
 
 
-def files(paths: Iterable[Path], name: str) -> list[Path]:
-    """All files of a name at or below those of the paths that are directories, each once."""
-    found = [f.resolve() for p in paths if p.is_dir() for f in sorted(p.rglob(name)) if not _partial(f, p)]
-    return list(dict.fromkeys(found))
+Refused = list[tuple[str, str]]
+
+
+def files(paths: Iterable[Path], name: str, refused: Refused | None = None) -> list[Path]:
+    """All files of a name at or below those of the paths that are directories, links followed, each folder once.
+
+    `refused` gets what could not be read on the way: (place, reason).
+    """
+    paths, found, lost = list(paths), {}, []
+    for path in filter(Path.is_dir, paths):
+        for file in files_below(path, name, lost):
+            if not _partial(file, path):
+                found.setdefault(file.parent.resolve() / name, file.absolute())
+    if refused is not None:
+        refused += [(shown(place, paths), why) for place, why in lost]
+    return list(found.values())
 
 
 def _partial(file: Path, root: Path) -> bool:
@@ -212,18 +229,18 @@ def load(paths: Sequence[Path], references: Path | None = None) -> Found:
     directory of references holds none.
     """
     runs, refused = [], [(shown(p, paths), "no such file or directory") for p in paths if not p.exists()]
-    for file in files(paths, "run.json"):
+    for file in files(paths, "run.json", refused):
         try:
             runs.append(read(file.parent))
         except BROKEN as error:
-            refused.append((shown(file.parent, paths), reason(error)))
+            refused.append((shown(file.parent, paths), f"damaged: {reason(error)}"))
     for file in results(paths):
         try:
             kept, without = recorded(file)
             runs += kept
             refused += [(f"{shown(file, paths)}: {place}", why) for place, why in without]
         except BROKEN as error:
-            refused.append((shown(file, paths), reason(error)))
+            refused.append((shown(file, paths), f"damaged: {reason(error)}"))
     known = {} if references is None else _references(references)
     runs, remarks = _one_reference_per_task(runs, known)
     return Found(tuple(runs), tuple(refused), tuple(remarks))
@@ -233,6 +250,8 @@ def reason(error: BaseException) -> str:
     """What one of BROKEN says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     if isinstance(error, json.JSONDecodeError):
         return f"not readable JSON ({text})"
@@ -244,64 +263,33 @@ def reason(error: BaseException) -> str:
 def read(directory: Path) -> Run:
     """The run in a directory. Raises one of BROKEN."""
     record = _read_object(directory / "run.json")
-    for key in ("kind", "algo", "tasks", "train_tasks", "test_tasks", "seed"):
-        if key not in record:
-            raise KeyError(f"run.json has no {key!r}")
-    for key in ("train_tasks", "test_tasks"):
-        if not isinstance(record[key], list) or not all(isinstance(t, str) for t in record[key]):
-            raise ValueError(f"run.json: {key} is no list of names")
-    for key in ("config", "start", "origins"):
-        if not isinstance(record.get(key) or {}, dict):
-            raise ValueError(f"run.json: {key} is no object")
-    np.asarray(record.get("value_range") or (), float)
-    for task, known in (record.get("references") or {}).items():
-        if not np.isfinite(float(known.get("reference") or 0.0)):
-            raise ValueError(f"run.json: the reference of {task} is not finite")
-    int(record["seed"])
+    records.check_run(record)
     metrics: list[Mapping[str, Any]] = []
     if (directory / "metrics.jsonl").exists():
-        for line in (directory / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for line in (directory / "metrics.jsonl").read_bytes().splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 break  # The last line of a run that is being written, or was killed.
             if isinstance(row, dict) and "step" in row:
                 metrics.append(row)
+    records.check_metrics(metrics)
     final_file = directory / "final.json"
     final = _read_object(final_file) if final_file.exists() else {}
-    run = _checked(
-        Run(directory, record, tuple(metrics), final, None if final else divergence.read(directory))
-    )
-    if final:
-        for task in (*run.tasks("train"), *run.tasks("test")):
-            for which in ("best", "last"):
-                try:
-                    returns = run.returns(task, which)
-                except KeyError as error:
-                    raise KeyError(f"final.json: no returns of {task} at the {which} checkpoint") from error
-                if returns.ndim != 1 or not returns.size or not np.isfinite(returns).all():
-                    raise ValueError(f"final.json: the returns of {task} are not finite numbers")
-    return run
+    diverged = divergence.read(directory) or records.lost(metrics)
+    return _checked(Run(directory, record, tuple(metrics), {} if diverged else final, diverged))
 
 
 def _checked(run: Run) -> Run:
     """The run, with every number in it that a report draws. Raises one of BROKEN."""
-    for row in run.metrics:
-        for name, value in row.items():
-            if value is not None and not _is_number(value):
-                raise ValueError(f"metrics: {name} is no number, {json.dumps(value)}")
-    if not _is_number(run.record.get("minutes") or 0.0):
-        raise ValueError(f"minutes are no number, {json.dumps(run.record['minutes'])}")
-    for which, scored in run.final.items():
-        for task, own in scored["tasks"].items():
-            for key in ("win_rate", "greedy_return"):
-                if own.get(key) is not None and not _is_number(own[key]):
-                    raise ValueError(f"the {key} of {task} at the {which} checkpoint is no number")
+    tasks = (*run.tasks("train"), *run.tasks("test"))
+    records.check_final(run.final, tasks)
+    for task in tasks if run.final else ():
+        for which in ("best", "last"):
+            returns = run.returns(task, which)
+            if returns.ndim > 1 or not returns.size or not np.isfinite(returns).all():
+                raise ValueError(f"the returns of {task} at the {which} checkpoint are not finite numbers")
     return run
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 # What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
@@ -332,7 +320,7 @@ def recorded(file: Path) -> tuple[list[Run], list[tuple[str, str]]]:
     trained = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
     online = [{**c["run"], "scores": {c["task"]: {"split": "train"}}} for c in value.get("collection") or ()]
     found, left_out = [], []
-    for run in (*(run for run in trained if "scores" in run), *online):
+    for run in (*(run for run in trained if "scores" in run or run.get("diverged")), *online):
         place = str(run.get("dir"))
         if "evaluations" not in run and run in online:
             left_out.append((place, "no evaluations of it in the file, which an earlier version wrote"))
@@ -345,25 +333,26 @@ def recorded(file: Path) -> tuple[list[Run], list[tuple[str, str]]]:
 
 
 def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> Run:
-    tasks = own["scores"]
+    tasks = own.get("scores") or {}
     record = {key: own[key] for key in ("dir", *KEPT) if own.get(key) is not None}
     record |= {f"{s}_tasks": [t for t in tasks if tasks[t]["split"] == s] for s in ("train", "test")}
     record["references"] = {t: value["references"][t] for t in tasks if t in value["references"]}
     record["config"] = settings.unflatten((value.get("settings") or {}).get(own.get("settings")) or {})
     columns = own.get("evaluations") or {"step": []}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    scored = own.get("kind") != "collect"
+    diverged = own.get("diverged")
+    scored = own.get("kind") != "collect" and not diverged
     final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")} if scored else {}
-    if not all(np.isfinite(float(t["return"])) for of in final.values() for t in of["tasks"].values()):
-        raise ValueError(f"the returns of {own['dir']} are not finite numbers")
+    records.check_run(record, "the record of a run")
+    records.check_metrics(rows)
     # A path within the file, where nothing lies, tells it from other runs.
-    return Run(file / own["dir"], record, tuple(rows), final)
+    return Run(file / own["dir"], record, tuple(rows), final, diverged and str(diverged))
 
 
 def _read_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name}: {reason(error)}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{file.name} holds no object")
@@ -373,7 +362,8 @@ def _read_object(file: Path) -> dict[str, Any]:
 def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
     """{task: reference figures} of a directory of vaults."""
     root = vaults / "references"
-    found = {f.relative_to(root).with_suffix("").as_posix(): f for f in sorted(root.rglob("*.json"))}
+    files = files_below(root, "*.json") if root.is_dir() else []
+    found = {f.relative_to(root).with_suffix("").as_posix(): f for f in files}
     if not found:
         raise UserError(f"--references {vaults}: no files at references/<family>/<scenario>.json in there")
     try:

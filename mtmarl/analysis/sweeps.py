@@ -31,6 +31,10 @@ class Entry:
         return self.run is not None and self.problem is None
 
     @property
+    def diverged(self) -> bool:
+        return self.run is not None and self.run.diverged is not None
+
+    @property
     def command(self) -> str:
         return shlex.join(["python", "-m", "mtmarl.train", *self.argv])
 
@@ -201,9 +205,10 @@ class Plans:
 def load(paths: Sequence[Path], found: Found) -> Plans:
     """The sweeps at or below the paths, parts of one sweep put together."""
     merged: dict[tuple[str, str], Sweep] = {}
-    refused, directories = [], set()
-    at = {run.path: run for run in found.runs}
-    plans = [(f, f.parent, _planned) for f in runs_.files(paths, "sweep.json")]
+    refused: runs_.Refused = []
+    directories = set()
+    at = {run.path.resolve(): run for run in found.runs}
+    plans = [(f, f.parent, _planned) for f in runs_.files(paths, "sweep.json", refused)]
     plans += [(f, f, _recorded) for f in runs_.results(paths)]
     for file, root, read in plans:
         try:
@@ -337,18 +342,24 @@ def _outcome(directory: Path, at: Mapping[Path, Run], seed: int) -> tuple[Run | 
         try:
             runs_.read(directory)
         except runs_.BROKEN as error:
-            return None, f"unreadable: {runs_.reason(error)}"
+            return None, f"damaged: {runs_.reason(error)}"
         return None, "outside of the given directories"
     if run.kind != "train":
         return None, f"foreign: a {run.kind} run"
     if run.seed != seed:
         return None, f"foreign: its seed is {run.seed}"
-    return run, None if run.final else run.diverged or "unfinished"
+    return run, run.diverged or (None if run.final else "unfinished")
 
 
 def _better(a: Entry, b: Entry) -> Entry:
     """The finished one of two, else the newer."""
-    rank = lambda e: (e.finished, e.run is not None, e.run.started if e.run else "", e.problem != "missing")
+    rank = lambda e: (
+        e.finished,
+        e.diverged,
+        e.run is not None,
+        e.run.started if e.run else "",
+        e.problem != "missing",
+    )
     return b if rank(b) > rank(a) else a
 
 
@@ -376,11 +387,7 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
 
 def remarks(sweep: Sweep) -> list[str]:
     """What keeps runs from being seeds of each other, or cells from being compared: settings that were changed."""
-    lost = [e for e in sweep.entries if e.run is not None and e.run.diverged]
-    out = [
-        f"**{sweep.label(e.cell) or sweep.title}, seed {e.seed} {e.problem}** and is in no mean."
-        for e in lost
-    ]
+    out = []
     if uneven := _uneven(sweep):
         out.append(
             f"**Parts of this sweep were planned with different settings** ({', '.join(uneven)}): cells of different "

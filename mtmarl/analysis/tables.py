@@ -14,6 +14,7 @@ from mtmarl.analysis.sweeps import Sweep, plain, title
 DASH = "–"
 # Wider tables than this are unreadable; results.json has the numbers all the same.
 MOST_COLUMNS = 8
+SMALLEST = "Smallest seen: the smallest gain that as many runs, scattering like these, tell from none in 4 of 5 cases."
 
 
 # -------------------------------------------------------------------------------------------------- cells
@@ -78,8 +79,9 @@ def gain(c: Mapping[str, Any], above: str = "") -> str:
     return percent(c[f"gain{above}"]) + _span(c[f"interval{above}"], percent)
 
 
-def _improvement(c: Mapping[str, Any]) -> str:
-    return number(c["improvement"], 2) + _span(c["improvement_interval"], lambda x: number(x, 2))
+def _detectable(c: Mapping[str, Any]) -> str:
+    """The smallest gain that would have been seen; up and down are alike."""
+    return DASH if _missing(c["detectable"]) else f"±{c['detectable']:.0%}"
 
 
 # ------------------------------------------------------------------------------------------------- a sweep
@@ -248,33 +250,31 @@ def claims(found: Sequence[Mapping[str, Any]]) -> Table | None:
     rows = []
     for c in found:
         published = "direction only" if c["published"] is None else percent(c["published"])
-        by_task = _span(c["interval_by_task"], percent).strip() or DASH
         why = f" ({c['why']})" if c["why"] else ""
         beyond = DASH if c["published"] is None else percent(c["gain"] - c["published"])
         verdict = f"**{c['verdict']}**{why}"
         above = gain(c, "_above_random")
-        rows.append((c["claim"], published, gain(c), beyond, above, by_task, _improvement(c), verdict))
+        better = number(c["improvement"], 2)
+        rows.append((c["claim"], published, gain(c), beyond, _detectable(c), above, better, verdict))
     header = (
         "claim",
         "published",
         "ours [95% interval]",
         "ours − published",
+        "smallest seen",
         "above random play",
-        "stratified by task",
         "P(improvement)",
         "verdict",
     )
     note = (
-        "Gain: ratio of the means over tasks minus 1, on the tasks that both sides were scored on. Reproduced: the "
-        "interval excludes 0 on the claimed side and holds the published gain or ours is larger. Same direction, "
-        "smaller: it excludes 0 but stays below the published gain. Undecided: it holds both 0 and the claimed gain. "
-        "Not reproduced: all else. A claim of no difference is reproduced by an interval around 0 and within "
-        f"±{measure.NO_DIFFERENCE:.0%}, undecided by a wider one. Verdicts go by the interval beside our gain, for "
-        "which whole runs are drawn. Ours − published is in percentage points. "
+        "Gain: ratio of the means over tasks minus 1, on the tasks that both sides were scored on. Holds: the interval "
+        "excludes 0 on the claimed side; the size may differ, as is said there. Refuted: it holds no gain on the "
+        "claimed side, or 0 but not the published gain. Not decided at this n: it holds both 0 and the claimed gain. "
+        f"A claim of no difference holds by an interval around 0 and within ±{measure.NO_DIFFERENCE:.0%}, and is not "
+        f"decided by a wider one. {SMALLEST} Ours − published is in percentage points. "
         "Above random play: the gain of scores on the scale where random play is 0 and the reference 1; over a "
         "baseline near 0 the plain ratio says little. "
-        "Stratified by task (Agarwal et al. 2021): the interval when the seeds of every task are drawn by themselves, "
-        "as if each task had runs of its own."
+        "P(improvement): the chance that a run of the one side scores above one of the other on a task drawn at random."
     )
     return Table("Published claims", header, tuple(rows), "lrrrrrrl", note) if rows else None
 
@@ -306,17 +306,28 @@ def comparisons(found: Sequence[Mapping[str, Any]], title: str = "Comparisons") 
             c["other"],
             f"{number(c['mean_of'])} : {number(c['mean_over'])}",
             gain(c),
-            _improvement(c),
+            _signed(c["difference"]) + _span(c["difference_interval"], number),
+            _detectable(c),
+            number(c["improvement"], 2),
         )
         for c in found
     ]
-    header = ("scores of", "over", "means", "gain [95% interval]", "P(improvement) [95% interval]")
+    header = (
+        "scores of",
+        "over",
+        "means",
+        "gain [95% interval]",
+        "difference [95% interval]",
+        "smallest seen",
+        "P(improvement)",
+    )
     split = {"test": "Test tasks", "train": "Training tasks"}.get(found[0]["split"], "") if found else ""
     note = (
-        f"{split}. P(improvement): the chance that a run of the first scores above one of the second on a task drawn "
-        "at random; ties count half."
+        f"{split}. A difference is there where the interval excludes 0; else it is not decided. {SMALLEST} "
+        "P(improvement): the chance that a run of the first scores above one of the second on a task drawn at random; "
+        "ties count half."
     )
-    return Table(title, header, tuple(rows), "llrrr", note) if rows else None
+    return Table(title, header, tuple(rows), "llrrrrr", note) if rows else None
 
 
 def provenance(found: Sequence[Mapping[str, Any]]) -> Table | None:

@@ -88,7 +88,9 @@ def read_flashbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         pending = {name: store[:, 0:steps].read() for name, store in stores.items()}
         leaves = {name: np.asarray(future.result()) for name, future in pending.items()}
     except (ValueError, OSError, IndexError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split()).split(' [')[0][:200]})") from None
+        raise UserError(
+            f"{path}: cannot be read ({' '.join(str(error).split()).split(' [')[0][:200]})"
+        ) from None
     return leaves, vaults.own_metadata(metadata)
 
 

@@ -81,7 +81,7 @@ def test_results_hold_what_the_tables_show(written):
         low, high = cell["test"]["mean_interval"]
         assert f"{cell['test']['mean']:.3f} [{low:.3f}, {high:.3f}]" in text
     claim, decline = sweep["claims"]
-    assert claim["verdict"] == "reproduced" and decline["verdict"] == "reproduced"
+    assert claim["verdict"] == "holds" and decline["verdict"] == "holds"
     assert f"{claim['gain']:+.1%}" in text
     assert claim["tasks"] == 12 and claim["runs_planned"] == 24
     for run in sweep["runs"]:
@@ -199,7 +199,10 @@ def test_old_results_have_no_learning_curves(written, tmp_path):
         ('{"format": 2, "sweeps"', "Expecting"),
         ('{"format": 3, "sweeps": []}', "format 3"),
         ("[]", "holds no object"),
-        ('{"format": 2, "sweeps": [{"runs": [{"scores": {}}]}], "experiments": [], "references": {}}', "dir"),
+        (
+            '{"format": 2, "sweeps": [{"runs": [{"scores": {}}]}], "experiments": [], "references": {}}',
+            "kind",
+        ),
     ],
 )
 def test_results_that_are_none_are_named(tmp_path, capsys, content, reason):
@@ -377,7 +380,7 @@ def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert report.main([str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    assert "35 of 36 runs finished" in text and f"{broken['dir']}`: TypeError" in text
+    assert "35 of 36 runs finished" in text and f"{broken['dir']}`: final.json: no returns of {task}" in text
 
 
 def test_where_a_report_goes(tmp_path, capsys, monkeypatch):

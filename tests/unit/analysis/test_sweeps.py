@@ -31,27 +31,33 @@ def flat(cell, seed):
 @pytest.mark.parametrize(
     ("gain", "interval", "published", "expected"),
     [
-        (0.40, (0.30, 0.50), 0.29, "reproduced"),  # above the published gain
-        (0.25, (0.10, 0.35), 0.29, "reproduced"),  # which lies inside the interval
-        (0.20, (0.10, 0.28), 0.29, "same direction, smaller"),
-        (0.02, (-0.10, 0.15), 0.29, "not reproduced"),
-        (-0.20, (-0.30, -0.10), 0.29, "not reproduced"),
-        (0.10, (-0.20, 0.40), 0.29, "undecided"),
-        (-0.40, (-0.50, -0.30), -0.37, "reproduced"),
-        (-0.50, (-0.60, -0.40), -0.37, "reproduced"),
-        (-0.20, (-0.30, -0.10), -0.37, "same direction, smaller"),
-        (0.20, (0.10, 0.30), -0.37, "not reproduced"),
-        (0.05, (0.01, 0.09), None, "reproduced"),
-        (0.01, (-0.05, 0.09), None, "undecided"),
-        (-0.05, (-0.09, -0.01), None, "not reproduced"),
-        (0.01, (-0.05, 0.09), 0.0, "reproduced"),  # no difference was claimed
-        (-0.18, (-0.69, 1.13), 0.0, "undecided"),  # three seeds that say nothing
-        (0.05, (0.01, 0.09), 0.0, "not reproduced"),
-        (4.0, (0.7, math.inf), 4.42, "reproduced"),
+        (0.40, (0.30, 0.50), 0.29, "holds"),  # above the published gain
+        (0.25, (0.10, 0.35), 0.29, "holds"),  # which lies inside the interval
+        (0.20, (0.10, 0.28), 0.29, "holds"),
+        (0.02, (-0.10, 0.15), 0.29, "refuted"),
+        (-0.20, (-0.30, -0.10), 0.29, "refuted"),
+        (0.10, (-0.20, 0.40), 0.29, "not decided at this n"),
+        (-0.40, (-0.50, -0.30), -0.37, "holds"),
+        (-0.50, (-0.60, -0.40), -0.37, "holds"),
+        (-0.20, (-0.30, -0.10), -0.37, "holds"),
+        (0.20, (0.10, 0.30), -0.37, "refuted"),
+        (0.05, (0.01, 0.09), None, "holds"),
+        (0.01, (-0.05, 0.09), None, "not decided at this n"),
+        (-0.05, (-0.09, -0.01), None, "refuted"),
+        (0.01, (-0.05, 0.09), 0.0, "holds"),  # no difference was claimed
+        (-0.18, (-0.69, 1.13), 0.0, "not decided at this n"),  # three seeds that say nothing
+        (0.05, (0.01, 0.09), 0.0, "refuted"),
+        (4.0, (0.7, math.inf), 4.42, "holds"),
     ],
 )
 def test_verdict(gain, interval, published, expected):
-    assert measure.verdict(gain, interval, published) == expected
+    assert measure.verdict(gain, interval, published)[0] == expected
+
+
+def test_a_verdict_says_how_the_size_differs():
+    assert measure.verdict(0.20, (0.10, 0.28), 0.29) == ("holds", "smaller than published")
+    assert measure.verdict(0.40, (0.30, 0.50), 0.29) == ("holds", "larger than published")
+    assert measure.verdict(0.02, (-0.10, 0.15), 0.29)[1] == "the published size is excluded, none is not"
 
 
 def test_a_comparison_pools_the_axes_that_it_leaves_out(tmp_path):
@@ -90,7 +96,7 @@ def test_a_comparison_takes_the_tasks_that_both_sides_share(tmp_path):
 def test_runs_that_only_the_choice_of_the_checkpoint_tells_apart_are_pairs(tmp_path, chosen_on, last, paired):
     write_sweep(tmp_path, {"choice": ["one", "two"]}, lambda cell, seed: None)
     for choice, select_on, scale in zip(("one", "two"), chosen_on, last, strict=True):
-        for seed, end in enumerate((0.2, 0.5, 0.8)):
+        for seed, end in enumerate((0.4, 0.5, 0.6)):
             # The same last policies, of which the one side's best is a tenth better.
             best = end * (1.1 if choice == "one" else 1.0)
             directory = tmp_path / f"choice={choice}/seed_{seed}"
@@ -113,7 +119,7 @@ def test_claims_say_what_is_missing(tmp_path):
     cut = [({"algo": "mt_oryx", "n": "4"}, 2)]
     sweep = only(write_sweep(tmp_path, AXES, flat, paper=paper, unfinished=cut))
     first, same, other, short = measure.claims(sweep, "best")
-    assert first["verdict"] == "reproduced" and first["interval"][0] > 0.5
+    assert first["verdict"] == "holds" and first["interval"][0] > 0.5
     assert same["verdict"] == "not comparable"
     assert other["verdict"] == short["verdict"] == "not yet run"
     assert short["why"] == "11 of 12 runs" and short["gain"] > 0
@@ -122,7 +128,7 @@ def test_claims_say_what_is_missing(tmp_path):
 def test_one_seed_decides_nothing(tmp_path):
     paper = [{"claim": "x", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.1}]
     (claim,) = measure.claims(only(write_sweep(tmp_path, AXES, flat, seeds=(0,), paper=paper)), "best")
-    assert claim["verdict"] == "undecided" and claim["gain"] > 0.1
+    assert claim["verdict"] == "not decided at this n" and claim["gain"] > 0.1
 
 
 def test_verdicts_go_by_whole_runs(tmp_path):
@@ -135,15 +141,16 @@ def test_verdicts_go_by_whole_runs(tmp_path):
     paper = [{"claim": "x", "of": {"n": "1"}, "over": {"n": "4"}, "split": "test", "gain": None}]
     sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, score, paper=paper))
     (claim,) = measure.claims(sweep, "best")
-    assert claim["interval"][0] < 0 < claim["interval_by_task"][0]
-    assert claim["verdict"] == "undecided" and "stratified by task: reproduced" in claim["why"]
+    assert claim["interval"][0] < 0 < claim["gain"] < claim["detectable"]
+    assert claim["verdict"] == "not decided at this n"
     table = tables.claims([claim])
-    assert table is not None and table.header[5] == "stratified by task" and "−" not in table.rows[0][5]
+    assert table is not None and table.header[4] == "smallest seen" and table.rows[0][4].startswith("±")
     assert table.header[3] == "ours − published" and table.rows[0][3] == tables.DASH
     (row,) = tables.claims([{**claim, "gain": 0.3, "published": 0.5}]).rows
     assert row[3] == "−20.0%"
     (cell,) = (c for c in measure.cells(sweep, "best") if c["cell"]["n"] == "4")
-    assert cell["test"]["mean_interval"] == pytest.approx((0.1, 0.58))
+    # 0.42 ± 4.303 × 0.277 / √3: three seeds, two degrees of freedom.
+    assert cell["test"]["mean_interval"] == pytest.approx((-0.2684, 1.1084), abs=1e-4)
 
 
 def test_gains_above_random_play(tmp_path):
@@ -239,7 +246,7 @@ def test_runs_that_are_not_what_was_planned_are_left_out(tmp_path):
     (root / "n=1/seed_3/final.json").write_text('{"best": {"tasks": {}}, "last"')
     sweep = only(root)
     assert [r.seed for r in sweep.runs(("1",))] == [0]
-    assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "unfinished", "unreadable"]
+    assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "unfinished", "damaged"]
 
 
 def test_a_seed_that_diverged_is_named_and_in_no_mean(tmp_path):
@@ -248,9 +255,9 @@ def test_a_seed_that_diverged_is_named_and_in_no_mean(tmp_path):
     write_json(root / "n=1/seed_1/diverged.json", {"line": "diverged at update 7: loss is nan"})
     sweep = only(root)
     assert [r.seed for r in sweep.runs(("1",))] == [0]
-    assert measure.to_do(sweep)[0]["state"] == "diverged at update 7: loss is nan"
-    (remark,) = sweeps.remarks(sweep)
-    assert "seed 1 diverged at update 7: loss is nan** and is in no mean" in remark
+    assert measure.to_do(sweep) == [], "it would diverge again"
+    (line,) = measure.diverged(sweep)
+    assert line.endswith("seed 1: diverged at update 7: loss is nan")
 
 
 def test_commands_are_those_of_the_plan(tmp_path):
