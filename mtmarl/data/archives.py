@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mtmarl.errors import UserError
+from mtmarl.foreign import line
 
 MAX_BYTES = 64 * 2**30
 MAX_FILES = 1_000_000
@@ -24,8 +25,36 @@ class _Member(NamedTuple):
     open: Callable[[], Any]  # -> a stream, or None
 
 
+class _Header(tarfile.TarInfo):
+    """A header of a tar archive. Refuses long further headers, of names and attributes, which take minutes to read."""
+
+    @classmethod
+    def frombuf(cls, *args: Any, **options: Any) -> Any:
+        header = super().frombuf(*args, **options)
+        if header.type in _FURTHER and header.size > _LONGEST_HEADER:
+            raise UserError(f"a header of {header.size:,} bytes; pack it anew")
+        return header
+
+
+_FURTHER = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+_LONGEST_HEADER = 2**13  # two long paths
+
+
 def is_archive(path: Path) -> bool:
-    return path.is_file() and (zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    """Whether a file is a zip or tar archive. UserError where it is one that is not read."""
+    return path.is_file() and (zipfile.is_zipfile(path) or _is_tar(path))
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        with tarfile.open(path, tarinfo=_Header):
+            return True
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except Exception:  # The library raises errors of many kinds for what is none.
+        return False
 
 
 def unpack(archive: Path, target: Path, max_bytes: int = MAX_BYTES) -> Path:
@@ -42,14 +71,10 @@ def unpack(archive: Path, target: Path, max_bytes: int = MAX_BYTES) -> Path:
         _unpack(archive, target, max_bytes)
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
-        # What the two libraries raise for damage, encryption and unknown compression.
-        if isinstance(
-            error, zipfile.BadZipFile | tarfile.TarError | EOFError | RuntimeError | OSError | ValueError
-        ):
-            raise UserError(
-                f"{archive}: cannot be unpacked ({' '.join(str(error).split())[:200]})"
-            ) from error
-        raise
+        # The libraries raise errors of many kinds for damage, encryption and unknown compression.
+        if isinstance(error, UserError) or not isinstance(error, Exception):
+            raise
+        raise UserError(f"{archive}: cannot be unpacked ({line(error) or type(error).__name__})") from error
     return target
 
 
@@ -60,7 +85,7 @@ def _unpack(archive: Path, target: Path, max_bytes: int) -> None:
         odd = place.is_absolute() or ".." in place.parts or ":" in member.name or "\0" in member.name
         if odd or not place.parts:
             raise UserError(
-                f"{archive}: {member.name!r} lies outside the folder it is unpacked to; not unpacked"
+                f"{archive}: {member.name!r} is no place in the folder that it is unpacked to; not unpacked"
             )
         if not member.plain:
             raise UserError(f"{archive}: {member.name!r} is a link or a device; not unpacked")
@@ -96,12 +121,12 @@ def _members(archive: Path) -> Iterator[_Member]:
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             for info in packed.infolist():
-                if not info.is_dir():
+                if not info.filename.endswith("/"):
                     kind = stat.S_IFMT(info.external_attr >> 16)
                     plain = kind in (0, stat.S_IFREG)
                     yield _Member(info.filename, info.file_size, plain, lambda info=info: packed.open(info))
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as packed:
+    elif _is_tar(archive):
+        with tarfile.open(archive, tarinfo=_Header) as packed:
             for info in packed:
                 if not info.isdir():
                     plain = info.isreg()

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import tempfile
 from ast import literal_eval
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from mtmarl.data import vault as vaults
 from mtmarl.data.archives import MAX_BYTES, is_archive, unpack
 from mtmarl.data.vault import METADATA
 from mtmarl.errors import UserError
+from mtmarl.files import scratch_folder
 
 # Where an archive is unpacked: not a name of a family.
 ARCHIVE = ".archive"
@@ -32,8 +32,8 @@ def found_vaults(source: Path, max_bytes: int = MAX_BYTES) -> Iterator[list[Path
     source = source.expanduser().resolve()
     if not source.exists():
         raise UserError(f"{source}: no such file or folder")
-    with tempfile.TemporaryDirectory(prefix="mtmarl-") as scratch:
-        root = unpack(source, Path(scratch) / ARCHIVE, max_bytes) if is_archive(source) else source
+    with scratch_folder() as scratch:
+        root = unpack(source, scratch / ARCHIVE, max_bytes) if is_archive(source) else source
         if not root.is_dir():
             raise UserError(f"{source}: neither a folder nor a zip or tar archive")
         found = list(_below(root))
