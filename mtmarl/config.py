@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
+from mtmarl.foreign import holds_credentials
 from mtmarl.ranges import FLOAT32_MAX, Count, Natural, Range, Seed, Share, Size, SomeShare
 from mtmarl.sinks import check_sinks
 from mtmarl.task_names import check_dataset, task_parts
@@ -384,6 +385,12 @@ def _check(cfg: Config, command: str) -> None:
         if not cfg.seeds or len(set(cfg.seeds)) < len(cfg.seeds):
             raise UserError(f"{where}: seeds must be different ints, not {list(cfg.seeds)}")
     check_dataset(cfg.data.quality, f"{where}: data.quality")
+    for key, address in (("hub.url", cfg.hub.url), ("tasks.hub", cfg.tasks.hub)):
+        if address and holds_credentials(address):
+            raise UserError(
+                f"{where}: {key} holds a password, token or query; an address is recorded, so set credentials in the "
+                "environment, as the client of that place reads them"
+            )
     tasks = cfg.tasks
     for part in ("train", "test"):
         for name in getattr(tasks, part):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from mtmarl import config
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
+from mtmarl.foreign import shown
 
 ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
 ROOT = "folder to write to; default: $MTMARL_VAULTS, else ./vault_data"
@@ -106,7 +108,7 @@ def list_all(args: argparse.Namespace) -> None:
 
         manifest, store = hub.read_manifest(hub.connect(args.hub))
         rows = {n: (e["steps"], e["episodes"], e["returns"], "") for n, e in manifest["vaults"].items()}
-        print(store.pinned)
+        print(shown(store.pinned))
     else:
         rows = {}
         for each in reversed(_roots(args)):
@@ -120,7 +122,8 @@ def list_all(args: argparse.Namespace) -> None:
         raise UserError(f"no vaults in {args.hub or ', '.join(map(str, _roots(args)))}")
     for name, (steps, episodes, returns, path) in sorted(rows.items()):
         mean = returns.get("mean", float("nan"))
-        print(f"{name:40s} {steps:>9d} steps {episodes:>7d} episodes  return {mean:8.3f}  {path}".rstrip())
+        row = f"{name:40s} {steps:>9d} steps {episodes:>7d} episodes  return {mean:8.3f}  {path}"
+        print(shown(row.rstrip()))
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -286,6 +289,16 @@ def _span(text: str) -> tuple[float, float]:
     return low, high
 
 
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of gigabytes above 0")
+    return value
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdecimal()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 1")
@@ -323,7 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--replace", action="store_true", help="also replace vaults that were not pulled from a hub"
     )
-    sub.add_argument("--workers", type=int, default=4, help="files at a time; default: %(default)s")
+    sub.add_argument("--workers", type=_count, default=4, help="files at a time; default: %(default)s")
     sub = command(push, "push", "publish vaults with a card that describes them")
     sub.add_argument("name", **several)
     sub.add_argument("--hub", required=True, help=HUB)
@@ -376,7 +389,7 @@ def _parser() -> argparse.ArgumentParser:
         help="an episode ends when all agents have been flagged, or at the first flag; default: all",
     )
     sub.add_argument(
-        "--max-gigabytes", type=float, default=64, help="of an archive, unpacked; default: %(default)s"
+        "--max-gigabytes", type=_gigabytes, default=64, help="of an archive, unpacked; default: %(default)s"
     )
     sub.add_argument("--replace", **replace)
     sub = command(export, "export", "write a vault as .npz (NumPy) or .parquet")

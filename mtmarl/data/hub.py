@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mtmarl.data import vault as vaults
-from mtmarl.errors import UserError
-from mtmarl.files import files_below
+from mtmarl.errors import UserError, described
+from mtmarl.files import files_below, remove
+from mtmarl.foreign import holds_credentials, line, shown
 
 CHUNK = 16 * 2**20  # bytes per request where every read is one; `workers` of them are in memory at a time
 PIECE = 2**21  # bytes read at once from a stream
@@ -35,6 +36,7 @@ _HF = re.compile(
 )
 _FINGERPRINT = re.compile("sha256=[0-9a-f]{12,64}")
 
+STALL = 60.0  # seconds without a byte after which a server counts as gone
 Say = Callable[[str], None]
 Show = Callable[[int, int], None]
 
@@ -59,6 +61,16 @@ class Store(NamedTuple):
 # --------------------------------------------------------------------------------------------- addresses
 
 
+def check_address(address: str) -> None:
+    """Raises UserError for an address that holds what must not be recorded."""
+    if holds_credentials(str(address)):
+        scheme = str(address).partition("://")[0] if "://" in str(address) else ""
+        raise UserError(
+            f"{line(scheme, 40)}://…: an address holds no passwords, tokens or queries, and after # only sha256=…; set "
+            "credentials in the environment, as the client of that place reads them"
+        )
+
+
 def connect(address: str) -> Store:
     """The place behind an address. Asks Hugging Face which commit a revision is; other places are not touched."""
     try:
@@ -67,23 +79,25 @@ def connect(address: str) -> Store:
     except ImportError as error:
         raise UserError(f"hubs need {error.name}: pip install 'mtmarl[hub]'") from None
 
+    check_address(address)
     url, mark, fingerprint = str(address).partition("#")
     if mark and not _FINGERPRINT.fullmatch(fingerprint):
         raise UserError(f"{address}: what follows # must be sha256= and at least 12 hexadecimal digits")
-    scheme, separator, rest = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     if not separator:
         if not url:
             raise UserError("no hub: give an address, such as hf://datasets/ORG/NAME@REVISION, or a folder")
         scheme, url = "file", str(Path(url).expanduser().resolve())
     if scheme == "hf":
         return _connect_huggingface(address, url, fingerprint)
-    if scheme != "file" and ("@" in rest.partition("/")[0] or "?" in rest):
-        raise UserError(
-            f"{scheme}://…: an address holds no passwords or tokens; set them in the environment, as the client of "
-            f"{scheme} reads them"
-        )
+    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
     try:
-        fs, base = fsspec.url_to_fs(url, skip_instance_cache=True, use_listings_cache=False)
+        if scheme in ("http", "https"):
+            from aiohttp import ClientTimeout
+
+            # Its own limit is of a whole file, however steadily that comes.
+            options["client_kwargs"] = {"timeout": ClientTimeout(sock_connect=STALL, sock_read=STALL)}
+        fs, base = fsspec.url_to_fs(url, **options)
     except (ImportError, ValueError) as error:
         raise UserError(f"{address}: {_line(error)}") from error
     return Store(address, url, fs, base.rstrip("/"), fingerprint)
@@ -115,7 +129,10 @@ def _connect_huggingface(address: str, url: str, fingerprint: str) -> Store:
     endpoint = os.environ.get("HF_ENDPOINT")
     api = HfApi(endpoint=endpoint)
     commit = patiently(
-        lambda: api.repo_info(parts["repo"], repo_type="dataset", revision=parts["branch"]).sha, address
+        lambda: (
+            api.repo_info(parts["repo"], repo_type="dataset", revision=parts["branch"], timeout=STALL).sha
+        ),
+        address,
     )
     fs = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
     return at_commit(Store(address, "", fs, "", fingerprint, **parts), commit)
@@ -176,8 +193,12 @@ def choose(manifest: Mapping[str, Any], names: Iterable[str], where: str) -> lis
 # ------------------------------------------------------------------------------------------------ errors
 
 
+class HubError(UserError):
+    """A hub that cannot be reached: it concerns all vaults that are still to come."""
+
+
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:240] or type(error).__name__
+    return line(error) or type(error).__name__
 
 
 def _final(error: Exception) -> str | None:
@@ -207,7 +228,7 @@ def patiently(call: Callable[[], Any], what: str) -> Any:
         except Exception as error:
             reason = _final(error)
             if reason is not None or pause is None:
-                raise UserError(f"{what}: {reason or _line(error)}") from error
+                raise (UserError if reason else HubError)(f"{what}: {reason or _line(error)}") from error
             time.sleep(pause)
 
 
@@ -219,14 +240,8 @@ class Job:
 
     def __init__(self, show: Show | None = None) -> None:
         self.show, self.lock, self.stop = show, threading.Lock(), threading.Event()
+        self.reading = threading.Lock()  # One vault at a time is read whole.
         self.total = self.done = 0
-        self.error: BaseException | None = None
-
-    def fail(self, error: BaseException) -> None:
-        """The first error is the cause; the others only follow from stopping."""
-        with self.lock:
-            self.error = self.error or error
-        self.stop.set()
 
     def check(self) -> None:
         if self.stop.is_set():
@@ -278,9 +293,9 @@ def _fetch(store: Store, relative: str, expected: Mapping[str, Any], file: Path,
             job.add(-size)
             digest, done, earlier = hashlib.sha256(), 0, 0  # what an earlier pull left was something else
     except OSError as error:
-        raise UserError(
-            f"{file}: cannot be written ({error.strerror or error}); make room: the next pull goes on from here, and "
-            "what was there before is untouched"
+        raise HubError(
+            f"{file}: cannot be written ({error.strerror or error}); make room: the same command goes on from here, "
+            "and what was there before is untouched"
         ) from error
     file.unlink()
     raise UserError(
@@ -324,7 +339,7 @@ def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: 
                 continue
             reason = _final(error)
             if reason is not None or failures == len(PAUSES):
-                raise UserError(f"{where}: {reason or _line(error)}") from error
+                raise (UserError if reason else HubError)(f"{where}: {reason or _line(error)}") from error
             job.stop.wait(PAUSES[failures])
             failures += 1
 
@@ -350,13 +365,6 @@ def _was_pulled(root: Path, path: Path, known: Mapping[str, Any]) -> bool:
     return "source" in known and (not about.exists() or vaults.fingerprint(about) == of)
 
 
-def record(root: Path, entries: Mapping[str, Any], say: Say) -> None:
-    """Adds vaults to the manifest of a root."""
-    with vaults.locked(root, "manifest", say):
-        known = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
-        vaults.write_manifest(root, {**known, **entries})
-
-
 def install(
     store: Store,
     name: str,
@@ -374,19 +382,25 @@ def install(
     size = sum(f["size"] for f in files.values())
     job.expect(size)
     with vaults.locked(root, name, say, job.check):
+        identity = hashlib.sha256("".join(f"{k}{v['sha256']}" for k, v in sorted(files.items())).encode())
+        part = path.with_name(f".{quality}.pull-{identity.hexdigest()[:12]}")
+        there = _is_there(root, path, files)
+        for left_over in path.parent.glob(
+            f".{quality}.pull-*"
+        ):  # Of other versions, by processes that were killed.
+            if there or left_over != part:
+                remove(left_over)
         known = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
-        if _is_there(root, path, files):
+        if there:
             job.add(size)
             if known.get(name, {}).get("files") != files:
-                record(root, {name: entry}, say)
+                vaults.record(root, {name: entry}, say)
             return False
         if path.exists() and not replace and not _was_pulled(root, path, known.get(name, {})):
             raise UserError(
                 f"{path}: differs from {name} on {store.address} and was not pulled from a hub; move it away, or "
                 "replace it with --replace"
             )
-        identity = hashlib.sha256("".join(f"{k}{v['sha256']}" for k, v in sorted(files.items())).encode())
-        part = path.with_name(f".{quality}.pull-{identity.hexdigest()[:12]}")
         own = path.relative_to(root).as_posix() + "/"
         # The largest first: it decides how long all takes.
         order = sorted(files.items(), key=lambda item: -item[1]["size"])
@@ -397,20 +411,23 @@ def install(
             ]
             for future in as_completed(pending):
                 future.result()
-        except BaseException as error:
-            job.fail(error)
+        except BaseException:
             for future in pending:
                 future.cancel()
             wait(pending)  # nobody writes once the lock is gone
             raise
-        if vaults.read_metadata(part)["task"] != task:
+        try:
+            with job.reading:
+                told = vaults.read_vault(part).metadata["task"]
+            if told != task:
+                raise UserError(f"its {vaults.METADATA} is that of another task, {told}")
+        except UserError as error:
+            remove(part)
             raise UserError(
-                f"{store.address}, {name}: its {vaults.METADATA} is that of another task; not taken"
-            )
+                f"{store.address}, {name}: {str(error).replace(str(part), 'the vault')}; not taken"
+            ) from None
         vaults.replace_folder(part, path)
-        record(root, {name: entry}, say)
-        for left_over in path.parent.glob(f".{quality}.pull-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        vaults.record(root, {name: entry}, say)
     return True
 
 
@@ -439,7 +456,7 @@ def _install_references(
             part.replace(file)
             new = True
         if new:
-            record(root, {}, say)
+            vaults.record(root, {}, say)
 
 
 def pull(
@@ -459,7 +476,7 @@ def pull(
     alone; a changed one is replaced if it was pulled itself, or with `replace`. Another process that pulls the same
     vault is waited for. Memory: a few chunks per worker. UserError in one line if anything cannot be had.
     """
-    root = Path(root).expanduser().resolve()
+    root, say = Path(root).expanduser().resolve(), _clean(say)
     manifest, store = read_manifest(connect(address))
     chosen = choose(manifest, names, address)
     missing = [v for v in chosen if not vaults.vault_path(root, *_task_and_quality(v)).exists()]
@@ -474,6 +491,7 @@ def pull(
             f"{root}: {need / 1e6:.1f} MB to fetch, {free / 1e6:.1f} MB free; make room, or pull less"
         )
     job = Job(show)
+    failed: list[tuple[str, UserError | OSError]] = []
     entries = {v: {**manifest["vaults"][v], "source": store.pinned} for v in chosen}
     with ThreadPoolExecutor(max(1, workers)) as files, ThreadPoolExecutor(VAULTS_AT_ONCE) as several:
         pending = {
@@ -481,19 +499,41 @@ def pull(
         }
         try:
             for future in as_completed(pending):
-                new = future.result()
-                say(f"{pending[future]}: {'pulled' if new else 'already there'}")
+                try:
+                    new = future.result()
+                    say(f"{pending[future]}: {'pulled' if new else 'already there'}")
+                except HubError:
+                    raise
+                except UserError as error:  # Of this vault; the others are brought.
+                    failed.append((pending[future], error))
         except BaseException as error:
-            job.fail(error)
+            job.stop.set()
             for future in pending:
                 future.cancel()
-            error = job.error or error
             if isinstance(error, OSError):
                 raise UserError(f"{root}: {error}; make it a folder that can be written to") from error
-            raise error from None
+            raise
     _install_references(store, manifest, {v.rpartition("/")[0] for v in chosen}, root, say)
     say(f"from {store.pinned}")
+    conclude(failed, len(chosen), "pulled", say)
     return chosen
+
+
+def _clean(say: Say) -> Say:
+    return lambda text: say(shown(text))
+
+
+def conclude(failed: Sequence[tuple[str, UserError | OSError]], count: int, done: str, say: Say) -> None:
+    """Raises UserError that names the vaults that failed; of several, each is said first."""
+    if len(failed) == 1 and count == 1:
+        raise failed[0][1]
+    for name, error in failed:
+        say(f"{name}: not {done}: {described(error)}")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {count} vaults not {done}: {', '.join(name for name, _ in failed)}; the lines above say "
+            "why. Mend them and give the same command again"
+        )
 
 
 def _task_and_quality(name: str) -> tuple[str, str]:

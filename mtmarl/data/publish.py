@@ -40,23 +40,30 @@ def push(
     with `replace`. `create`: make a private Hugging Face data set if there is none.
     """
     root = Path(root).expanduser().resolve()
-    local = vaults.list_vaults(root)
-    if not local:
+    local, faults = vaults.catalogue(root)
+    if not local and not faults:
         raise UserError(f"{root}: no vaults here; give the folder that holds the families")
-    chosen = hub.choose({"vaults": local}, names, str(root))
+    chosen = hub.choose({"vaults": sorted({**local, **faults})}, names, str(root))
     store = _to_write(address, create)
     figures = vaults.read_references(root)
-    for name in chosen:
+    failed: list[tuple[str, UserError | OSError]] = [(n, UserError(faults[n])) for n in chosen if n in faults]
+    for name in (n for n in chosen if n in local):
         with _one_at_a_time(store, say):
             manifest = _read_manifest(store)
             entries, references = dict(manifest["vaults"]), dict(manifest.get("references", {}))
-            entry = vaults.manifest_entry(root, local[name])
             before = entries.get(name, {}).get("files", {})
-            if before and before != entry["files"] and not replace:
-                raise UserError(
-                    f"{store.address}: has another {name}; push it under another quality, or with --replace"
-                )
-            about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
+            try:
+                entry = vaults.manifest_entry(root, local[name])
+                alone = {"schema_version": vaults.SCHEMA_VERSION, "vaults": {name: entry}}
+                vaults.parse_manifest(vaults.to_json(alone), local[name])
+                if before and before != entry["files"] and not replace:
+                    raise UserError(
+                        f"{store.address}: has another {name}; push it under another quality, or with --replace"
+                    )
+                about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
+            except (UserError, OSError) as error:  # Of this vault; the others are published.
+                failed.append((name, error))
+                continue
             files: dict[str, Path | bytes] = {
                 p: root / p for p, of in entry["files"].items() if before.get(p) != of
             }
@@ -73,12 +80,16 @@ def push(
             entries = dict(sorted({**entries, name: entry}.items()))
             old = hub.read_small(store, CARD)
             new = card.card(entries, title or _name(store), license)
-            files[CARD] = card.update(old.decode() if old else None, new).encode()
+            try:
+                files[CARD] = card.update(old.decode() if old else None, new).encode()
+            except UnicodeDecodeError:
+                raise UserError(f"{store.address}, {CARD}: not UTF-8; correct or remove it there") from None
             manifest |= {"vaults": entries, "references": dict(sorted(references.items()))}
             files[vaults.MANIFEST] = vaults.to_json(manifest).encode()
             store = _publish(store, root, name, entry, files, sorted(set(before) - set(entry["files"])), say)
         size = sum((root / place).stat().st_size for place in files if place in entry["files"])
         say(f"{name}: pushed, {size / 1e6:.1f} MB")
+    hub.conclude(failed, len(chosen), "pushed", say)
     return store.pinned if store.commit else hub.read_manifest(store)[1].pinned
 
 
@@ -100,6 +111,7 @@ def _name(store: Store) -> str:
 
 def _to_write(address: str, create: bool) -> Store:
     """The place to publish at, made if need be."""
+    hub.check_address(address)
     if "#" in address:
         raise UserError(f"{address}: a fingerprint says what is there already; push without it")
     if address.startswith(("http://", "https://")):
@@ -137,7 +149,7 @@ def _publish(
             if place not in (*entry["files"], vaults.MANIFEST):
                 write_whole(target / place, of if isinstance(of, bytes) else of.read_bytes())
         # Beside what has been collected or pulled into the folder meanwhile.
-        hub.record(target, {name: entry}, say)
+        vaults.record(target, {name: entry}, say)
         return store
     last = (vaults.MANIFEST,)  # it vouches for the others
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from huggingface_hub.utils import http_backoff
 from recordings import make_recording, metadata, save
 
-from mtmarl import build, config
+from mtmarl import build, config, train
 from mtmarl import vault as cli
 from mtmarl.data import card, hub, publish
 from mtmarl.data import vault as v
@@ -219,7 +220,7 @@ def test_wrong_foreign_and_truncated_files_are_refused(place, origin, tmp_path, 
     """… and the previous good copy stays."""
     save(tmp_path, 9)
     (entry,) = json.loads(v.update_manifest(tmp_path).read_text())["vaults"].values()
-    hub.record(tmp_path, {TOY: {**entry, "source": place.address}}, print)
+    v.record(tmp_path, {TOY: {**entry, "source": place.address}}, print)
     before = vault_files(tmp_path)
     file = largest(origin)
     place.put(file, spoil((origin / file).read_bytes()))
@@ -568,7 +569,7 @@ def test_pushes_to_one_folder_do_not_undo_each_other(origin, tmp_path):
         other.start()
         save(shared, 5, "lbf/own")
         path = v.vault_path(shared, "lbf/own", "replay")
-        hub.record(shared, {"lbf/own/replay": v.manifest_entry(shared, path)}, lambda line: None)
+        v.record(shared, {"lbf/own/replay": v.manifest_entry(shared, path)}, lambda line: None)
         started.append(other)
         return b"PNG"
 
@@ -608,6 +609,126 @@ def test_the_observation_is_described_feature_by_feature(tmp_path):
 def test_what_cannot_be_pushed_to(huggingface, origin, address, words):
     with pytest.raises(UserError, match=words):
         publish.push(address, origin, **QUIET)
+
+
+# -------------------------------------------------------------------------- one bad vault among good ones
+
+
+def test_linked_folders_are_published_whole(origin, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(origin, root)
+    data = v.vault_path(root, "lbf/toy", "replay") / "d"
+    data.rename(tmp_path / "scratch")
+    data.symlink_to(tmp_path / "scratch")
+    publish.push(str(tmp_path / "shared"), root, **QUIET)
+    hub.pull(str(tmp_path / "shared"), tmp_path / "back", **QUIET)
+    assert vault_files(tmp_path / "back") == vault_files(origin)
+    (tmp_path / "scratch").rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="nothing"):
+        publish.push(str(tmp_path / "other"), root, [TOY], **QUIET)
+    assert not (tmp_path / "other" / v.MANIFEST).exists()
+
+
+def test_bad_vaults_do_not_keep_the_others_from_being_pushed(origin, tmp_path):
+    root, shared, said = tmp_path / "root", tmp_path / "shared", []
+    shutil.copytree(origin, root)
+    foreign = root / "lbf/another.vlt/Good"
+    foreign.mkdir(parents=True)
+    (foreign / v.METADATA).write_text('{"version": 1.2}')
+    damaged = v.vault_path(root, "lbf/toy", "good") / "manifest.ocdbt"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="2 of 4 vaults not pushed: lbf/another/Good, lbf/toy/good"):
+        publish.push(str(shared), root, say=said.append)
+    assert v.verify(shared) == [TOY, "rware/toy/replay"]
+    for name in ("lbf/another/Good", "lbf/toy/good"):
+        assert any(line.startswith(f"{name}: not pushed: ") for line in said)
+    damaged.write_bytes(whole)
+    shutil.rmtree(foreign)
+    publish.push(str(shared), root, **QUIET)
+    assert len(v.verify(shared)) == 3
+
+
+def test_bad_vaults_do_not_keep_the_others_from_being_pulled(huggingface, origin, tmp_path):
+    file = largest(origin)
+    huggingface.put(file, flipped((origin / file).read_bytes()))
+    said = []
+    with pytest.raises(UserError, match=f"1 of 3 vaults not pulled: {TOY}"):
+        hub.pull(huggingface.address, tmp_path, say=said.append)
+    assert v.verify(tmp_path) == ["lbf/toy/good", "rware/toy/replay"]
+    assert any(line.startswith(f"{TOY}: not pulled: ") and file in line for line in said)
+    huggingface.put(file, (origin / file).read_bytes())
+    assert len(hub.pull(huggingface.address, tmp_path, **QUIET)) == 3 and len(v.verify(tmp_path)) == 3
+
+
+def test_a_vault_that_cannot_be_opened_is_not_taken(huggingface, origin, tmp_path):
+    """As one that was published without its data: each file is what the manifest says, but they are no vault."""
+    manifest = json.loads((origin / v.MANIFEST).read_text())
+    files = manifest["vaults"][TOY]["files"]
+    manifest["vaults"][TOY]["files"] = {k: of for k, of in files.items() if "/d/" not in k}
+    huggingface.put(v.MANIFEST, json.dumps(manifest).encode())
+    with pytest.raises(UserError, match="cannot be read.*not taken") as error:
+        hub.pull(huggingface.address, tmp_path, [TOY], **QUIET)
+    assert "\n" not in str(error.value)
+    assert not [p for p in tmp_path.rglob("*") if "replay" in p.name and ".locks" not in p.parts]
+
+
+def test_what_killed_pulls_left_is_removed(huggingface, origin, tmp_path):
+    left = tmp_path / "lbf/toy.vlt/.replay.pull-000000000000/d"
+    for _ in range(2):  # Where the vault is pulled, and where it is there.
+        left.mkdir(parents=True)
+        hub.pull(huggingface.address, tmp_path, [TOY], **QUIET)
+        assert not left.parent.exists() and v.verify(tmp_path) == [TOY]
+
+
+# --------------------------------------------------------------------------------------- servers, addresses
+
+
+@pytest.mark.parametrize("scheme", ["hf", "http"])
+def test_a_stalled_server_is_given_up(tmp_path, monkeypatch, scheme):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setattr(hub, "STALL", 0.2)
+    monkeypatch.setattr(hub, "PAUSES", ())
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        began = time.monotonic()
+        with pytest.raises(UserError) as error:
+            hub.pull(f"hf://datasets/{REPO}" if scheme == "hf" else url, tmp_path, **QUIET)
+    assert time.monotonic() - began < 20 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["lbf/toy/x\x1b[31m", "lbf/toy/x\n", "lbf/8\uff18/replay", "lbf/a:b/replay"])
+def test_names_from_a_hub_are_no_terminal_codes(huggingface, origin, tmp_path, capsys, name):
+    manifest = json.loads((origin / v.MANIFEST).read_text())
+    manifest["vaults"][name] = manifest["vaults"][TOY]
+    huggingface.put(v.MANIFEST, json.dumps(manifest).encode())
+    for command in (["ls"], ["pull", "--root", str(tmp_path / "x")]):
+        assert cli.main([*command, "--hub", huggingface.address]) == 2
+        out, err = capsys.readouterr()
+        assert len(err.splitlines()) == 1 and (out + err).replace("\n", "").replace("…", "").isascii()
+        assert "\x1b" not in out + err
+
+
+@pytest.mark.parametrize("key", ["hub.url", "tasks.hub"])
+@pytest.mark.parametrize(
+    "address", ["https://me:secret@host/x", "https://host/x?sig=secret", "s3://a:secret/@b"]
+)
+def test_credentials_are_not_recorded(tmp_path, capsys, key, address):
+    run = tmp_path / "run"
+    assert train.main(["+algo=mt_oryx", "+tasks=micro", f"{key}={address}", f"run_dir={run}"]) == 2
+    err = capsys.readouterr().err
+    assert key in err and "secret" not in err and not run.exists()
+    for command in (["ls"], ["pull"], ["push"]):
+        assert cli.main([*command, "--hub", address]) == 2
+        assert "secret" not in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "0", "x"])
+def test_limits_of_archives_are_numbers(value, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["convert", "x", "--max-gigabytes", value])
+    assert stop.value.code == 2 and "no number of gigabytes" in capsys.readouterr().err
 
 
 def test_command_line(huggingface, origin, tmp_path, capsys, monkeypatch):
