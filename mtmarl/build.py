@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, sharding, trainer
+from mtmarl import config, records, sharding, trainer
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
@@ -40,7 +40,7 @@ from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
-from mtmarl.files import files_below, write_json
+from mtmarl.files import files_below, only_writer, write_json
 from mtmarl.random_streams import Stream, stream
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
@@ -68,7 +68,13 @@ def task_set_label(cfg: Config) -> str:
 
 
 def run_directory(cfg: Config, default: str) -> Path:
-    return Path(cfg.run_dir or Path("runs") / default).expanduser().resolve()
+    """Where a run is written. Raises UserError for a place that the checkpoint library takes for a pattern."""
+    place = Path(cfg.run_dir or Path("runs") / default).expanduser().resolve()
+    if found := sorted(set("*?[\\") & set(str(place))):
+        raise UserError(
+            f"run_dir={place}: checkpoints cannot be kept below {' '.join(found)}; give another run_dir"
+        )
+    return place
 
 
 def make_envs(names: Sequence[str]) -> dict[str, Env]:
@@ -584,6 +590,7 @@ def outline(cfg: Config) -> Outline:
 
 def prepare(cfg: Config) -> Job:
     """Everything that a run of mtmarl.train needs. All checks are made here, before anything compiles."""
+    run_directory(cfg, "")  # Refused here rather than after the data are read.
     o, tasks = outline(cfg), train_tasks(cfg)
     windows, support, units, steps, columns = None, None, [1.0] * len(tasks), 0, []
     if o.needs_vaults:
@@ -709,20 +716,12 @@ def make_sinks(cfg: Config, run_dir: Path, resume_step: int | None = None, unit:
     return open_sinks(cfg.sinks, run_dir, run)
 
 
-def read_json(path: Path) -> Any:
-    """None where there is none. Raises UserError."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); restore or remove it") from error
+read_json = records.read
 
 
 def read_record(run_dir: Path) -> dict[str, Any] | None:
     """The run.json of a run; None where there is none. Raises UserError."""
-    record = read_json(run_dir / "run.json")
-    if record is not None and not (isinstance(record, dict) and isinstance(record.get("config"), dict)):
-        raise UserError(f"{run_dir / 'run.json'}: not the record of a run; restore or remove it")
-    return record
+    return read_json(run_dir / "run.json")
 
 
 def single_seeds(cfg: Config) -> list[Config]:
@@ -805,6 +804,13 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
     earlier = earlier_run(run_dir, cfg)
     if earlier is not None:
         return earlier
+    with only_writer(
+        run_dir
+    ):  # Of two commands that begin here at once, the second meets the record of the first.
+        return earlier_run(run_dir, cfg) or _write_first(run_dir, cfg, job)
+
+
+def _write_first(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
     return write_run(
         run_dir, cfg, "train", list(job.train_envs), list(job.test_envs),
         parameters=job.parameters, updates=job.plan.updates, minutes=0.0, references=job.references,
@@ -873,10 +879,15 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
     cfg = config.load(run_dir / "run.json")
     module, settings = parse_algorithm(cfg, ALGOS)
-    layout = Layout.from_record(record["layout"])
-    sizes = {**record["dims"], "task_features": layout.task_features}
-    dims = Dims(**sizes, entities=entities.of_layout(layout))
-    support = record["value_range"] and tuple(record["value_range"])
+    try:
+        layout = Layout.from_record(record["layout"])
+        sizes = {**record["dims"], "task_features": layout.task_features}
+        dims = Dims(**sizes, entities=entities.of_layout(layout))
+        support = record["value_range"] and tuple(record["value_range"])
+        _ = record["updates"], record["references"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"{run_dir / 'run.json'}: does not tell its policy ({reason}); restore it") from None
     algo = make_algorithm(module, settings, dims, record["updates"], support)
     like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)

@@ -149,6 +149,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     job = build.online(cfg, task)
     if sharding.is_primary():
         stack.enter_context(only_writer(run_dir))
+        earlier = earlier or build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)  # Begun meanwhile by another.
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
     if (line := divergence.read(run_dir)) is not None:
@@ -158,7 +159,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     began = time.time()
     progress_file = run_dir / PROGRESS
     progress = build.read_json(progress_file) or {"minutes": 0.0, "evaluations": []}
-    before = progress["minutes"]
+    before = progress.get("minutes", 0.0)
 
     if earlier is None:
         build.write_run(

@@ -163,6 +163,11 @@ def parse(cls: type[T], mapping: Any, where: str, section: str = "") -> T:
     return _parse(cls, mapping, where, section)
 
 
+def convert(hint: Any, value: Any, where: str, path: str) -> Any:
+    """One value as the type and within the ranges of `hint`, as `parse` does it for each key. Raises UserError."""
+    return _convert(hint, value, where, path)
+
+
 def _parse(cls: Any, mapping: Any, where: str, path: str) -> Any:
     if not isinstance(mapping, Mapping):
         raise UserError(f"{where}: {path or 'the file'} must hold keys and values, not {_shown(mapping)}")

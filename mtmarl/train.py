@@ -229,7 +229,7 @@ class Run:
         self.sinks.log_evaluation(update, summary)
         value = score(summary, self.tasks)
         best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
-        if best["update"] >= update or value > best["score"]:
+        if best["update"] >= update or value > best.get("score", float("-inf")):
             save_params(self.directory / "policy_best", params)
             write_json(self.best_file, {"score": value, "update": update, "counts": self.counts})
 
