@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from mtmarl.foreign import shown
+from mtmarl.terminal import print_anything
 
 
 class UserError(Exception):
@@ -55,9 +56,11 @@ def failed(error: UserError | OSError) -> int:
 
 def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
     """Runs a command; it may be stopped, and what it prints cut short. `afterwards`: what a stop leaves."""
+    print_anything()
     try:
         code = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # As where it was closed.
+            sys.stdout.flush()
         sys.exit(code)
     except KeyboardInterrupt:
         print("\nstopped" + (f"; {afterwards}" if afterwards else ""), file=sys.stderr)
