@@ -735,12 +735,14 @@ def single_seeds(cfg: Config) -> list[Config]:
 def common_update(latest: Mapping[Path, Sequence[int]]) -> int | None:
     """The update from which runs can go on together, by the checkpoints that each of them has; None: from the start.
 
-    Runs that were stopped while they saved differ by one checkpoint; the newest that all have is taken.
+    Runs that were stopped while they saved differ by one checkpoint; the newest that all have is taken. Stopped while
+    they saved their first, some have one and others none: all start anew, which replays the same numbers.
     """
     shared = set.intersection(*map(set, latest.values()))
     if shared:
         return max(shared)
-    if all(max(updates, default=0) == 0 for updates in latest.values()):
+    first = [[u for u in updates if u > 0] for updates in latest.values()]
+    if [] in first and all(len(updates) <= 1 for updates in first):
         return None
     stand = ", ".join(f"{run_dir.name} at update {max(u, default=0):,}" for run_dir, u in latest.items())
     raise UserError(f"seeds= cannot go on with runs that share no checkpoint ({stand}); run each with seed=")

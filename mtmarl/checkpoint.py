@@ -3,11 +3,15 @@
 <run>/checkpoints/<update>/     the whole training state; the newest two are kept
 <run>/policy_best/  policy_last/   parameters alone
 <run>/run.json                  what the parameters belong to
+
+Each saved directory holds the SHA-256 of its files in checksums.json; one that an earlier version wrote has none.
 """
 
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +20,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mtmarl.errors import UserError
+from mtmarl.files import write_json
+
+CHECKSUMS = "checksums.json"
+REMEDY = "use another run_dir, or remove all checkpoints to start again"
 
 # Orbax narrates every save at INFO and below.
 logging.getLogger("absl").setLevel(logging.ERROR)
@@ -23,6 +31,33 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+class Damaged(UserError):
+    """A saved state that cannot be read; an older one may be whole."""
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    files = sorted(f for f in directory.rglob("*") if f.is_file() and f.name != CHECKSUMS)
+    digest = lambda f: hashlib.sha256(f.read_bytes()).hexdigest()
+    return {f.relative_to(directory).as_posix(): digest(f) for f in files}
+
+
+def _seal(directory: Path) -> None:
+    write_json(directory / CHECKSUMS, _digests(directory))
+
+
+def _damage(directory: Path) -> str | None:
+    """The first file that is not as it was saved; None where all are, or where no checksums were saved."""
+    file = directory / CHECKSUMS
+    if not file.exists():
+        return None
+    try:
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        now = _digests(directory)
+        return next((name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)), None)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return CHECKSUMS
 
 
 class Checkpoints:
@@ -35,6 +70,8 @@ class Checkpoints:
 
     def save(self, update: int, state: Any) -> None:
         self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
+        if jax.process_index() == 0:
+            _seal(self.directory / str(update))
 
     def updates(self) -> list[int]:
         """The updates of the complete states, oldest first."""
@@ -49,19 +86,45 @@ class Checkpoints:
         for later in (u for u in self.updates() if u > update):
             self._manager.delete(later)
 
-    def restore(self, like: Any) -> Any:
-        """The newest state, in the shapes and placement of `like`."""
-        update = self.latest()
+    def restore(self, like: Any, update: int) -> Any:
+        """The state after `update` updates, in the shapes and placement of `like`. Raises Damaged."""
+        place = self.directory / str(update)
+        if (file := _damage(place)) is not None:
+            raise Damaged(f"{place}: this checkpoint is damaged ({file} is not as it was saved); {REMEDY}")
         try:
             return self._manager.restore(update, args=ocp.args.StandardRestore(_abstract(like)))
-        except (ValueError, KeyError, TypeError) as e:
-            raise UserError(
-                f"{self.directory}/{update} does not fit this algorithm and task set ({_first_line(e)}); "
-                "use another run_dir, or remove it to start again"
+        except Exception as e:  # Damaged files make the library raise nearly anything.
+            raise Damaged(
+                f"{place}: this checkpoint is damaged, or does not fit this algorithm and task set "
+                f"({_first_line(e)}); {REMEDY}"
             ) from e
 
     def close(self) -> None:
         self._manager.close()
+
+
+def newest_whole(
+    runs: Sequence[tuple[Checkpoints, Any]], choose: Callable[[Sequence[Sequence[int]]], int | None]
+) -> tuple[int | None, list[Any], list[str]]:
+    """(update, states, what was damaged) of the newest state that all runs can read, of pairs (checkpoints, like).
+
+    `choose`: of the updates that each has, the one to go on from; None: from the start. Later states are removed once
+    all are read. Raises Damaged where no state is whole.
+    """
+    updates, damaged = [c.updates() for c, _ in runs], []
+    while (update := choose(updates)) is not None:
+        try:
+            states = [c.restore(like, update) for c, like in runs]
+        except Damaged as error:
+            damaged.append(str(error).rpartition("; ")[0])
+            updates = [[u for u in own if u < update] for own in updates]
+            if not all(updates):
+                raise
+            continue
+        for checkpoints, _ in runs:
+            checkpoints.rewind(update)
+        return update, states, damaged
+    return None, [], damaged
 
 
 def _first_line(error: Exception) -> str:
@@ -90,6 +153,7 @@ def save_params(path: Path, params: Any) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
     with _alone() as checkpointer:
         checkpointer.save(fresh, params)
+    _seal(fresh)
     if path.exists():
         path.rename(old)
     fresh.rename(path)
@@ -116,21 +180,23 @@ def names(tree: Any) -> dict[str, Any]:
 def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
     if not path.is_dir():
         raise UserError(f"{path}: no saved policy here; give the directory of a run that has one")
-    metadata = checkpointer.metadata(path).item_metadata
-    if metadata is None:
-        raise _damaged(path)
-    return metadata.tree
+    if (file := _damage(path)) is not None:
+        raise _damaged(path, f" ({file} is not as it was saved)")
+    try:
+        return checkpointer.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
+    except Exception as error:  # Damaged files make the library raise nearly anything.
+        raise _damaged(path) from error
 
 
 def _read(checkpointer: ocp.StandardCheckpointer, path: Path, shapes: Any) -> Any:
     try:
         return checkpointer.restore(path, shapes)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:
         raise _damaged(path) from error
 
 
-def _damaged(path: Path) -> UserError:
-    return UserError(f"{path}: this policy is not whole; copy it again")
+def _damaged(path: Path, how: str = "") -> UserError:
+    return UserError(f"{path}: this policy is not whole{how}; copy it again")
 
 
 def load_params(path: Path, like: Any) -> Any:

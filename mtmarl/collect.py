@@ -135,7 +135,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     from importlib.metadata import version
 
     from mtmarl import build, sharding, trainer
-    from mtmarl.checkpoint import Checkpoints, load_params, save_params
+    from mtmarl.checkpoint import Checkpoints, load_params, newest_whole, save_params
     from mtmarl.data import recording, vault
     from mtmarl.random_streams import Stream, stream
 
@@ -167,7 +167,11 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             start=build.start_record(cfg, job.start), origins=build.read_origins(cfg, []),
         )  # fmt: skip
     checkpoints = stack.enter_context(closing(Checkpoints(run_dir)))
-    done = checkpoints.latest()
+    state = job.initial_state()
+    newest = lambda updates: max(updates[0], default=None)
+    done, states, damaged = newest_whole([(checkpoints, state)], newest)
+    for line in damaged:
+        print(f"  {line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
     sinks = stack.enter_context(
         closing(
             build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
@@ -230,11 +234,10 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     events = [trainer.Event(job.evaluate_every, evaluate)]
     if c.record:
         events.append(trainer.Event(job.record_every, record_part))
-    state = job.initial_state()
     if done is None and job.start is not None:
         print(f"  {build.say_start(cfg, job.start)}", flush=True)
     if done is not None:
-        state = checkpoints.restore(state)
+        state = states[0]
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
     state = trainer.train(
         algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),

@@ -52,6 +52,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
     # Several processes must find each other before anything computes, which some libraries do when imported.
     sharding.start(cfg.distributed)
     from mtmarl import build, trainer
+    from mtmarl.checkpoint import newest_whole
     from mtmarl.report import write_report
 
     job = build.prepare(cfg)
@@ -63,13 +64,19 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
     if left:
         for i, r in enumerate(left):
             r.open(stack, quiet=i > 0 or not sharding.is_primary(), sharing=len(left))
-        plan, done = job.plan, build.common_update({r.directory: r.checkpoints.updates() for r in left})
+        plan = job.plan
         if cfg.seeds is not None:
             plan = plan._replace(seed=tuple(r.cfg.seed for r in left))
         state = job.initial_state(plan.seed)
         split = trainer.unstack if cfg.seeds is not None else lambda state: [state]
+        places = [r.directory for r in left]
+        done, parts, damaged = newest_whole(
+            [(r.checkpoints, like) for r, like in zip(left, split(state), strict=True)],
+            lambda updates: build.common_update(dict(zip(places, updates, strict=True))),
+        )
+        for line in damaged:
+            print(f"{line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
         if done is not None:
-            parts = [r.restore(like, done) for r, like in zip(left, split(state), strict=True)]
             state = trainer.stack(parts, plan.seed) if isinstance(plan.seed, tuple) else parts[0]
         for r in left:
             r.start(done)
@@ -159,10 +166,6 @@ class Run:
         if self.primary:
             stack.enter_context(only_writer(self.directory))
         self.checkpoints = stack.enter_context(closing(Checkpoints(self.directory)))
-
-    def restore(self, like: "trainer.TrainState", update: int) -> "trainer.TrainState":
-        self.checkpoints.rewind(update)
-        return self.checkpoints.restore(like)
 
     def start(self, done: int | None) -> None:
         """Opens the sinks, which go on from update `done`."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl.checkpoint import load_matching, load_params, save_params
+from mtmarl.checkpoint import Checkpoints, Damaged, load_matching, load_params, newest_whole, save_params
 from mtmarl.errors import UserError
 
 LIKE = {"head": {"kernel": jnp.zeros(2)}}
@@ -57,3 +57,71 @@ def test_half_written_parameters_are_none(tmp_path):
         load_params(path, LIKE)
     save_params(path, params(2.0))
     np.testing.assert_array_equal(load_params(path, LIKE)["head"]["kernel"], 2.0)
+
+
+def flip(file):
+    """One bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def files_of(directory):
+    return sorted(f for f in directory.rglob("*") if f.is_file() and f.stat().st_size)
+
+
+def test_no_flipped_bit_of_a_policy_is_loaded(tmp_path):
+    save_params(tmp_path / "whole", params(1.0))
+    for i, file in enumerate(files_of(tmp_path / "whole")):
+        copy = shutil.copytree(tmp_path / "whole", tmp_path / f"copy{i}")
+        flip(copy / file.relative_to(tmp_path / "whole"))
+        for load in (load_params, load_matching):
+            with pytest.raises(UserError, match=f"copy{i}: this policy is not whole .*; copy it again"):
+                load(copy, LIKE)
+
+
+def test_a_policy_of_an_earlier_version_has_no_checksums(tmp_path):
+    save_params(tmp_path / "p", params(1.0))
+    (tmp_path / "p" / "checksums.json").unlink()
+    np.testing.assert_array_equal(load_params(tmp_path / "p", LIKE)["head"]["kernel"], 1.0)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for update in (4, 8):
+        checkpoints.save(update, params(float(update)))
+    yield checkpoints
+    checkpoints.close()
+
+
+newest = lambda updates: max(updates[0], default=None)
+
+
+def test_whole_states_are_gone_on_from(saved):
+    update, states, damaged = newest_whole([(saved, LIKE)], newest)
+    assert (update, damaged) == (8, []) and saved.updates() == [4, 8]
+    np.testing.assert_array_equal(states[0]["head"]["kernel"], 8.0)
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_the_newest_whole_state_is_gone_on_from(saved, checksums):
+    if not checksums:
+        (saved.directory / "8" / "checksums.json").unlink()
+        shutil.rmtree(saved.directory / "8" / "default")
+    else:
+        flip(next(f for f in files_of(saved.directory / "8") if "/d/" in f.as_posix()))
+    update, states, (line,) = newest_whole([(saved, LIKE)], newest)
+    assert update == 4 and "checkpoints/8: this checkpoint is damaged" in line and "\n" not in line
+    np.testing.assert_array_equal(states[0]["head"]["kernel"], 4.0)
+    assert saved.updates() == [4], "its place is free for the same update again"
+    saved.save(8, params(9.0))
+    np.testing.assert_array_equal(saved.restore(LIKE, 8)["head"]["kernel"], 9.0)
+
+
+def test_where_no_state_is_whole_nothing_is_removed(saved):
+    for update in ("4", "8"):
+        flip(saved.directory / update / "checksums.json")
+    with pytest.raises(Damaged, match="remove all checkpoints to start again"):
+        newest_whole([(saved, LIKE)], newest)
+    assert saved.updates() == [4, 8]

@@ -13,6 +13,7 @@ def test_the_newest_checkpoint_that_all_have():
     assert common_update({a: [4, 8], b: [0, 4]}) == 4
     assert common_update({a: [], b: []}) is None
     assert common_update({a: [0], b: []}) is None, "stopped at the first save: all start anew"
-    for apart in ({a: [8, 12], b: [0, 4]}, {a: [4], b: []}):
+    assert common_update({a: [4], b: []}) is None, "stopped between the first saves"
+    for apart in ({a: [8, 12], b: [0, 4]}, {a: [4, 8], b: []}):
         with pytest.raises(UserError, match=r"seed_0 at update .* seed_1 at update"):
             common_update(apart)
