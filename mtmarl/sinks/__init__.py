@@ -1,10 +1,11 @@
 """Where numbers go. Sinks get host floats, never device arrays in flight, and only on process 0.
 
-A sink that cannot start is an error at launch; one that fails later is dropped with one warning.
+A sink that cannot start is an error at launch; one that fails later gets what it missed once it works again.
 """
 
 import logging
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,9 @@ Metrics = Mapping[str, SupportsFloat]
 Evaluation = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger("mtmarl.sinks")
+
+# Entries that wait for a sink that fails; of more, the oldest go.
+KEPT = 100_000
 
 
 @runtime_checkable
@@ -107,10 +111,14 @@ def check_sinks(names: Iterable[str]) -> None:
 
 
 class Sinks:
-    """Several sinks as one. What fails after the start is dropped: a run outlives its loggers."""
+    """Several sinks as one. A run outlives its loggers: what a full disk or a lost connection kept from being written
+    is tried again with what follows; what a sink cannot take is left out.
+    """
 
     def __init__(self, sinks: Mapping[str, Sink]):
         self._sinks = dict(sinks)
+        self._waiting: dict[str, deque[Callable[[Sink], None]]] = {name: deque(maxlen=KEPT) for name in sinks}
+        self._failing: set[str] = set()
 
     def start(self, total: int, done: int = 0) -> None:
         self._each(lambda sink: sink.start(total, done))
@@ -122,16 +130,41 @@ class Sinks:
         self._each(lambda sink: sink.log_evaluation(step, results, final))
 
     def close(self) -> None:
-        self._each(lambda sink: sink.close())
+        for name, sink in self._sinks.items():
+            self._deliver(name)
+            if lost := len(self._waiting[name]):
+                _log.warning("sink %s still fails at the end: %d entries are not written", name, lost)
+                self._waiting[name].clear()
+            self._waiting[name].append(lambda sink: sink.close())
+            self._deliver(name)
         self._sinks.clear()
 
     def _each(self, call: Callable[[Sink], None]) -> None:
-        for name, sink in list(self._sinks.items()):
+        for name in self._sinks:
+            self._waiting[name].append(call)
+            self._deliver(name)
+
+    def _deliver(self, name: str) -> None:
+        """Hands over what waits, in order, until it fails; one warning per failure, however long it lasts."""
+        waiting = self._waiting[name]
+        while waiting:
             try:
-                call(sink)
+                waiting[0](self._sinks[name])
+            except OSError as error:
+                self._warn(name, "what it misses is kept and written later", error)
+                return
             except Exception as error:
-                del self._sinks[name]
-                _log.warning("sink %s failed and is off for the rest of this run: %r", name, error)
+                self._warn(name, "what it cannot take is left out", error)
+            else:
+                if name in self._failing:
+                    self._failing.discard(name)
+                    _log.warning("sink %s works again", name)
+            waiting.popleft()
+
+    def _warn(self, name: str, then: str, error: Exception) -> None:
+        if name not in self._failing:
+            self._failing.add(name)
+            _log.warning("sink %s failed, the run goes on; %s: %r", name, then, error)
 
 
 def open_sinks(names: Iterable[str], run_dir: Path, run: Mapping[str, Any]) -> Sinks:

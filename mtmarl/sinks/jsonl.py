@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line, append-only, flushed at once."""
+"""metrics.jsonl: one JSON object per line, append-only, written at once and whole."""
 
 import json
 import math
@@ -16,7 +16,8 @@ class Jsonl:
     def __init__(self, path: Path, resume_step: int | None = None):
         if path.exists():
             _trim(path, resume_step)
-        self._file = path.open("a", encoding="utf-8")
+        path.touch()
+        self._path, self._size = path, path.stat().st_size
 
     def start(self, total: int, done: int = 0) -> None:
         pass
@@ -26,8 +27,12 @@ class Jsonl:
         for name, value in metrics.items():
             number = float(value)
             row[name] = number if math.isfinite(number) else None  # JSON knows no NaN
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        with self._path.open("ab") as file:
+            # Without what a write that failed, as on a full disk, has left of its line.
+            file.truncate(min(self._size, file.tell()))
+            file.write((json.dumps(row) + "\n").encode())
+            file.flush()
+            self._size = file.seek(0, 2)
 
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
@@ -36,7 +41,7 @@ class Jsonl:
         self.log(step, {name.replace("eval/", "final/", 1): v for name, v in row.items()} if final else row)
 
     def close(self) -> None:
-        self._file.close()
+        pass
 
 
 def _trim(path: Path, resume_step: int | None) -> None:

@@ -1,9 +1,11 @@
 """What each sink writes, and that none of them can end a run."""
 
+import errno
 import io
 import json
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,14 +214,65 @@ def test_unknown_and_missing_sinks_are_errors_at_launch(tmp_path, monkeypatch):
         sinks.open_sinks(["jsonl"], tmp_path / "file", RUN)
 
 
-def test_a_failing_sink_is_dropped_with_one_warning(tmp_path, caplog):
-    good = Jsonl(tmp_path / "m.jsonl")
-    bad = Jsonl(tmp_path / "b.jsonl")
-    bad.close()
-    both = sinks.Sinks({"bad": bad, "good": good})
+def test_rows_wait_for_a_sink_that_fails_for_a_while(tmp_path, caplog, monkeypatch):
+    """As while a disk is full, which leaves half a line."""
+    opened, full = Path.open, []
+
+    def fail(path, *args, **kw):
+        if full and path.name == "b.jsonl":
+            with opened(path, "ab") as file:
+                file.write(b'{"step": 2, "x')
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, *args, **kw)
+
+    both = sinks.Sinks({name: Jsonl(tmp_path / f"{name}.jsonl") for name in ("b", "good")})
+    monkeypatch.setattr(Path, "open", fail)
     both.log(1, {"x": 1.0})
+    full.append(True)
     both.log(2, {"x": 2.0})
+    both.log_evaluation(3, RESULTS)
+    assert len(caplog.records) == 1 and "sink b failed, the run goes on" in caplog.text
+    full.clear()
+    both.log(4, {"x": 4.0})
     both.close()
-    assert len(rows(tmp_path / "m.jsonl")) == 2
-    assert len(caplog.records) == 1
-    assert "bad failed" in caplog.text
+    assert [r["step"] for r in rows(tmp_path / "b.jsonl")] == [1, 2, 3, 4]
+    assert (tmp_path / "b.jsonl").read_text() == (tmp_path / "good.jsonl").read_text()
+    assert len(caplog.records) == 2 and "sink b works again" in caplog.text
+
+
+def test_what_waits_is_written_at_the_end_or_counted(caplog):
+    broken, seen = [True], []
+
+    class Flaky:
+        start = log_evaluation = lambda self, *args: None
+        close = lambda self: seen.append("closed")
+
+        def log(self, step, metrics):
+            if broken:
+                raise ConnectionError("gone")
+            seen.append(step)
+
+    sink = sinks.Sinks({"a": Flaky(), "b": Flaky()})
+    sink.log(1, {})
+    sink.log(2, {})
+    sink.close()
+    assert seen == ["closed", "closed"] and caplog.text.count("2 entries are not written") == 2
+    sink = sinks.Sinks({"a": Flaky()})
+    sink.log(1, {})
+    broken.clear()
+    sink.close()
+    assert seen[2:] == [1, "closed"]
+
+
+def test_a_row_that_a_sink_cannot_take_is_left_out(tmp_path, caplog):
+    sink = sinks.Sinks({"jsonl": Jsonl(tmp_path / "m.jsonl")})
+
+    class Odd(float):
+        def __float__(self):
+            raise ValueError("no number")
+
+    for step, value in ((1, 1.0), (2, Odd()), (3, Odd()), (4, 4.0)):
+        sink.log(step, {"x": value})
+    sink.close()
+    assert [r["step"] for r in rows(tmp_path / "m.jsonl")] == [1, 4]
+    assert "what it cannot take is left out" in caplog.text and len(caplog.records) == 2
