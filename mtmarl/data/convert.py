@@ -334,7 +334,7 @@ def _action(action: np.ndarray, agents: int) -> np.ndarray:
 def _team_reward(reward: np.ndarray, how: TeamReward | None, remarks: list[str]) -> np.ndarray:
     """[B, T] of [B, T, N or 1], not finite where one agent's is not."""
     reward = np.asarray(reward, np.float64)
-    finite: np.ndarray = np.isfinite(reward).all(axis=2)
+    finite = np.asarray(np.isfinite(reward).all(axis=2))
     if np.all((reward == reward[..., :1]) | ~finite[..., None]):
         return np.where(finite, reward[..., 0], np.nan)
     if how is None:
