@@ -2,6 +2,8 @@
 
 env -> task -> algorithm -> seed_k -> {step_i: {step_count, elapsed_time, metric: [per episode]},
 absolute_metrics: {metric: [per episode of the final score]}}
+
+Readers take the metrics of the first task for those of all, so a file holds only what every task has.
 """
 
 import json
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mtmarl.files import write_json
+
+# What some tasks lack, as results and as marl-eval name it: a reference return to divide by, battles to win.
+OPTIONAL = {"normalised": "normalised_return", "win_rate": "win_rate"}
 
 
 class MarlEval:
@@ -50,10 +55,9 @@ class MarlEval:
                 "episode_return": _floats(result["return"]),
                 "episode_length": _floats(result["length"]),
             }
-            if result.get("normalised") is not None:
-                values["normalised_return"] = _floats([result["normalised"]])
-            if result.get("win_rate") is not None:
-                values["win_rate"] = _floats([result["win_rate"]])
+            for key, metric in OPTIONAL.items():
+                if _known(result.get(key)):
+                    values[metric] = [float(result[key])]
             if final:
                 record["absolute_metrics"] = values
             else:
@@ -62,10 +66,30 @@ class MarlEval:
                 key = same[0] if same else f"step_{len(evaluations)}"
                 elapsed = time.monotonic() - self._started
                 record[key] = {"step_count": int(step), "elapsed_time": elapsed, **values}
+        self._drop_partial()
         write_json(self._path, self._data)
+
+    def _drop_partial(self) -> None:
+        """Removes the metrics that some task, seed or evaluation of the file lacks."""
+        entries = [
+            entry
+            for tasks in self._data.values()
+            for algos in tasks.values()
+            for seeds in algos.values()
+            for record in seeds.values()
+            for entry in record.values()
+        ]
+        for metric in OPTIONAL.values():
+            if not all(metric in entry for entry in entries):
+                for entry in entries:
+                    entry.pop(metric, None)
 
     def close(self) -> None:
         pass
+
+
+def _known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _floats(values: Any) -> list[float | None]:

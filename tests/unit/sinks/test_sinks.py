@@ -81,8 +81,31 @@ def test_marl_eval_schema(tmp_path):
     assert record["absolute_metrics"] == {
         "episode_return": [0.0, 1.0],
         "episode_length": [10.0, 20.0],
-        "normalised_return": [0.5],
     }
+
+
+def test_marl_eval_tasks_of_a_file_have_the_same_metrics(tmp_path):
+    """rware/d has no reference: readers take the metrics of one task for those of all."""
+    known = {task: result for task, result in RESULTS.items() if task != "rware/d"}
+    for name, results, expected in (("whole", known, True), ("mixed", RESULTS, False)):
+        sink = MarlEval(tmp_path / name, "a", 0)
+        if name == "mixed":  # As an earlier evaluation without that task.
+            sink.log_evaluation(0, known)
+        sink.log_evaluation(10, results)
+        sink.log_evaluation(20, results, final=True)
+        data = json.loads((tmp_path / name).read_text())
+        entries = [e for env in data.values() for task in env.values() for e in task["a"]["seed_0"].values()]
+        assert {"normalised_return" in entry for entry in entries} == {expected}
+
+
+def test_marl_eval_reads_what_is_written(tmp_path):
+    reader = pytest.importorskip("marl_eval.utils.data_processing_utils")
+    sink = MarlEval(tmp_path / "e.json", "a", 0)
+    for final in (False, True):
+        sink.log_evaluation(10, RESULTS, final=final)
+    data = reader.data_process_pipeline(json.loads((tmp_path / "e.json").read_text()), [])
+    matrices, _ = reader.create_matrices_for_rliable(data, "rware", [])
+    assert matrices["mean_episode_return"]["a"].tolist() == [[2.0, 4.0]]
 
 
 def test_marl_eval_resume_equals_uninterrupted(tmp_path):
