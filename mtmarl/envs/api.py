@@ -53,3 +53,11 @@ class InUnits:
     def step(self, state: Any, action: jax.Array, key: jax.Array) -> tuple[Any, TimeStep]:
         state, step = self.raw.step(state, action, key)
         return state, step._replace(reward=step.reward / self.unit)
+
+
+def check_precision(name: str) -> None:
+    """Raises UserError in JAX's 64-bit mode, where the environments of this family in Jumanji cannot be traced."""
+    if jax.config.jax_enable_x64:
+        raise UserError(
+            f"{name}: this environment needs 32-bit numbers; unset JAX_ENABLE_X64 (jax_enable_x64)"
+        )

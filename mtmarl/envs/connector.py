@@ -19,7 +19,7 @@ from jumanji.environments.routing.connector.constants import EMPTY, PATH, POSITI
 from jumanji.environments.routing.connector.env import Connector as RawConnector
 from jumanji.environments.routing.connector.generator import RandomWalkGenerator
 
-from mtmarl.envs.api import check, flags, match
+from mtmarl.envs.api import check, check_precision, flags, match
 from mtmarl.types import TaskSpec, TimeStep
 
 ACTIONS = 5  # noop, up, right, down, left
@@ -103,6 +103,7 @@ def views(grid: jax.Array, position: jax.Array, target: jax.Array) -> jax.Array:
 def make(scenario: str) -> Connector:
     """The task of a name such as `con-9x9x6a`: grid and agents. The time limit is the number of cells."""
     name = f"connector/{scenario}"
+    check_precision(name)
     g = match(GRAMMAR, scenario, name, EXAMPLE)
     grid, agents = int(g["grid"]), int(g["agents"])
     check(name, grid == int(g["grid2"]), "the grid must be square")

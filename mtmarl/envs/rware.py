@@ -16,7 +16,7 @@ from jumanji.environments.routing.robot_warehouse.env import RobotWarehouse
 from jumanji.environments.routing.robot_warehouse.generator import RandomGenerator
 from jumanji.environments.routing.robot_warehouse.utils import is_collision
 
-from mtmarl.envs.api import check, match
+from mtmarl.envs.api import check, check_precision, match
 from mtmarl.types import TaskSpec, TimeStep
 
 ACTIONS = 5  # noop, forward, left, right, toggle load
@@ -104,6 +104,7 @@ def make(scenario: str) -> Rware:
     As many shelves are requested at a time as there are agents; twice as many with -easy, half with -hard.
     """
     name = f"rware/{scenario}"
+    check_precision(name)
     g = match(GRAMMAR, scenario, name, EXAMPLE)
     if g["layout"]:
         check(name, g["layout"] in LAYOUTS, f"unknown layout {g['layout']}; known are {', '.join(LAYOUTS)}")
