@@ -7,6 +7,7 @@ YAML holds values, Python holds types, and nothing is changed after `parse`.
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 import typing
@@ -33,6 +34,8 @@ _OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_ep
 _AS_THEY_STAND = ("run_dir", "run", "init_from", "data.vault_dir", "data.quality", "hub.url", "tasks.hub")
 # Categories of characters that no such value holds: controls, line breaks, and bytes that are not UTF-8.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+# Of a YAML file: what a few lines of aliases to aliases stand for fills any memory.
+_MOST_VALUES = 100_000
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
 
 
@@ -293,6 +296,7 @@ def read_yaml(path: Path) -> Any:
     from yaml import YAMLError
 
     try:
+        _check_expanded(path.read_text(encoding="utf-8"), str(path))
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -300,11 +304,37 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
 
 
+def _check_expanded(text: str, where: str) -> None:
+    """Raises UserError for YAML that is too large or too deep once its aliases are written out."""
+    from yaml import SafeLoader, compose
+
+    sizes: dict[int, int | float] = {}
+
+    def size(node: Any) -> int | float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # of an alias to what it stands in
+            entries = node.value if isinstance(node.value, list) else []
+            nodes = [n for entry in entries for n in (entry if isinstance(entry, tuple) else (entry,))]
+            sizes[id(node)] = 1 + sum(map(size, nodes))
+        return sizes[id(node)]
+
+    try:
+        root = compose(text, SafeLoader)
+        too_large = root is not None and size(root) > _MOST_VALUES
+    except RecursionError:
+        too_large = True
+    if too_large:
+        raise UserError(
+            f"{where}: nested too deeply, or more than {_MOST_VALUES:,} values with its aliases written out"
+        )
+
+
 def read_value(text: str) -> Any:
     """One value in YAML's spelling, as command lines give them. Raises UserError."""
     from yaml import YAMLError, safe_load
 
     try:
+        _check_expanded(text, "a value")
         return safe_load(text)
     except YAMLError as error:
         raise UserError(f"{text!r} is not a value ({' '.join(str(error).split())})") from error

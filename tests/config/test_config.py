@@ -333,3 +333,17 @@ def test_training_tasks_begin_where_they_are_told_and_go_round():
         )
         == 4
     )
+
+
+@pytest.mark.parametrize("text", [
+    "a0: &a0 [1]\n" + "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 10)}]\n" for i in range(9)),
+    "a: &a [*a]\n",
+    "a: " + "[" * 2000 + "]" * 2000 + "\n",
+])  # fmt: skip
+def test_yaml_that_explodes_is_refused(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(text)
+    for read in (lambda: config.read_yaml(tmp_path / "x.yaml"), lambda: config.read_value(text)):
+        with pytest.raises(UserError, match="nested too deeply"):
+            read()
+    (tmp_path / "x.yaml").write_text("a: &a {x: 1}\nb: *a\n")
+    assert config.read_yaml(tmp_path / "x.yaml") == {"a": {"x": 1}, "b": {"x": 1}}
