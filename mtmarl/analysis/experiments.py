@@ -34,6 +34,10 @@ class Experiments:
 def deciding(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Of each run the settings that its other seeds have as well, what it began from and what its vaults held."""
     found, vaults = [_deciding(run.record) for run in runs], [_vaults(run.record) for run in runs]
+    if len({tuple(sorted(run.tasks("train"))) for run in runs}) > 1:
+        # Seeds that begin with another task of their set: so it was planned, and their vaults differ with it.
+        found = [{key: value for key, value in one.items() if key != "tasks.start"} for one in found]
+        vaults = [None]
     # Older records do not tell vaults apart by their contents; that alone is no difference.
     if len(set(vaults) - {None}) > 1:
         for out, own in zip(found, vaults, strict=True):

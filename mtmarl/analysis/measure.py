@@ -13,7 +13,17 @@ import numpy as np
 
 from mtmarl import settings
 from mtmarl.analysis import experiments, stats, sweeps
-from mtmarl.analysis.runs import KEPT, Run, random_scores, rounded, scored_tasks, scores, shown
+from mtmarl.analysis.runs import (
+    KEPT,
+    Run,
+    own_tasks,
+    random_scores,
+    rounded,
+    scored_tasks,
+    scores,
+    shown,
+    split_scores,
+)
 from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
 
@@ -26,7 +36,7 @@ Pairs = Sequence[tuple[Cell, Cell]]
 
 def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[str, Any] | None:
     """Mean and IQM with intervals, and optimality gap, over groups of runs, one per cell; None without scores."""
-    blocks = stats.blocks([scores(runs, scored_tasks(runs, split), which) for runs in groups])
+    blocks = stats.blocks([split_scores(runs, split, which) for runs in groups])
     if not blocks:
         return None
     out: dict[str, Any] = {"tasks": sum(b.shape[1] for b in blocks)}
@@ -121,11 +131,18 @@ def compare_runs(
     """Pairs of groups of runs, pooled, each on the tasks that both groups of the pair were scored on.
 
     Where only the choice of the best checkpoint differs, the two runs of a seed are one training: a pair.
+    Where runs of a side were trained on tasks of their own, training scores are compared task by task, as pairs.
     `gain_above_random`: that of scores where 0 is random play and 1 the reference; NaN where the former is unknown.
     """
     left, right, random, alike = [], [], [], []
     for ours, theirs in pairs:
         if not ours or not theirs:
+            continue
+        if split == "train" and (own_tasks(ours) or own_tasks(theirs)):
+            own = _on_own_tasks(ours, theirs, which)
+            for part, block in zip((left, right, random), own, strict=True):
+                part.append(block)
+            alike.append(True)
             continue
         known = set(scored_tasks(theirs, split))
         tasks = [t for t in scored_tasks(ours, split) if t in known]
@@ -154,6 +171,26 @@ def compare_runs(
         "improvement": stats.probability_of_improvement(left, right, paired),
         "paired": paired,
     }
+
+
+def _on_own_tasks(
+    ours: Sequence[Run], theirs: Sequence[Run], which: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Training scores of both sides on the tasks of each run that has its own, and random play there: [pairs, 1] each.
+
+    The other side is the mean of those of its runs that were trained on these tasks as well.
+    """
+    turned = not own_tasks(ours)
+    runs, others = (theirs, ours) if turned else (ours, theirs)
+    rows = []
+    for run in runs:
+        tasks = scored_tasks([run], "train")
+        beside = [other for other in others if set(tasks) <= set(other.tasks("train"))]
+        if tasks and beside:
+            own = scores([run], tasks, which).mean()
+            rows.append((own, scores(beside, tasks, which).mean(), random_scores(run, tasks).mean()))
+    own, other, played = np.asarray(rows, float).reshape(-1, 3, 1).swapaxes(0, 1)
+    return (other, own, played) if turned else (own, other, played)
 
 
 def _trained_alike(ours: Sequence[Run], theirs: Sequence[Run], tasks: Sequence[str]) -> bool:

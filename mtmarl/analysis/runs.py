@@ -167,6 +167,21 @@ def scored_tasks(runs: Sequence[Run], split: str) -> list[str]:
     return [t for t in runs[0].tasks(split) if t in common and runs[0].has_score(t)]
 
 
+def own_tasks(runs: Sequence[Run]) -> bool:
+    """Whether runs of one cell were trained on different tasks, as seeds with a `tasks.start` of their own are."""
+    return len({frozenset(run.tasks("train")) for run in runs}) > 1
+
+
+def split_scores(runs: Sequence[Run], split: str, which: str) -> np.ndarray:
+    """Scores on the tasks that all runs share: [seeds, tasks]. Runs that were trained on different tasks have one
+    training score each, the mean over their own tasks: [seeds, 1].
+    """
+    if split == "train" and own_tasks(runs):
+        own = [scores([run], scored_tasks([run], split), which) for run in runs]
+        return np.asarray([[x.mean()] for x in own if x.size]).reshape(-1, 1)
+    return scores(runs, scored_tasks(runs, split), which)
+
+
 def without_reference(runs: Sequence[Run]) -> list[str]:
     """The tasks that runs were scored on and that no normalised score can hold."""
     scored = {t: r for r in runs for split in ("train", "test") for t in r.tasks(split)}

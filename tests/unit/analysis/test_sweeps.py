@@ -363,3 +363,31 @@ def test_a_level_that_was_made_again_with_other_settings_is_said(tmp_path):
             run = json.loads(path.read_text())
             path.write_text(json.dumps(run | {"config": run["config"] | {"trainer": {"updates": 50}}}))
     assert sweeps.remarks(only(*halves)) == []
+
+
+def test_seeds_that_train_on_tasks_of_their_own(tmp_path):
+    """Three runs of one task each beside a run of all three: training scores are pairs, task by task."""
+    own = {"a/x": 0.9, "a/y": 0.6, "a/z": 0.3}
+    together = {"a/x": 0.8, "a/y": 0.5, "a/z": 0.2}
+
+    def score(cell, seed):
+        task = list(own)[seed]
+        return ({task: own[task]} if cell["n"] == "1" else together), {"a/t": {"1": 0.4, "3": 0.6}[cell["n"]]}
+
+    root = write_sweep(tmp_path, {"n": ["1", "3"]}, score)
+    for seed in range(3):
+        file = root / f"n=1/seed_{seed}/run.json"
+        record = json.loads(file.read_text())
+        record["config"].setdefault("tasks", {})["start"] = seed
+        write_json(file, record)
+    sweep = only(root)
+    one, three = measure.cells(sweep, "best")
+    assert one["train"]["mean"] == pytest.approx(0.6) and three["train"]["mean"] == pytest.approx(0.5)
+    found = measure.compare(sweep, [(("1",), ("3",))], "train", "best")
+    assert found["difference"] == pytest.approx(0.1) and found["paired"]
+    assert found["difference_interval"] == pytest.approx((0.1, 0.1))
+    turned = measure.compare(sweep, [(("3",), ("1",))], "train", "best")
+    assert turned["difference"] == pytest.approx(-0.1)
+    held_out = measure.compare(sweep, [(("3",), ("1",))], "test", "best")
+    assert held_out["gain"] == pytest.approx(0.5) and not held_out["paired"]
+    assert not sweeps.remarks(sweep)
