@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint format bench sweep vaults collect wheel lock
+.PHONY: help setup quickstart test test-slow test-faults lint format bench sweep vaults collect wheel lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: setup ## Run the tests that take seconds
 
 test-slow: setup ## Run the tests that train something
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m slow
+
+test-faults: setup ## Try damaged vaults, saved policies and wrong settings, minutes (ARGS="--share 0.1")
+	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: setup ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff check .

@@ -104,6 +104,19 @@ def write_json(file: Path, value: Any) -> None:
     write_whole(file, json.dumps(value, indent=1) + "\n")
 
 
+def is_written(run_dir: Path) -> bool:
+    """Whether another process holds the lock of a run now."""
+    if not (run_dir / ".lock").exists():
+        return False
+    try:
+        with FileLock(run_dir / ".lock").acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+    except NotImplementedError:  # A file system without locks.
+        return False
+
+
 @contextmanager
 def only_writer(run_dir: Path) -> Iterator[None]:
     """Keeps other processes from writing a run at the same time. Raises UserError if one does."""

@@ -18,6 +18,8 @@ from mtmarl.files import write_json
 
 TRAIN = (sys.executable, "-m", "mtmarl.train")
 POLL_SECONDS = 10.0
+# How long a job may be unknown to the queue, which takes a while to know of a new one and forgets old ones.
+LOST_SECONDS = 600.0
 # States of a job that is still to run, or to run again, in Slurm's and submitit's words.
 ALIVE = (
     "CONFIGURING", "COMPLETING", "PENDING", "PREEMPTED", "READY", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD",
@@ -148,7 +150,7 @@ def execute(
         for r in open_runs
         if r["dir"] in ids
     }
-    waiting = {directory: job for directory, job in waiting.items() if _state(job) in ALIVE}
+    waiting = {directory: job for directory, job in waiting.items() if not _ended(job, _state(job))}
     fresh = [r for r in open_runs if r["dir"] not in waiting]
     if fresh:
         executor = _executor(settings, folder, jobs)
@@ -158,8 +160,21 @@ def execute(
         ids |= {r["dir"]: job.job_id for r, job in zip(fresh, submitted, strict=True)}
         write_json(record, ids)
     known, failed = {r["dir"]: r for r in open_runs}, []
+    unknown: dict[str, float] = {}  # since when
+
+    def lost(directory: str, state: str) -> bool:
+        if state != "UNKNOWN":
+            unknown.pop(directory, None)
+            return False
+        return time.monotonic() - unknown.setdefault(directory, time.monotonic()) >= LOST_SECONDS
+
     while waiting:
-        for directory in [d for d, job in waiting.items() if _ended(job)]:
+        states = {d: _state(job) for d, job in waiting.items()}
+        gone = {d for d, state in states.items() if lost(d, state)}
+        if gone:  # The next call submits them again.
+            ids = {d: job_id for d, job_id in ids.items() if d not in gone}
+            write_json(record, ids)
+        for directory in [d for d, job in waiting.items() if d in gone or _ended(job, states[d])]:
             del waiting[directory]
             if not _finished(out, known[directory]):
                 failed.append(known[directory])
@@ -181,9 +196,8 @@ def _state(job: Any) -> str:
     return (str(job.state).split() or ["UNKNOWN"])[0].rstrip("+")
 
 
-def _ended(job: Any) -> bool:
-    """Whether a job that was submitted here is over. The queue takes a while to know of a new one."""
-    state = _state(job)
+def _ended(job: Any, state: str) -> bool:
+    """Whether a job is over. One that the queue does not know is over only if it has left a result."""
     return state not in ALIVE and (state != "UNKNOWN" or job.paths.result_pickle.exists())
 
 

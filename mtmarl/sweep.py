@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from mtmarl import config, divergence, launcher, settings
 from mtmarl.errors import UserError, exit_with, failed
-from mtmarl.files import write_json
+from mtmarl.files import is_written, write_json
 from mtmarl.sinks.summary import score
 
 USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value …]
@@ -48,6 +48,11 @@ TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
 # What a run that is asked to stop gets before it is killed.
 GRACE_SECONDS = 10.0
+# What comes before a command that gets SIGTERM when the sweep has gone, however that ended (prctl 1: PR_SET_PDEATHSIG).
+_ENDS_WITH_US = (
+    sys.executable, "-S", "-c",
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); os.execv(sys.argv[1], sys.argv[1:])",
+) if sys.platform == "linux" else ()  # fmt: skip
 _OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
 
 
@@ -555,7 +560,8 @@ def write_plan(record: Mapping[str, Any], out: Path) -> None:
 def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str]:
     """Runs those that have not ended, `jobs` at a time; returns a line on each that failed or diverged.
 
-    However it is left, no child stays behind.
+    However it is left, no child stays behind. A run that another process is writing, such as one that a killed sweep
+    left, is waited for.
     """
     waiting = deque(r for r in runs if not divergence.ended(out / r["dir"]))
     places = deque(shares_of_cores(jobs))
@@ -568,10 +574,26 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
         # Each process would claim most of an accelerator's memory for itself.
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     say = lambda number, text: print(f"[{number:{len(str(total))}}/{total}] {text}", flush=True)
+    told: set[str] = set()
+
+    def busy(run: Mapping[str, Any]) -> bool:
+        held = is_written(out / run["dir"])
+        if held and run["dir"] not in told:
+            told.add(run["dir"])
+            say(ended, f"waiting   {run['dir']}: another process is writing it")
+        return held
+
     try:
         while waiting or running:
-            while waiting and len(running) < jobs:
-                run, cores = waiting.popleft(), places.popleft()
+            while len(running) < jobs and (run := next((r for r in waiting if not busy(r)), None)):
+                waiting.remove(run)
+                if divergence.ended(out / run["dir"]):  # By the process that was waited for.
+                    ended += 1
+                    line = _diverged(run, out)
+                    failures += [line] if line else []
+                    say(ended, f"DIVERGED  {line}" if line else f"finished  {run['dir']}")
+                    continue
+                cores = places.popleft()
                 running[_start(run, out, environment, cores)] = (run, time.monotonic(), cores)
                 say(total - len(waiting), f"started   {run['dir']}")
             time.sleep(POLL_SECONDS)
@@ -636,7 +658,7 @@ def _start(
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [*TRAIN, *run["argv"]],
+            [*_ENDS_WITH_US, *TRAIN, *run["argv"]],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.faults import cases
 
-MODULES = ("vaults", "policies", "records", "settings", "archives")
+MODULES = ("vaults", "policies", "settings")
 PATIENCE = 180.0  # seconds without a result until a worker counts as hanging
 
 
@@ -46,7 +46,11 @@ def work(kind: cases.Kind, chosen: list[int], scratch: Path, journal: Path) -> N
         for number in chosen:
             print(json.dumps({"begins": number}), file=out, flush=True)
             case = kind.case(scratch, number)
-            print(json.dumps({"begins": number, "group": case.group, "recipe": case.recipe}), file=out, flush=True)
+            print(
+                json.dumps({"begins": number, "group": case.group, "recipe": case.recipe}),
+                file=out,
+                flush=True,
+            )
             result = cases.run(case)
             line = {"ends": number, "group": case.group, "recipe": case.recipe, **result._asdict()}
             print(json.dumps(line), file=out, flush=True)
@@ -77,9 +81,13 @@ def supervise(module: str, kind: str, chosen: list[int], scratch: Path) -> list[
         unfinished = [line for line in lines if "begins" in line and line["begins"] not in done]
         if unfinished:
             outcome = cases.SLOW if hung else cases.TRACEBACK
-            detail = f"the process {'hung' if hung else f'ended with {worker.returncode}'}; {scratch / kind}.log"
+            detail = (
+                f"the process {'hung' if hung else f'ended with {worker.returncode}'}; {scratch / kind}.log"
+            )
             last = {"group": "?", "recipe": "?", **unfinished[-1]}
-            results.append({**last, "ends": last["begins"], "outcome": outcome, "door": "?", "detail": detail})
+            results.append(
+                {**last, "ends": last["begins"], "outcome": outcome, "door": "?", "detail": detail}
+            )
             done.add(last["begins"])
         elif not lines:
             raise SystemExit(f"{kind}: the worker did not start; see {scratch / kind}.log")
@@ -139,5 +147,7 @@ def main() -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    os.environ.setdefault(
+        "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
     sys.exit(main())

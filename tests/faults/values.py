@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Damage to files and to JSON, drawn from a generator."""
 
 import math
@@ -27,7 +28,10 @@ def pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 def mangle_file(file: Path, rng: np.random.Generator) -> str:
     """Damages a file as disks, copies and editors do; returns what was done."""
     content = bytearray(file.read_bytes())
-    size, how = len(content), pick(rng, ["byte", "byte", "bytes", "cut", "empty", "gone", "longer", "zeros", "text", "folder"])
+    size, how = (
+        len(content),
+        pick(rng, ["byte", "byte", "bytes", "cut", "empty", "gone", "longer", "zeros", "text", "folder"]),
+    )
     at = int(rng.integers(max(1, size)))
     if how == "gone":
         file.unlink()
@@ -53,6 +57,15 @@ def mangle_file(file: Path, rng: np.random.Generator) -> str:
         content = bytearray("ünlesbar\n".encode("latin-1"))
     file.write_bytes(content)
     return f"{how} at {at} of {size}"
+
+
+def flip(file: Path, rng: np.random.Generator) -> str:
+    """Turns one bit over."""
+    content = bytearray(file.read_bytes())
+    at, bit = int(rng.integers(len(content))), int(rng.integers(8))
+    content[at] ^= 1 << bit
+    file.write_bytes(content)
+    return f"bit {bit} of byte {at} flipped"
 
 
 def places(tree: Any, path: tuple = ()) -> list[tuple]:

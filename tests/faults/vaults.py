@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Vaults that are damaged, exchanged, rewritten by hand or have odd neighbours, against training and the vault tools."""
 
 import json
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.faults.cases import Case, Door, Kind
-from tests.faults.values import generator, mangle_file, pick, wrong_json
+from tests.faults.values import flip, generator, mangle_file, pick, wrong_json
 
 TASKS = ("lbf/8x8-2p-2f-coop", "lbf/10x10-2p-3f-l3")  # of equal shape
 STEPS = 400
@@ -89,8 +90,9 @@ def _sound(scratch: Path, mapped: bool) -> dict[str, Any]:
 
 def same(a: Any, b: Any) -> bool:
     """Whether the same names have the same arrays."""
-    alike = lambda x, y: x.keys() == y.keys() and all(
-        x[k].dtype == y[k].dtype and np.array_equal(x[k], y[k], equal_nan=True) for k in x
+    alike = lambda x, y: (
+        x.keys() == y.keys()
+        and all(x[k].dtype == y[k].dtype and np.array_equal(x[k], y[k], equal_nan=True) for k in x)
     )
     return a.keys() == b.keys() and all(alike(a[k], b[k]) for k in a)
 
@@ -139,15 +141,6 @@ def _bit(root: Path, rng: np.random.Generator) -> str:
     return f"{file.relative_to(root)}: {flip(file, rng)}"
 
 
-def flip(file: Path, rng: np.random.Generator) -> str:
-    """Turns one bit over."""
-    content = bytearray(file.read_bytes())
-    at, bit = int(rng.integers(len(content))), int(rng.integers(8))
-    content[at] ^= 1 << bit
-    file.write_bytes(content)
-    return f"bit {bit} of byte {at} flipped"
-
-
 def _field(root: Path, rng: np.random.Generator) -> str:
     file = place(root) / "metadata.json"
     value = json.loads(file.read_text())
@@ -187,7 +180,9 @@ def _array(root: Path, rng: np.random.Generator) -> str:
     if how == "dtype":
         value = value.astype(pick(rng, ["float64", "int32", "uint8", "int64", "float16"]))
     elif how == "shape":
-        value = pick(rng, [lambda v: v[..., None], lambda v: v[:, None], lambda v: np.stack([v, v], 1)])(value)
+        value = pick(rng, [lambda v: v[..., None], lambda v: v[:, None], lambda v: np.stack([v, v], 1)])(
+            value
+        )
     elif how == "value":
         value = value.copy()
         flat = value.reshape(-1)
@@ -213,7 +208,9 @@ def pick_leaf_delete(path: Path, field: str) -> str:
 
 
 def _link(root: Path, rng: np.random.Generator) -> str:
-    target = pick(rng, [*_files(place(root)), place(root), place(root) / "d", place(root).parent, root / "references"])
+    target = pick(
+        rng, [*_files(place(root)), place(root), place(root) / "d", place(root).parent, root / "references"]
+    )
     how = pick(rng, ["moved", "dangling", "itself", "other"])
     aside = root.parent / "linked"
     if aside.is_dir() and not aside.is_symlink():
@@ -234,14 +231,24 @@ def _link(root: Path, rng: np.random.Generator) -> str:
 def _neighbour(root: Path, rng: np.random.Generator) -> str:
     """Something below the root that is none of ours: the vaults are as they were."""
     family = pick(rng, ["lbf", "other", "..odd", "with blank", "references"])
-    folder = root / family / pick(rng, ["a.vlt", "10x10-2p-3f.vlt", "8x8-2p-2f-coop.vlt"]) / pick(rng, ["replay2", "Good", "x y"])
-    what = pick(rng, ["flashbax", "empty", "garbage", "file", "folder", "copy", "reference", "half", "list", "unreadable"])
+    folder = (
+        root
+        / family
+        / pick(rng, ["a.vlt", "10x10-2p-3f.vlt", "8x8-2p-2f-coop.vlt"])
+        / pick(rng, ["replay2", "Good", "x y"])
+    )
+    what = pick(
+        rng,
+        ["flashbax", "empty", "garbage", "file", "folder", "copy", "reference", "half", "list", "unreadable"],
+    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     if what == "file":
         folder.write_text("?")
     elif what == "reference":
         other = root / "references" / "lbf" / "other.json"
-        other.write_text(pick(rng, ["", "[]", "{", '{"reference": "x"}', "null", "NaN", '{"reference": NaN}']))
+        other.write_text(
+            pick(rng, ["", "[]", "{", '{"reference": "x"}', "null", "NaN", '{"reference": NaN}'])
+        )
         return f"{other.relative_to(root)}: {other.read_text()!r}"
     elif what in ("copy", "half"):
         shutil.copytree(place(root), folder)
@@ -282,12 +289,8 @@ FAULTS: dict[str, tuple[int, Callable[[Path, np.random.Generator], str]]] = {
 
 
 def _case(scratch: Path, number: int) -> Case:
-    index = number
-    for group, (count, damage) in FAULTS.items():
-        if index < count:
-            break
-        index -= count
-    return _one(scratch, "vaults", group, damage, number)
+    groups = [(group, damage) for group, (count, damage) in FAULTS.items() for _ in range(count)]
+    return _one(scratch, "vaults", *groups[number], number)
 
 
 def _one(scratch: Path, kind: str, group: str, damage: Callable, number: int) -> Case:

@@ -85,6 +85,28 @@ def test_jobs_in_the_queue_are_waited_for_and_not_queued_again(train, monkeypatc
     assert set(looked) == {"7"} and not (train / one[0]["dir"] / "calls").exists()
 
 
+def test_a_job_that_the_queue_does_not_know_is_waited_for_and_given_up(train, monkeypatch):
+    """One job per run: it is not queued again while it may live; a purged one is, by the next call."""
+    one = runs(train, "a=1")
+    (train / "slurm").mkdir(parents=True)
+    (train / "slurm/jobs.json").write_text(json.dumps({one[0]["dir"]: "7"}))
+    states = ["UNKNOWN", "UNKNOWN", "RUNNING", "UNKNOWN"]
+
+    class Unknown(submitit.LocalJob):
+        @property
+        def state(self):
+            return states.pop(0) if len(states) > 1 else states[0]
+
+    monkeypatch.setattr(launcher, "LOST_SECONDS", 0.2)
+    with monkeypatch.context() as patched:
+        patched.setattr(submitit, "LocalJob", Unknown)
+        assert launcher.execute(one, train, 1, settings(), poll=0.01) == one
+    assert not (train / one[0]["dir"] / "calls").exists(), "no second job beside the first"
+    assert json.loads((train / "slurm/jobs.json").read_text()) == {}
+    assert launcher.execute(one, train, 1, settings(), poll=0.05) == []
+    assert len(calls(train, 0)) == 1
+
+
 def test_several_tasks_train_one_run_together(train):
     one = runs(train, "a=1")
     assert launcher.execute(one, train, 1, settings(tasks_per_node=2), poll=0.1) == []

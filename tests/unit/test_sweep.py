@@ -16,7 +16,7 @@ from mtmarl.analysis import runs
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 from mtmarl.report import write_report
-from tests.processes import children_of
+from tests.processes import alive, children_of
 from tests.unit.analysis.run_directories import write_run
 
 TEXT = """
@@ -478,6 +478,52 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
     for child in children:
         with pytest.raises(ProcessLookupError):
             os.kill(child, 0)
+
+
+def test_a_killed_sweep_ends_its_children(file, tmp_path, stand_in):
+    out = tmp_path / "out"
+    code = (
+        "import sys\n"
+        "from mtmarl import sweep\n"
+        f"sweep.TRAIN = (sys.executable, {str(stand_in)!r})\n"
+        "options = sweep.read_options(sys.argv[1:])\n"
+        "runs = sweep.plan(*sweep.read_sweep(options.sweep), options)['runs']\n"
+        "sweep.execute(runs, sweep.out_directory(options), 2)\n"
+    )
+    argv = [sys.executable, "-c", code, f"+sweep={file}", f"out={out}", "sleep=60"]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as parent:
+        order = out / "order"
+        while parent.poll() is None and not (order.exists() and order.read_text().count("\n") == 2):
+            time.sleep(0.05)
+        children = children_of(parent.pid)
+        parent.kill()
+    deadline = time.monotonic() + 20
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(children) == 2 and not any(map(alive, children))
+
+
+def test_a_run_that_another_process_is_writing_is_waited_for(file, tmp_path, stand_in, capsys):
+    """As after a kill, while the child of that sweep still saves: it is neither failed nor started beside it."""
+    out = tmp_path / "out"
+    runs = planned(file, f"out={out}")["runs"][:2]
+    held = out / runs[0]["dir"]
+    code = (
+        "import pathlib, sys, time\n"
+        "from mtmarl.files import only_writer\n"
+        "run = pathlib.Path(sys.argv[1])\n"
+        "with only_writer(run):\n"
+        "    (run / 'held').touch()\n"
+        "    time.sleep(1)\n"
+        "    (run / 'final.json').write_text('{}')\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(held)]) as other:
+        while other.poll() is None and not (held / "held").exists():
+            time.sleep(0.02)
+        assert sweep.execute(runs, out, 1) == []
+    said = capsys.readouterr().out
+    assert f"waiting   {runs[0]['dir']}: another process is writing it" in said
+    assert (out / "order").read_text().splitlines() == ["seed_0 mt_bc_sable"]
 
 
 def test_processes_share_the_cores(monkeypatch):
