@@ -5,7 +5,6 @@ Derived sizes (padding, value support, steps) are computed here, printed, and ne
 
 import hashlib
 import inspect
-import json
 import os
 import re
 import subprocess
@@ -25,6 +24,7 @@ from mtmarl import config, records, sharding, trainer
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
+from mtmarl.command_lines import command, line, word
 from mtmarl.config import Config
 from mtmarl.data import vault
 from mtmarl.data.coverage import FamilyColumns, unvaried_columns
@@ -50,6 +50,8 @@ from mtmarl.types import Dims, Env, example_batch
 SUPPORT_MARGIN = 0.1
 # Share of the updates between two evaluations that whole chunks may leave out.
 CHUNK_WASTE = 0.05
+# Folders have names of at most 255 bytes; where the training tasks begin and how many they are follows.
+LONGEST_LABEL = 200
 
 
 def train_tasks(cfg: Config) -> tuple[str, ...]:
@@ -60,8 +62,10 @@ def train_tasks(cfg: Config) -> tuple[str, ...]:
 
 
 def task_set_label(cfg: Config) -> str:
-    """How this task set is called in paths and reports."""
-    name = cfg.tasks.name.replace("/", "-")
+    """How this task set is called in paths and reports; short enough for the name of a folder."""
+    name = (cfg.tasks.name or "+".join(cfg.tasks.train)).replace("/", "-")
+    if len(name) > LONGEST_LABEL:
+        name = f"{name[: LONGEST_LABEL - 13]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
     whole = len(train_tasks(cfg)) == len(cfg.tasks.train)
     start = f"-from{cfg.tasks.start}" if cfg.tasks.start else ""
     return name + start if whole else f"{name}{start}-first{cfg.tasks.first}"
@@ -147,7 +151,7 @@ class Start:
             k: v for k, v in vars(theirs).items() if k not in _FREE_OF_NETWORK and v != vars(ours)[k]
         }
         if differing:
-            wanted = " ".join(f"algo.network.{k}={json.dumps(v)}" for k, v in differing.items())
+            wanted = line(*(word(f"algo.network.{k}", v) for k, v in differing.items()))
             raise UserError(f"init_from={cfg.init_from}: its network is another one; give {wanted}")
 
     def load(self, cfg: Config, settings: Any, algo: Algorithm, example: Any) -> Matching:
@@ -190,7 +194,9 @@ def read_start(cfg: Config) -> Start | None:
     record = read_record(run_dir)
     if record is None:
         made = re.search(r"\bsweeps/([^/]+)-([^/-]+)/", run_dir.as_posix())
-        by = f", or first: python -m mtmarl.sweep +sweep={made[1]} profile={made[2]}" if made else ""
+        by = ""
+        if made is not None and made[1] in config.options("sweep"):
+            by = f", or first: {command('sweep', f'+sweep={made[1]}', f'profile={made[2]}')}"
         raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run{by}")
     layout = record.get("layout")
     layout = None if layout is None else Layout.from_record(layout)

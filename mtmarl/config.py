@@ -19,19 +19,18 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+from mtmarl.command_lines import AS_THEY_STAND
 from mtmarl.errors import UserError
 from mtmarl.foreign import holds_credentials
 from mtmarl.ranges import FLOAT32_MAX, Count, Natural, Range, Seed, Share, Size, SomeShare
 from mtmarl.sinks import check_sinks
-from mtmarl.task_names import check_dataset, task_parts
+from mtmarl.task_names import check_dataset, check_label, task_parts
 
 T = TypeVar("T")
 
 GROUPS = ("algo", "tasks", "experiment")
 # The keys and sections that evaluate has; whatever else it takes from the run whose policy it scores.
 _OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_episodes|data\.vault_dir)$")
-# Their values are taken as they stand: Hydra's grammar has other uses for "=", ",", "$", "\\", blanks and digits.
-_AS_THEY_STAND = ("run_dir", "run", "init_from", "data.vault_dir", "data.quality", "hub.url", "tasks.hub")
 # Categories of characters that no such value holds: controls, line breaks, and bytes that are not UTF-8.
 _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 # Of a YAML file: what a few lines of aliases to aliases stand for fills any memory.
@@ -427,6 +426,8 @@ def _check(cfg: Config, command: str) -> None:
                 "environment, as the client of that place reads them"
             )
     tasks = cfg.tasks
+    if tasks.name:
+        check_label(tasks.name, f"{where}: tasks.name")
     for part in ("train", "test"):
         for name in getattr(tasks, part):
             task_parts(name)
@@ -457,7 +458,7 @@ def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, st
         if not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         key = key.lstrip("+")
-        if key in _AS_THEY_STAND:
+        if key in AS_THEY_STAND:
             texts[key] = _text(key, value)
         elif key in GROUPS:
             if key in chosen:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtmarl import config, settings
+from mtmarl.command_lines import line
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
 
@@ -210,7 +211,7 @@ def _check_holds(results: dict[str, Any], out: Path) -> None:
     if lost:
         raise UserError(
             f"{out}: holds a report on {len(lost)} runs that this one lacks, such as {min(lost)}; give another --out, "
-            f"or {out / RESULTS} beside the paths"
+            f"or {line(out / RESULTS)} beside the paths"
         )
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mtmarl import config, divergence, launcher, settings
+from mtmarl.command_lines import command, word
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import is_written, write_json
 from mtmarl.sinks.summary import score
@@ -308,7 +309,7 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
             for name, value in {**cell, "seed": seed, "profile": options.profile}.items():
                 override = override.replace(f"{{{name}}}", str(value))
             merged[settings.key_of(override)] = override
-        argv = [*merged.values(), f"seed={seed}", f"run_dir={out / directory}"]
+        argv = [*merged.values(), f"seed={seed}", word("run_dir", str(out / directory))]
         runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
     paper = [{**asdict(c), "of": _texts(c.of), "over": _texts(c.over)} for c in sweep.paper]
     published = [{**asdict(p), "of": _texts(p.of)} for p in sweep.published]
@@ -770,7 +771,7 @@ def run_sweep(options: Options) -> int:
             print(f"# {directory}: taken from {there}")
         for r in runs:
             if r["dir"] not in found and not divergence.ended(out / r["dir"]):
-                print(shlex.join(["python", "-m", "mtmarl.train", *r["argv"]]))
+                print(command("train", *r["argv"]))
         return 0
     write_plan(record, out)
     take(found, record, out)

@@ -15,10 +15,24 @@ _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,79}")
 _NO_FAMILIES = ("references", "figures")
 
 
+def is_dataset(name: str) -> bool:
+    return _PART.fullmatch(name) is not None
+
+
 def check_dataset(name: str, what: str = "dataset") -> str:
     """The name itself. `what`: how the message calls it, such as the key that it was given under. Raises UserError."""
-    if not _PART.fullmatch(name):
+    if not is_dataset(name):
         raise UserError(f"{what} {_shown(name)}: not a legal name; use {RULE}")
+    return name
+
+
+def check_label(name: str, what: str) -> str:
+    """The name of a set of tasks, which may be as long as all of theirs together. Raises UserError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*(/[A-Za-z0-9][A-Za-z0-9_.+-]*)*", name):
+        raise UserError(
+            f"{what} {_shown(name)}: not a legal name; use ASCII letters, digits and _ . + - /, with a "
+            "letter or digit first and after each /"
+        )
     return name
 
 

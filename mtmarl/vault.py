@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mtmarl import config
+from mtmarl.command_lines import command
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
 from mtmarl.foreign import shown
+from mtmarl.task_names import check_dataset
 
 ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
 ROOT = "folder to write to; default: $MTMARL_VAULTS, else ./vault_data"
@@ -33,7 +35,8 @@ def _found(args: argparse.Namespace) -> dict[str, Path]:
 def _named(args: argparse.Namespace) -> dict[str, Path]:
     found = {n: p for n, p in sorted(_found(args).items()) if args.name in (n, n.rpartition("/")[0])}
     if not found:
-        raise UserError(f"no vault {args.name!r}; `python -m mtmarl.vault ls` lists those there are")
+        ls = command("vault", "ls", *(("--root", args.root) if args.root else ()))
+        raise UserError(f"no vault {args.name!r}; list those there are with {ls}")
     return found
 
 
@@ -188,7 +191,7 @@ def push(args: argparse.Namespace) -> None:
         args.hub, root, args.name, title=args.title, license=args.license, create=args.create,
         replace=args.replace, draw=_draw, say=print,
     )  # fmt: skip
-    print(f"pull it with: python -m mtmarl.vault pull --hub '{pinned}'")
+    print(f"pull it with: {command('vault', 'pull', '--hub', pinned)}")
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -214,9 +217,10 @@ def verify(args: argparse.Namespace) -> None:
 def subset(args: argparse.Namespace) -> None:
     from mtmarl.data.subset import subset
 
-    name, source = _one(args)
+    check_dataset(args.quality, "quality")
     if args.steps is None and args.policy_steps is None and args.returns is None:
         raise UserError("a subset of what? give --steps, --policy-steps or --returns")
+    name, source = _one(args)
     path = _new_place(args, name.rpartition("/")[0], args.quality)
     part = subset(
         vaults.read_vault(source), steps=args.steps, policy_steps=args.policy_steps, returns=args.returns
@@ -228,7 +232,13 @@ def convert(args: argparse.Namespace) -> None:
     from mtmarl.data import convert
 
     options = convert.Options(
-        args.task, args.horizon, args.team_reward, args.rollout_length, args.flags, args.team_flags
+        args.task,
+        args.horizon,
+        args.team_reward,
+        args.rollout_length,
+        args.flags,
+        args.team_flags,
+        args.quality,
     )
     convert.check_names(args.task, args.quality)
     with convert.found_vaults(Path(args.source), int(args.max_gigabytes * 1e9)) as found:
@@ -254,21 +264,18 @@ def _convert(source: Path, options: Any, args: argparse.Namespace, made: dict[Pa
     """One vault of several; `made` maps what this command has written to where it came from."""
     from mtmarl.data import convert
 
-    done = convert.convert(source, options)
-    path = vaults.vault_path(_roots(args)[0], done.metadata["task"], args.quality or done.quality)
+    task, quality = convert.names(source, options)
+    path = vaults.vault_path(_roots(args)[0], task, quality)
     if path in made:
         raise UserError(
             f"{source}: would become {path}, as {made[path]} has; convert one at a time with --quality"
         )
+    done = convert.convert(source, options)
     if path.exists() and not args.replace and convert.holds(path, done):
         _list_in_manifest(path)
         print(f"{path}: is there already, the same")
     else:
-        _keep(
-            _new_place(args, done.metadata["task"], args.quality or done.quality),
-            done.recording,
-            done.metadata,
-        )
+        _keep(_new_place(args, task, quality), done.recording, done.metadata)
     made[path] = source
     for remark in done.remarks:
         print(f"  {remark}")

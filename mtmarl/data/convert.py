@@ -71,8 +71,8 @@ class Options:
     `…/<family>/<scenario>.vlt/<uid>`. horizon: time limit in env steps.
     team_reward: how to make one reward of those of the agents, where they differ. rollout_length: of a Mava recording,
     env steps per write, after which a row goes on elsewhere. flags: whether a flag marks the first or the last step of
-    an episode. team_flags: whether an episode ends when all agents have been flagged, or at the first flag. The last
-    two are asked for where the recording does not prove them.
+    an episode. team_flags: whether an episode ends when all agents have been flagged, or at the first flag. These two
+    are asked for where the recording does not prove them. quality: the name of the new dataset.
     """
 
     task: str | None = None
@@ -81,6 +81,7 @@ class Options:
     rollout_length: int | None = None
     flags: Meaning | None = None
     team_flags: Team | None = None
+    quality: str | None = None
 
 
 class Converted(NamedTuple):
@@ -195,7 +196,7 @@ def check_names(task: str | None, quality: str | None) -> None:
     if task is not None:
         task_parts(task if "/" in task else f"{task}/any")
     if quality is not None:
-        check_dataset(quality)
+        check_dataset(quality, "quality")
 
 
 def holds(path: Path, made: Converted) -> bool:
@@ -211,8 +212,7 @@ def holds(path: Path, made: Converted) -> bool:
 
 def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B008
     """One Flashbax vault of another library, read whole. UserError where something must be known and is not."""
-    task, quality = _names(path, options.task)
-    check_names(task, quality)
+    task, quality = names(path, options)
     env = make_env(task) if task.partition("/")[0] in FAMILIES else None
     spec = env.spec if env else None
     leaves, metadata = read_flashbax(path)
@@ -304,7 +304,21 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
     return Converted(recording, about, quality, remarks)
 
 
-def _names(path: Path, task: str | None) -> tuple[str, str]:
+def names(path: Path, options: Options) -> tuple[str, str]:
+    """(family/scenario, quality) of what is made of a vault; nothing is read. Raises UserError for an illegal name."""
+    task, quality = _place(path, options.task)
+    quality = options.quality or quality
+    try:
+        task_parts(task)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; give --task family/scenario") from None
+    try:
+        return task, check_dataset(quality, "quality")
+    except UserError as error:
+        raise UserError(f"{path}: {error}; convert it by itself with --quality NAME") from None
+
+
+def _place(path: Path, task: str | None) -> tuple[str, str]:
     """(family/scenario, quality) from the option and from where a vault lies."""
     above = path.parent
     if task is not None and "/" in task:

@@ -9,7 +9,6 @@ unwritten and reads onto the accelerator. NumPy in, NumPy out, no ring buffer in
 import hashlib
 import json
 import os
-import shlex
 import shutil
 from ast import literal_eval
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,10 +22,11 @@ import tensorstore as ts
 from filelock import FileLock, Timeout
 
 import mtmarl
+from mtmarl.command_lines import command, line, word
 from mtmarl.data import schema, soundness
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, write_whole
-from mtmarl.task_names import check_dataset, task_parts, vault_parts
+from mtmarl.task_names import check_dataset, is_dataset, task_parts, vault_parts
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -597,21 +597,25 @@ def find_vault(
     if not paths:
         raise UserError(f"no folder to look for the {quality!r} vault of {task_name} in; name one")
     there = sorted({p.name for path in paths for p in path.parent.glob("[!.]*") if has_vault(p)})
-    hub = shlex.quote(hub or "URL")
-    root = "" if roots is None else f" --root {shlex.quote(str(paths[0].parents[2]))}"
-    folder = "" if roots is None else f" data.vault_dir={shlex.quote(str(paths[0].parents[2]))}"
-    how = f"data.quality={quality}"
+    there = list(filter(is_dataset, there))
+    hub = hub or "URL"
+    root = [] if roots is None else [str(paths[0].parents[2])]
+    pull = command(
+        "vault", "pull", f"{task_name}/{quality}", "--hub", hub, *(w for r in root for w in ("--root", r))
+    )
+    folder = [word("data.vault_dir", r) for r in root]
+    how, note = word("data.quality", quality), ""
     if quality in SINGLE_POLICIES:
         how = "collect.single_policies=true"
-        # They are recorded along with training, which is not done again where its own vault is.
-        folder = " data.vault_dir=FOLDER, a new one" if there else folder
+        if there:  # They are recorded along with training, which is not done again where its own vault is.
+            folder, note = ["data.vault_dir=FOLDER"], ", a new one"
     raise UserError(
         f"no {quality!r} vault of {task_name}, expected at {paths[0]}"
         + "".join(f" or {path}" for path in paths[1:])
-        + (f"; there is {', '.join(there)}: add data.quality={there[0]}" if there else "")
-        + f"; fetch it: python -m mtmarl.vault pull {task_name}/{quality} --hub {hub}{root}; or fetch what is "
-        f"missing while training: add data.download=true hub.url={hub}; or collect it: "
-        f"python -m mtmarl.collect +algo=sable +tasks={task_name} {how}{folder}"
+        + (f"; there is {', '.join(there)}: add {word('data.quality', there[0])}" if there else "")
+        + f"; fetch it: {pull}; or fetch what is missing while training: add "
+        f"{line('data.download=true', word('hub.url', hub))}; or collect it: "
+        f"{command('collect', '+algo=sable', f'+tasks={task_name}', how, *folder)}{note}"
     )
 
 
@@ -836,7 +840,7 @@ def check_all(root: str | os.PathLike, name: str | None = None) -> Iterator[tupl
                 path = named_path(root, each)
                 raise UserError(
                     there.faults.get(each)
-                    or f"{path}: not in {MANIFEST}; add it with python -m mtmarl.vault verify --repair, or remove it"
+                    or f"{path}: not in {MANIFEST}; add it with {_repair(root)}; or remove it"
                 )
             _verify_vault(root, each, listed[each])
             yield each, None
@@ -860,6 +864,10 @@ def verify(root: str | os.PathLike, name: str | None = None) -> list[str]:
     return sound
 
 
+def _repair(root: Path) -> str:
+    return command("vault", "verify", "--repair", "--root", root)
+
+
 def _verify_vault(root: Path, name: str, listed: Mapping[str, Any]) -> None:
     for relative, expected in listed["files"].items():
         _verify_file(root / relative, expected, f"vault {name}")
@@ -872,7 +880,7 @@ def _verify_vault(root: Path, name: str, listed: Mapping[str, Any]) -> None:
         if listed[key] != metadata[of]:
             raise UserError(
                 f"{root / MANIFEST}: says {key} = {listed[key]} of {name}, its {METADATA} says {metadata[of]}; "
-                "write the manifest anew with python -m mtmarl.vault verify --repair"
+                f"write the manifest anew with {_repair(root)}"
             )
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 
 from mtmarl import config
+from mtmarl.command_lines import word
 from mtmarl.errors import UserError
 from mtmarl.ranges import Count, Positive, Share, SomeShare, check_heads
 
@@ -315,6 +316,28 @@ def test_help_of_the_real_files_lists_every_key():
     lines = config.help_text("evaluate").split("defaults")[1].splitlines()[1:]
     keys = [line.partition(":")[0].strip() for line in lines if line]
     assert keys == ["seed", "run", "which", "evaluator", "final_episodes", "data", "vault_dir"]
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a//b", "a b", "a:b", "/x", "-x", "x/", "x\\y"])
+def test_the_name_of_a_set_becomes_a_folder(name):
+    with pytest.raises(UserError, match=r"tasks.name '.*': not a legal name; use ASCII letters") as caught:
+        config.compose(["+algo=sable", "+tasks=lbf_5", word("tasks.name", name)], "train")
+    assert "\n" not in str(caught.value)
+
+
+def test_long_lists_of_tasks_have_labels_of_their_own_that_fit_a_folder():
+    from mtmarl import build
+
+    def label(*tasks, more=()):
+        cfg = config.compose(["+algo=sable", f"+tasks={','.join(tasks)}", *more], "train")
+        return build.task_set_label(cfg)
+
+    tasks = [f"lbf/8x8-{i}p-2f-coop" for i in range(2, 60)]
+    labels = {label(*tasks), label(*tasks[:-1]), label(*tasks, more=("tasks.first=2",))}
+    assert len(labels) == 3 and all(len(name) < 255 and "/" not in name for name in labels)
+    assert label(*tasks[:3]) == "lbf-8x8-2p-2f-coop+lbf-8x8-3p-2f-coop+lbf-8x8-4p-2f-coop"
+    unnamed = config.compose(["+algo=sable", "tasks.train=[lbf/a,lbf/b]"], "train")
+    assert build.task_set_label(unnamed) == "lbf-a+lbf-b"
 
 
 def test_training_tasks_begin_where_they_are_told_and_go_round():

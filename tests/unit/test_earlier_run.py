@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from mtmarl import build, config
+from mtmarl.data import vault
 from mtmarl.errors import UserError
 
 
@@ -51,8 +52,10 @@ def test_a_run_goes_on_with_what_it_was_made_of(tmp_path, micro_vaults):
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert build.earlier_run(tmp_path, cfg) == record
     (policy / "params").write_bytes(b"2")
-    shutil.rmtree(vaults / f"{first}.vlt")
-    shutil.copytree(vaults / f"{second}.vlt", vaults / f"{first}.vlt")
+    path = vault.vault_path(vaults, first, "replay")
+    recording, known, _ = vault.read_vault(path)
+    about = {"task": first, "horizon": known["dims"]["horizon"], "obs_scale": known["obs_scale"]}
+    vault.write_vault(path, recording._replace(policy_step=recording.policy_step + 1), about)
     with pytest.raises(UserError, match=rf"other data \({first}, init_from\)"):
         build.earlier_run(tmp_path, cfg)
 

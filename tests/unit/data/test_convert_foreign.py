@@ -280,6 +280,34 @@ def test_nothing_is_written_under_names_that_are_not_legal(tmp_path, capsys, tru
     assert capsys.readouterr().err.count("\n") == 2
 
 
+@pytest.mark.parametrize("name", ["2024 run", "a,b", "a=b", "x" * 81])
+def test_a_folder_whose_name_is_not_legal_is_told_the_option_before_it_is_read(
+    tmp_path, capsys, truth, observed, name
+):
+    place = at(tmp_path, "smac/3m", name)
+    og_marl(place, truth, observed)
+    (place / "manifest.ocdbt").write_bytes(b"damaged")
+    command = ["convert", str(tmp_path / "in"), "--root", str(tmp_path / "root")]
+    assert cli.main(command) == 2
+    told = capsys.readouterr().err
+    assert "not a legal name" in told and "with --quality NAME" in told and told.count("\n") == 1
+
+
+def test_the_option_replaces_a_name_that_is_not_legal(tmp_path, truth, observed):
+    place = at(tmp_path, "smac/3m", "2024 run")
+    og_marl(place, truth, observed)
+    with pytest.raises(UserError, match="--quality NAME"):
+        c.convert(place)
+    assert c.convert(place, c.Options(quality="new")).quality == "new"
+    assert cli.main(["convert", str(place), "--root", str(tmp_path / "root"), "--quality", "new"]) == 0
+    assert v.verify(tmp_path / "root") == ["smac/3m/new"]
+
+
+def test_a_subset_checks_its_name_before_it_looks_for_the_vault(tmp_path, capsys):
+    command = ["subset", "smac/nowhere", "a b", "--steps", "100", "--root", str(tmp_path)]
+    assert cli.main(command) == 2 and "quality 'a b': not a legal name" in capsys.readouterr().err
+
+
 def test_links_do_not_lead_out_of_the_root(tmp_path, capsys, truth, observed):
     og_marl(at(tmp_path, "smac/3m"), truth, observed)
     (tmp_path / "elsewhere").mkdir()
