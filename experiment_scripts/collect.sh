@@ -3,7 +3,7 @@
 #   experiment_scripts/collect.sh lbf_5|connector_10|rware_15|marine_hard|m3 [profile=starter|smoke]
 #     [part=train|references] [vaults=DIR] [key=value …]
 # part=   the tasks that get vaults, or those that are held out and get a reference return alone; default: both
-# vaults= where they go; default: vault_data, of profile=smoke runs/smoke/vaults
+# vaults= where they go; default: vault_data (in this checkout), of profile=smoke runs/smoke/vaults
 # The rest are options of mtmarl.collect. profile=smoke: does it run? One collection of each kind, of a few updates.
 # Resumable: the same command again goes on; what is finished is left alone, what is shipped too: to collect that again,
 # give an empty folder. m3 (m3_easy and m3_mixed) always needs one, for 8m starts from the policy of 3m, which is not

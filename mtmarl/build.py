@@ -113,7 +113,12 @@ def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
 
         if address is None:
             raise UserError(f"data.download: no hub to fetch {', '.join(missing)} from; give hub.url=ADDRESS")
-        hub.pull(address, places[0], missing, say=lambda line: None if cfg.quiet else print(line, flush=True))
+        hub.pull(
+            address,
+            roots[0] if roots else vault.own_root(),
+            missing,
+            say=lambda line: None if cfg.quiet else print(line, flush=True),
+        )
     return [vault.find_vault(task, quality, roots, address) for task in tasks]
 
 

@@ -44,7 +44,7 @@ def run(cfg: config.Config) -> None:
             "along training; add collect.single_policies=true for those, beside data.quality=replay"
         )
     sharding.start()
-    root = Path(cfg.data.vault_dir).expanduser().resolve() if cfg.data.vault_dir else vault.default_roots()[0]
+    root = Path(cfg.data.vault_dir).expanduser().resolve() if cfg.data.vault_dir else vault.own_root()
     jobs = [(task, cfg.collect.record) for task in build.train_tasks(cfg)] + [
         (task, False) for task in cfg.tasks.test
     ]
@@ -52,6 +52,9 @@ def run(cfg: config.Config) -> None:
         build.make_env(task)  # A name that is wrong stops everything before the first hour is spent.
     diverged: list[str] = []
     for i, (task, record) in enumerate(jobs):
+        if cfg.data.vault_dir is None and (holder := _holder(cfg, task, record, root)):
+            print(f"[{i + 1}/{len(jobs)}] {task}: already collected in {holder}", flush=True)
+            continue
         known = vault.read_references(root)
         there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
         own = replace(cfg, collect=replace(cfg.collect, record=record))
@@ -82,6 +85,17 @@ def run(cfg: config.Config) -> None:
         vault.update_manifest(root)
     if diverged:
         raise Diverged(f"{'; '.join(diverged)}; {divergence.ADVICE}")
+
+
+def _holder(cfg: config.Config, task: str, record: bool, root: Path) -> Path | None:
+    """Another of the default roots that has the vault and the reference of a task, as the shipped ones do."""
+    from mtmarl.data import vault
+
+    for other in vault.default_roots():
+        has = not record or vault.has_vault(vault.vault_path(other, task, cfg.data.quality))
+        if other != root and has and task in vault.read_references(other):
+            return other
+    return None
 
 
 def _directory(cfg: config.Config, task: str) -> Path:
@@ -136,7 +150,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
 
     from mtmarl import build, sharding, trainer
     from mtmarl.checkpoint import Checkpoints, load_params, newest_whole, save_params
-    from mtmarl.data import recording, vault
+    from mtmarl.data import features, recording, vault
     from mtmarl.random_streams import Stream, stream
 
     c = cfg.collect
@@ -149,6 +163,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     job = build.online(cfg, task)
     if sharding.is_primary():
         stack.enter_context(only_writer(run_dir))
+        stack.enter_context(vault.sole_collector(root, task))
         earlier = earlier or build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)  # Begun meanwhile by another.
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)
@@ -225,7 +240,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         # Events run after the last update as well, which may lie beyond the last point.
         if update and update % job.record_every == 0 and update <= c.record_points * job.record_every:
             key = stream(cfg.seed, Stream.RECORDING, update)
-            part = recording.cut(recorder(params, key), update * steps_per_update)
+            part = recording.cut(recorder(params, key), update * steps_per_update, env.obs_scale)
             # Written whole or not at all: a resumed run replays the point that was cut short.
             np.savez(parts / "writing.npz", **part._asdict())
             (parts / "writing.npz").rename(parts / f"{update:08d}.npz")
@@ -250,13 +265,15 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
 
     def write(quality: str, recorded: list[vault.Recording], updates: list[int]) -> None:
         package = "jaxmarl" if env.spec.family == "smax" else "jumanji"
+        obs, scale = features.join([part.obs for part in recorded], env.obs_scale)
+        recorded = [part._replace(obs=own) for part, own in zip(recorded, obs, strict=True)]
         vault.write_vault(
             vault.vault_path(root, task, quality),
             vault.concatenate(recorded),
             {
                 "task": task,
                 "horizon": env.spec.horizon,
-                "obs_scale": [float(x) for x in env.obs_scale],
+                "obs_scale": [float(x) for x in scale],
                 package: version(package),
                 "returns": {k: figures[k] for k in ("reference", "random", "final", "max_evaluation")},
                 "record_points": [update * steps_per_update for update in updates],
@@ -281,7 +298,9 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         for i, (quality, update) in enumerate(single_policies(progress["evaluations"]).items()):
             params = load_params(run_dir / "policies" / f"{update:08d}", state.learner.params)
             keys = [stream(cfg.seed, Stream.SINGLE_POLICIES, i, j) for j in range(c.record_points)]
-            played = [recording.cut(recorder(params, key), update * steps_per_update) for key in keys]
+            played = [
+                recording.cut(recorder(params, key), update * steps_per_update, env.obs_scale) for key in keys
+            ]
             write(quality, played, [update])
     _write_reference(root, task, figures)
     write_json(progress_file, {**progress, "written": True})

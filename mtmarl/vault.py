@@ -27,6 +27,11 @@ def _roots(args: argparse.Namespace) -> list[Path]:
     return [Path(args.root)] if args.root else vaults.default_roots()
 
 
+def _own_root(args: argparse.Namespace) -> Path:
+    """Where new vaults go."""
+    return Path(args.root) if args.root else vaults.own_root()
+
+
 def _found(args: argparse.Namespace) -> dict[str, Path]:
     roots = reversed(_roots(args))  # earlier roots win, as in find_vault
     return {name: path for each in roots for name, path in vaults.list_vaults(each).items()}
@@ -48,7 +53,7 @@ def _one(args: argparse.Namespace) -> tuple[str, Path]:
 
 
 def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
-    path = vaults.vault_path(_roots(args)[0], task, quality)
+    path = vaults.vault_path(_own_root(args), task, quality)
     if path.resolve() != path:
         raise UserError(f"{path}: leads to {path.resolve()} by a link; give the folder itself with --root")
     if path.exists() and not args.replace:
@@ -174,7 +179,7 @@ def pull(args: argparse.Namespace) -> None:
         )
     hub.pull(
         address,
-        _roots(args)[0],
+        _own_root(args),
         names,
         replace=args.replace,
         workers=args.workers,
@@ -265,7 +270,7 @@ def _convert(source: Path, options: Any, args: argparse.Namespace, made: dict[Pa
     from mtmarl.data import convert
 
     task, quality = convert.names(source, options)
-    path = vaults.vault_path(_roots(args)[0], task, quality)
+    path = vaults.vault_path(_own_root(args), task, quality)
     if path in made:
         raise UserError(
             f"{source}: would become {path}, as {made[path]} has; convert one at a time with --quality"

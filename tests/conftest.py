@@ -34,7 +34,7 @@ def micro_vaults(tmp_path_factory):
     for task in MICRO_TASKS:
         env = make_env(task)
         recorder = recording.make_recorder(env, random_act, no_carry, 64)
-        part = recording.cut(recorder((), jax.random.key(0)), 0)
+        part = recording.cut(recorder((), jax.random.key(0)), 0, env.obs_scale)
         path = vault.vault_path(root, task, "replay")
         metadata = {"task": task, "horizon": env.spec.horizon, "obs_scale": env.obs_scale.tolist()}
         vault.write_vault(path, part, metadata)

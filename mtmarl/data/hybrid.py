@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from mtmarl.data.replay import Kept, ended, keep, kept_length, kept_windows, nothing_kept, play
+from mtmarl.data.replay import Kept, ended, keep, kept_length, kept_scale, kept_windows, nothing_kept, play
 from mtmarl.data.source import Source, Windows
 from mtmarl.random_streams import Stream, branch
 from mtmarl.rollout import RolloutState, Trajectory, as_batch, start, where_rows
@@ -74,32 +73,32 @@ def hybrid_source(
     agents, actions = max(s.agents for s in specs), specs[0].actions
     # Vaults hold no numbers of agents; those that were acted with belong to an episode, not to a window.
     width = specs[0].obs - windows.ids
-    scales = jnp.asarray(np.stack([env.obs_scale[:width] for env in envs]))
+    scales, dtype = kept_scale(envs, width)
     teams = jnp.asarray([s.agents for s in specs], jnp.int32)
 
     def init(key: jax.Array) -> HybridState:
         key_vault, *keys = jax.random.split(key, 1 + len(envs))
         started = tuple(start(env, init_carry, num_envs, k) for env, k in zip(envs, keys, strict=True))
-        kept = nothing_kept(len(envs) * num_envs, length, agents, width, actions)
+        kept = nothing_kept(len(envs) * num_envs, length, agents, width, actions, dtype)
         return HybridState(vault.init(key_vault), started, kept, jnp.zeros((), jnp.int32))
 
     def play_all(state: HybridState, params: Params, key: jax.Array) -> tuple[tuple, Trajectory]:
         told, keys = explore(state.update), jax.random.split(key, len(envs))
         states, news = zip(
             *(
-                play(env, act, init_carry, own, params, k, steps, told, pool)
-                for env, own, k in zip(envs, state.envs, keys, strict=True)
+                play(env, act, init_carry, own, params, k, steps, told, pool, scale, dtype)
+                for env, own, k, scale in zip(envs, state.envs, keys, scales, strict=True)
             ),
             strict=True,
         )
-        news = [pad_team(new._replace(obs=new.obs[..., :width]), agents) for new in news]
+        news = [pad_team(new, agents) for new in news]
         return states, jax.tree.map(lambda *x: jnp.concatenate(x), *news)
 
     def replayed(kept: Kept, task_id: Int[Array, "B"], key: jax.Array) -> Batch:
         key_env, key_start = jax.random.split(key)
         row = task_id * num_envs + jax.random.randint(key_env, task_id.shape, 0, num_envs)
         seen, before = kept_windows(kept, row, context, key_start)
-        seen = seen._replace(obs=seen.obs.astype(jnp.float32) * scales[task_id][:, None, None])
+        seen = seen._replace(obs=seen.obs.astype(jnp.float32) * jnp.asarray(scales)[task_id][:, None, None])
         there = jnp.arange(agents) < teams[task_id][:, None]
         mask = jnp.broadcast_to(there[:, None], seen.action.shape)
         return as_batch(seen, {})._replace(agent_mask=mask, task_id=task_id, last_action=before)

@@ -6,36 +6,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtmarl.data.features import encode
 from mtmarl.data.vault import Recording
+from mtmarl.errors import UserError
 from mtmarl.rollout import Trajectory, rollout, start
 from mtmarl.types import Act, Env, Params
 
 
 def make_recorder(env: Env, act: Act, init_carry, episodes: int, explore: float = 1.0) -> Callable:
-    """(params, key) -> the first episode of each of `episodes` environments, observations as raw int8."""
-    scale = jnp.asarray(env.obs_scale)
+    """(params, key) -> the first episode of each of `episodes` environments. Raises UserError for sizes that a vault
+    cannot hold.
+    """
+    spec = env.spec
+    for what, size, most in (
+        ("actions", spec.actions, 127),
+        ("steps in an episode", spec.horizon, 2**15 - 1),
+    ):
+        if size > most:
+            raise UserError(f"{spec.name}: {size:,} {what}, and a vault holds at most {most:,}")
 
     @jax.jit
     def run(params: Params, key: jax.Array) -> Trajectory:
         key_start, key_steps = jax.random.split(key)
         state = start(env, init_carry, episodes, key_start)
         _, seen = rollout(env, act, init_carry, params, state, key_steps, env.spec.horizon, explore)
-        return seen._replace(
-            obs=jnp.round(seen.obs / scale).astype(jnp.int8), action=seen.action.astype(jnp.int8), extras=()
-        )
+        return seen._replace(action=seen.action.astype(jnp.int8), extras=())
 
     return run
 
 
-def cut(seen: Trajectory, policy_step: int) -> Recording:
-    """The first episodes of [T, B, …] one after another along one time axis."""
+def cut(seen: Trajectory, policy_step: int, obs_scale: np.ndarray) -> Recording:
+    """The first episodes of [T, B, …] one after another along one time axis, observations encoded (`features`)."""
     seen = jax.tree.map(np.asarray, seen)
     lengths = (seen.terminal | seen.truncated).argmax(0) + 1
     episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
     join = lambda x: np.concatenate([x[e] for e in episodes])
     step_count = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
     return Recording(
-        obs=join(seen.obs),
+        obs=encode(join(seen.obs), obs_scale),
         mask=join(seen.mask),
         action=join(seen.action),
         reward=join(seen.reward).astype(np.float32),

@@ -1,12 +1,14 @@
 """Replayed experience: what the policy of the moment does is kept, and windows of all that is kept come out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
+from mtmarl.data.features import fits_int8
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
 from mtmarl.rollout import RolloutState, Trajectory, as_batch, rollout, start
@@ -14,7 +16,7 @@ from mtmarl.types import Act, Batch, Env, Params
 
 
 class Kept(NamedTuple):
-    """The latest C steps of each of E environments, [E, C, …], observations as raw int8. `steps`: written so far.
+    """The latest C steps of each of E environments, [E, C, …], observations as kept. `steps`: written so far.
 
     Step number s lies at s mod C.
     """
@@ -40,11 +42,21 @@ def kept_length(capacity: int, num_envs: int, steps: int, context: int, option: 
     return length
 
 
-def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int) -> Kept:
+def kept_scale(envs: Sequence[Env], width: int | None = None) -> tuple[np.ndarray, Any]:
+    """By what kept observations are divided, and in which type they are kept: [tasks, O] and a dtype.
+
+    int8 features of the built-in families; other observations as they are.
+    """
+    scales = np.stack([np.asarray(env.obs_scale, np.float32)[:width] for env in envs])
+    narrow = fits_int8([env.spec for env in envs])
+    return (scales, jnp.int8) if narrow else (np.ones_like(scales), jnp.float32)
+
+
+def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int, dtype: Any) -> Kept:
     zero = jnp.zeros((num_envs, length))
     no = zero.astype(bool)
     empty = Trajectory(
-        obs=jnp.zeros((num_envs, length, agents, obs), jnp.int8),
+        obs=jnp.zeros((num_envs, length, agents, obs), dtype),
         mask=jnp.zeros((num_envs, length, agents, actions), bool),
         action=jnp.zeros((num_envs, length, agents), jnp.int32),
         reward=zero, first=no, terminal=no, truncated=no,
@@ -54,11 +66,15 @@ def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int
 
 
 def play(
-    env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, explore, pool: int
-) -> tuple[RolloutState, Trajectory]:
-    """`steps` more steps in every environment, in the form that is kept: rows first, observations as raw int8."""
+    env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, explore, pool: int,
+    scale: np.ndarray, dtype: Any,
+) -> tuple[RolloutState, Trajectory]:  # fmt: skip
+    """`steps` more steps in every environment, in the form that is kept: rows first, the first columns of observations
+    in units of `scale` [O]; see `kept_scale`.
+    """
     state, seen = rollout(env, act, init_carry, params, state, key, steps, explore, pool)
-    raw = jnp.round(seen.obs / jnp.asarray(env.obs_scale)).astype(jnp.int8)
+    raw = seen.obs[..., : scale.size] / jnp.asarray(scale)
+    raw = jnp.round(raw).astype(dtype) if dtype == jnp.int8 else raw
     return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen._replace(obs=raw, extras=()))
 
 
@@ -110,10 +126,11 @@ def replay_source(
     an episode and span several; none reaches from the newest step to the oldest.
     """
     length = kept_length(capacity, num_envs, steps, context)
-    spec, scale = env.spec, jnp.asarray(env.obs_scale)
+    spec = env.spec
+    (scale,), dtype = kept_scale([env])
 
     def init(key: jax.Array) -> ReplayState:
-        kept = nothing_kept(num_envs, length, spec.agents, spec.obs, spec.actions)
+        kept = nothing_kept(num_envs, length, spec.agents, spec.obs, spec.actions, dtype)
         return ReplayState(start(env, init_carry, num_envs, key), kept, jnp.zeros((), jnp.int32))
 
     def windows(kept: Kept, new: Trajectory, key: jax.Array) -> Batch:
@@ -126,7 +143,7 @@ def replay_source(
     def next_batch(state: ReplayState, data: Any, x: Any, params: Params, key: jax.Array):
         key_steps, key_windows = jax.random.split(key)
         share = explore(state.update)
-        envs, new = play(env, act, init_carry, state.env, params, key_steps, steps, share, pool)
+        envs, new = play(env, act, init_carry, state.env, params, key_steps, steps, share, pool, scale, dtype)
         kept = keep(state.kept, new)
         return ReplayState(envs, kept, state.update + 1), windows(kept, new, key_windows)
 

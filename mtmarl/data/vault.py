@@ -574,11 +574,28 @@ def _memory() -> float:
 
 
 def default_roots() -> list[Path]:
-    """Where vaults are looked for, in order: $MTMARL_VAULTS, ./vault_data, beside the package, inside it."""
+    """Where vaults are looked for, in order: $MTMARL_VAULTS, ./vault_data, `own_root`, beside the package, in it."""
     package = Path(mtmarl.__file__).resolve().parent
-    given = [Path(p) for p in os.environ.get("MTMARL_VAULTS", "").split(os.pathsep) if p]
-    roots = [*given, Path("vault_data"), package.parent / "vault_data", package / "_vault_data"]
+    roots = [
+        *_given_roots(), Path("vault_data"), _user_root(), package.parent / "vault_data", package / "_vault_data",
+    ]  # fmt: skip
     return list(dict.fromkeys(p.expanduser().resolve() for p in roots))
+
+
+def own_root() -> Path:
+    """Where new vaults go: the first of $MTMARL_VAULTS, else mtmarl/vaults in $XDG_DATA_HOME or ~/.local/share.
+
+    Not ./vault_data: that is tracked by git where it holds the shipped vaults.
+    """
+    return next(iter(_given_roots()), _user_root()).expanduser().resolve()
+
+
+def _given_roots() -> list[Path]:
+    return [Path(p) for p in os.environ.get("MTMARL_VAULTS", "").split(os.pathsep) if p]
+
+
+def _user_root() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "mtmarl" / "vaults"
 
 
 def has_vault(path: Path) -> bool:
@@ -743,6 +760,26 @@ def locked(
                 say(f"{name}: another process is at it, waiting")
             waiting = True
             check()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def sole_collector(root: Path, task: str) -> Iterator[None]:
+    """One collection of a task at a time into a root, so that vault and reference are of one. Raises UserError."""
+    folder = root / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{task.replace('/', '--')}.collect.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"{root}: another process collects {task} into it; wait for that, or give another data.vault_dir"
+        ) from None
+    except NotImplementedError:  # A file system without locks.
+        pass
     try:
         yield
     finally:

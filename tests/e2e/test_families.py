@@ -22,7 +22,9 @@ def vaults(micro_vaults, tmp_path_factory):
     vault.write_reference(root, TASKS[0], {"reference": 0.5, "random": 0.1})
     (root / "lbf").symlink_to(micro_vaults / "lbf")
     env = make_env(TASKS[1])
-    part = recording.cut(recording.make_recorder(env, random_act, no_carry, 32)((), jax.random.key(0)), 0)
+    part = recording.cut(
+        recording.make_recorder(env, random_act, no_carry, 32)((), jax.random.key(0)), 0, env.obs_scale
+    )
     metadata = {"task": TASKS[1], "horizon": env.spec.horizon, "obs_scale": env.obs_scale.tolist()}
     vault.write_vault(vault.vault_path(root, TASKS[1], "replay"), part, metadata)
     return root

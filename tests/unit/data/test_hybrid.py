@@ -26,7 +26,7 @@ OPTIONS = dict(ids=LAYOUT.ids, random_ids=True)
 
 def vault_of(env):
     recorder = make_recorder(env, act_when_possible, no_carry, 8)
-    recording = cut(recorder((), jax.random.key(0)), 0)
+    recording = cut(recorder((), jax.random.key(0)), 0, env.obs_scale)
     return Vault(recording, {"task": env.spec.name, "obs_scale": env.obs_scale.tolist()})
 
 

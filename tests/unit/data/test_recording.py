@@ -18,7 +18,9 @@ def first_or_any(params, carry, obs, key, explore):
 
 @pytest.mark.parametrize("explore", [0.0, 1.0])
 def test_greedy_play_is_recorded_as_greedy(explore):
-    part = cut(make_recorder(Counting(0, 2, 5), first_or_any, no_carry, 8, explore)((), jax.random.key(0)), 3)
+    env = Counting(0, 2, 5)
+    seen = make_recorder(env, first_or_any, no_carry, 8, explore)((), jax.random.key(0))
+    part = cut(seen, 3, env.obs_scale)
     greedy = part.action == part.mask.argmax(-1)
     assert greedy.all() == (explore == 0.0)
     assert (part.policy_step == 3).all() and part.first.sum() == 8

@@ -1,0 +1,42 @@
+"""Observations as vaults and replay keep them: int8 features times a scale, or float32 where that loses something."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from mtmarl.envs.registry import FAMILIES
+from mtmarl.types import TaskSpec
+
+Stored = np.ndarray  # [..., O] int8 or float32
+
+
+def encode(obs: Float[np.ndarray, "*b O"], scale: Float[np.ndarray, "O"]) -> Stored:
+    """Observations in units of `scale` as int8 if every one comes back exactly, else as they are, in float32."""
+    scale = np.asarray(scale, np.float32)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        raw = np.rint(obs / scale)
+    if not (np.abs(raw) <= 127).all():
+        return np.asarray(obs, np.float32)
+    raw = raw.astype(np.int8)
+    return raw if (raw * scale == obs).all() else np.asarray(obs, np.float32)
+
+
+def join(parts: Sequence[Stored], scale: Float[np.ndarray, "O"]) -> tuple[list[Stored], np.ndarray]:
+    """Parts of one task, each encoded with `scale`, in one form; and the scale of that form [O].
+
+    One part that is float32 makes all of them so, with a scale of 1.
+    """
+    scale = np.asarray(scale, np.float32)
+    if all(part.dtype == np.int8 for part in parts):
+        return list(parts), scale
+    widen = lambda part: part * scale if part.dtype == np.int8 else part
+    return [widen(part) for part in parts], np.ones_like(scale)
+
+
+def fits_int8(specs: Sequence[TaskSpec]) -> bool:
+    """Whether observations of these tasks are known to be int8 features: tests hold the built-in families to that.
+
+    Replay decides by it, since a compiled program cannot change its types when it meets other numbers.
+    """
+    return all(spec.family in FAMILIES for spec in specs)
