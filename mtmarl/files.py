@@ -63,22 +63,25 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def scratch_folder() -> Iterator[Path]:
-    """A temporary folder; first removes those of processes that were killed."""
-    parent = Path(tempfile.gettempdir())
-    for lock in parent.glob(f"{_SCRATCH}*.lock"):
+def scratch_folder(parent: Path | None = None, prefix: str = _SCRATCH) -> Iterator[Path]:
+    """A new folder in `parent` (None: where temporary files go), removed at the end; first removes those of processes
+    that were killed.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    for lock in parent.glob(f"{escape(prefix)}*.lock"):
         # Only those whose lock is free: their process is gone.
         with suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
             remove(lock.with_suffix(""))
             lock.unlink(missing_ok=True)
-    folder = parent / f"{_SCRATCH}{uuid4().hex}"
-    with FileLock(folder.with_suffix(".lock")):
+    folder = parent / f"{prefix}{uuid4().hex}"
+    lock = folder.with_name(f"{folder.name}.lock")
+    with FileLock(lock):
         folder.mkdir(mode=0o700)
         try:
             yield folder
         finally:
             remove(folder)
-            folder.with_suffix(".lock").unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import tensorstore as ts
@@ -25,7 +24,7 @@ import mtmarl
 from mtmarl.command_lines import command, line, word
 from mtmarl.data import schema, soundness
 from mtmarl.errors import UserError
-from mtmarl.files import files_below, write_whole
+from mtmarl.files import files_below, scratch_folder, write_whole
 from mtmarl.task_names import check_dataset, is_dataset, task_parts, vault_parts
 
 SCHEMA_VERSION = 1
@@ -388,13 +387,11 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     validate(Vault(recording, complete, path))
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new-{uuid4().hex[:8]}")
-    try:
+    with scratch_folder(path.parent, f".{path.name}.new-") as scratch:
+        new = scratch / path.name
         _write_files(new, recording, complete)
         _verify_written(new, recording, complete)
         replace_folder(new, path)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return path
 
 

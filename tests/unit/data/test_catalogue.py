@@ -117,7 +117,8 @@ def test_a_bad_neighbour_is_named_and_stops_nothing(tmp_path, capsys, spoil):
 def test_push_serves_the_good_ones(tmp_path):
     save(tmp_path / "root")
     foreign(tmp_path / "root/lbf/other.vlt/replay")
-    publish.push(f"{tmp_path}/hub", tmp_path / "root", [], say=lambda line: None)
+    with pytest.raises(UserError, match="1 of 2 vaults not pushed: lbf/other/replay"):
+        publish.push(f"{tmp_path}/hub", tmp_path / "root", [], say=lambda line: None)
     assert list(v.list_vaults(tmp_path / "hub")) == [GOOD]
 
 
@@ -210,3 +211,13 @@ def test_references_of_a_wrong_type_are_named(tmp_path, figures):
     with pytest.raises(UserError, match=r"toy.json: damaged"):
         v.read_references(tmp_path)
     assert v.read_references(tmp_path, ["lbf/other"])["lbf/other"]["reference"] == 2.0
+
+
+def test_what_a_killed_process_left_of_writing_is_removed(tmp_path):
+    path, recording = save(tmp_path)
+    left = path.with_name(".replay.new-0123")
+    left.mkdir()
+    left.with_name(".replay.new-0123.lock").touch()  # held by nobody
+    (left / "part").touch()
+    v.write_vault(path, recording, metadata())
+    assert not left.exists() and sorted(p.name for p in path.parent.iterdir()) == ["replay"]

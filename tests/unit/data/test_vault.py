@@ -96,7 +96,7 @@ def test_a_failed_move_restores_the_old_vault(tmp_path, monkeypatch):
     rename = v.Path.rename
 
     def fails_for_new(self, target):
-        if ".new-" in self.name:
+        if ".new-" in self.parent.name:
             raise OSError("disk")
         return rename(self, target)
 
