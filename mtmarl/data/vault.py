@@ -479,9 +479,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def stored_bytes(metadata: Mapping[str, Any]) -> int:
     """Memory that the columns of a vault take at their stored width, from its metadata."""
-    dims, dtypes = metadata["dims"], metadata["structure_dtype"]
-    per_agent = dims["obs"] * np.dtype(dtypes["obs"]).itemsize + dims["actions"] + 1
-    rest = sum(np.dtype(dtypes[f]).itemsize for f in Recording._fields if f not in ("obs", "mask", "action"))
+    dims = metadata["dims"]
+    # A damaged name of a type is found when the arrays are read: here it must not stop the count.
+    wide = 4 if metadata["structure_dtype"].get("obs") == "float32" else 1
+    per_agent = dims["obs"] * wide + dims["actions"] + 1
+    rest = sum(np.dtype(_DTYPES[f]).itemsize for f in Recording._fields if f not in ("obs", "mask", "action"))
     return metadata["steps"] * (dims["agents"] * per_agent + rest)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -97,6 +98,22 @@ def resident(below) -> int:
         elif inside and line.startswith("Rss:"):
             total += int(line.split()[1]) * 1024
     return total
+
+
+@pytest.mark.parametrize("name", ["", "no type", None])
+def test_a_damaged_name_of_a_type_is_refused_in_one_line(paths, tmp_path, name):
+    """`None`: it is missing. Sizes are counted before the arrays are read, and must not end in a traceback."""
+    path = tmp_path / "damaged" / paths[0].relative_to(paths[0].parents[2])
+    shutil.copytree(paths[0], path)
+    metadata = json.loads((path / "metadata.json").read_text())
+    if name is None:
+        del metadata["structure_dtype"]["first"]
+    else:
+        metadata["structure_dtype"]["first"] = name
+    (path / "metadata.json").write_text(json.dumps(metadata))
+    for read in (h.map_vault, vault.read_vault):
+        with pytest.raises(UserError):
+            read(path)
 
 
 def test_training_on_four_times_the_memory(tmp_path, monkeypatch):
