@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +42,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.evaluator import EvalResult, Evaluator
 from mtmarl.files import files_below, only_writer, write_json
-from mtmarl.random_streams import Stream, stream
+from mtmarl.random_streams import RULE, Stream, stream
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.types import Dims, Env, example_batch
@@ -585,7 +586,16 @@ def outline(cfg: Config) -> Outline:
         )
     agents, horizon = max(s.agents for s in specs), max(s.horizon for s in specs)
     split = entities.of_layout(layout, specs)
-    dims = Dims(agents, layout.obs, layout.actions, horizon, len(specs), split, layout.task_features)
+    dims = Dims(
+        agents,
+        layout.obs,
+        layout.actions,
+        horizon,
+        len(specs),
+        split,
+        layout.task_features,
+        len(layout.families),
+    )
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])
     # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
@@ -706,6 +716,7 @@ def write_run(
         "select_on": cfg.evaluator.select_on,
         "hardware": f"{sharding.describe()}, {os.cpu_count()} cores",
         "versions": {"mtmarl": mtmarl.__version__, "jax": jax.__version__},
+        "streams": RULE,
         "commit": _commit(),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
         **more,
@@ -821,6 +832,17 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
         run_dir
     ):  # Of two commands that begin here at once, the second meets the record of the first.
         return earlier_run(run_dir, cfg) or _write_first(run_dir, cfg, job)
+
+
+def warn_of_replay(run_dir: Path, record: Mapping[str, Any], done: int | None, updates: int) -> None:
+    """Says so where a run goes on after update `done` with other random numbers than it began with."""
+    if done is not None and 0 < done < updates and record.get("streams", 1) != RULE:
+        print(
+            f"{run_dir}: begun by a version that draws other random numbers; it goes on from update {done:,}, but does "
+            "not replay bit for bit",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _write_first(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:

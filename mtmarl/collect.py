@@ -187,6 +187,8 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     done, states, damaged = newest_whole([(checkpoints, state)], newest)
     for line in damaged:
         print(f"  {line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
+    if earlier is not None and sharding.is_primary():
+        build.warn_of_replay(run_dir, earlier, done, plan.updates)
     sinks = stack.enter_context(
         closing(
             build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")

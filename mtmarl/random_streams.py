@@ -11,6 +11,9 @@ import jax
 
 from mtmarl.errors import UserError
 
+# The version of this rule, recorded with every run. Version 1 (no record of it): subkeys numbered by hand.
+RULE = 2
+
 
 class Stream(IntEnum):
     """Numbers never change: they decide every result. A new stream takes the next one."""

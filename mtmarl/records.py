@@ -20,7 +20,7 @@ _RUN = {
     "test_tasks": tuple[str, ...], "minutes": float, "updates": Natural, "counts": _Counts | None,
     "counts_at": Mapping[str, _Counts] | None, "references": Mapping[str, Mapping[str, Any]],
     "origins": Mapping[str, str] | None, "start": Mapping[str, Any] | None, "dims": Mapping[str, Any],
-    "layout": Mapping[str, Any] | None, "value_range": tuple[float, float] | None,
+    "layout": Mapping[str, Any] | None, "value_range": tuple[float, float] | None, "streams": int,
 }  # fmt: skip
 _BEST = {"score": float, "update": int, "counts": _Counts | None}
 _PROGRESS = {"minutes": float, "evaluations": tuple[Mapping[str, Any], ...], "written": bool}

@@ -170,9 +170,13 @@ class Run:
     def start(self, done: int | None) -> None:
         """Opens the sinks, which go on from update `done`."""
         from mtmarl import build
+        from mtmarl.random_streams import RULE
 
+        if self.primary:
+            build.warn_of_replay(self.directory, self.record, done, self.job.plan.updates)
         if done is None:
             self.checkpoints.rewind(-1)
+            self.record = {**self.record, "streams": RULE}  # All of it is drawn anew.
         self.counts = dict(self.counts_at.get(str(done), {}))
         names = tuple(n for n in self.cfg.sinks if self.primary and not (self.quiet and n == "console"))
         sinks = build.make_sinks(replace(self.cfg, sinks=names), self.directory, done)

@@ -24,7 +24,7 @@ class Dims:
     agents: most agents of any task; obs: width of one agent's observation; actions: legal and
     illegal actions together; horizon: longest episode in env steps; tasks: number of tasks; entities: how an
     observation splits into entities, None where that is not known; task_features: from where to where an observation
-    says what task it is, nowhere unless the algorithm asks for it.
+    says what task it is, nowhere unless the algorithm asks for it; families: of how many the tasks are.
     """
 
     agents: int
@@ -34,6 +34,7 @@ class Dims:
     tasks: int = 1
     entities: "Entities | None" = None
     task_features: tuple[int, int] = (0, 0)
+    families: int = 1
 
 
 class Slots(NamedTuple):
@@ -204,17 +205,17 @@ def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
     agents = (rows, steps, dims.agents)
     no = jnp.zeros((rows, steps), bool)
     return Batch(
-        obs=jnp.zeros((*agents, dims.obs)),
+        obs=jnp.zeros((*agents, dims.obs), jnp.float32),
         mask=jnp.ones((*agents, dims.actions), bool),
         action=jnp.zeros(agents, jnp.int32),
         agent_mask=jnp.ones(agents, bool),
-        reward=jnp.zeros((rows, steps)),
+        reward=jnp.zeros((rows, steps), jnp.float32),
         first=no,
         terminal=no,
         truncated=no,
         time_mask=~no,
         task_id=jnp.zeros(rows, jnp.int32),
-        return_to_go=jnp.zeros((rows, steps)),
+        return_to_go=jnp.zeros((rows, steps), jnp.float32),
     )
 
 

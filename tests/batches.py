@@ -96,3 +96,34 @@ def pad(batch, agents):
         action=grow(batch.action, 0),
         agent_mask=grow(batch.agent_mask, False),
     )
+
+
+def extreme_batches(batch):
+    """By name, batches of the shapes of `batch` that are rare and legal: the ends of what a run may meet."""
+    yes, no = jnp.ones_like(batch.terminal), jnp.zeros_like(batch.terminal)
+    rewards = lambda value: jnp.full_like(batch.reward, value)
+    only_first = lambda x: jnp.zeros_like(x).at[:, :, 0].set(x[:, :, 0])
+    cases = {
+        "every step an episode": dict(first=yes, terminal=yes, truncated=no),
+        "every step ends at a time limit": dict(first=yes, terminal=no, truncated=yes),
+        "several episodes in a window": dict(first=no.at[:, ::2].set(True), terminal=no.at[:, 1::2].set(True)),
+        "no rewards": dict(reward=rewards(0.0)),
+        "constant rewards": dict(reward=rewards(3.0)),
+        "large rewards": dict(reward=rewards(1e6)),
+        "large losses": dict(reward=rewards(-1e6), first=no, terminal=no, truncated=no),
+        "large rewards of both signs": dict(reward=1e6 * jnp.sign(batch.reward)),
+        "one agent": dict(agent_mask=only_first(jnp.ones_like(batch.agent_mask)), action=only_first(batch.action)),
+        "no agent": dict(agent_mask=jnp.zeros_like(batch.agent_mask), action=jnp.zeros_like(batch.action)),
+        "no choice": dict(mask=jnp.zeros_like(batch.mask).at[..., 0].set(True), action=jnp.zeros_like(batch.action)),
+        "one real step": dict(time_mask=no.at[:, 0].set(True)),
+        "no real step": dict(time_mask=no),
+        "one task": dict(task_id=jnp.zeros_like(batch.task_id)),
+        "nothing seen": dict(obs=jnp.zeros_like(batch.obs)),
+        "large observations": dict(obs=1e3 * batch.obs),
+    }  # fmt: skip
+    found = {name: batch._replace(**change) for name, change in cases.items()}
+    offline = batch.extras.get("offline")
+    if offline is None:
+        return found
+    beside = extreme_batches(offline)
+    return {name: b._replace(extras={**b.extras, "offline": beside[name]}) for name, b in found.items()}

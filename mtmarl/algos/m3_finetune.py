@@ -60,7 +60,7 @@ def near_data(config: Config, model: ppo.Model, dims: Dims) -> ppo.More:
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     """With `awac_weight` 0 it is MAPPO with another actor, update by update."""
-    if config.awac_weight and dims.entities is None:
+    if config.awac_weight and dims.families > 1:
         raise UserError(
             "algo.awac_weight: vaults of several families have rewards of their own scale; set it to 0"
         )

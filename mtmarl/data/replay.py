@@ -53,7 +53,7 @@ def kept_scale(envs: Sequence[Env], width: int | None = None) -> tuple[np.ndarra
 
 
 def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int, dtype: Any) -> Kept:
-    zero = jnp.zeros((num_envs, length))
+    zero = jnp.zeros((num_envs, length), jnp.float32)
     no = zero.astype(bool)
     empty = Trajectory(
         obs=jnp.zeros((num_envs, length, agents, obs), dtype),

@@ -56,7 +56,7 @@ class InUnits:
 
 
 def check_precision(name: str) -> None:
-    """Raises UserError in JAX's 64-bit mode, where the environments of this family in Jumanji cannot be traced."""
+    """Raises UserError in JAX's 64-bit mode, where another library's code of this family cannot be traced."""
     if jnp.zeros(()).dtype == jnp.float64:
         raise UserError(
             f"{name}: this environment needs 32-bit numbers; unset JAX_ENABLE_X64 (jax_enable_x64)"

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl.envs.api import check, match
+from mtmarl.envs.api import check, check_precision, match
 from mtmarl.errors import UserError
 from mtmarl.types import TaskSpec, TimeStep
 
@@ -203,6 +203,7 @@ def _quietly() -> Iterator[None]:
 def make(scenario: str) -> Smax:
     """The task of a name such as `5m_vs_6m` or `2s3z` (both teams alike); the limit is SMAC's, or that of `-t50`."""
     name = f"smax/{scenario}"
+    check_precision(name)
     g = match(GRAMMAR, scenario, name, EXAMPLE)
     allies = _team(g["allies"])
     enemies = _team(g["enemies"]) if g["enemies"] else allies

@@ -22,7 +22,7 @@ def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: in
     """
     valid = valid.astype(jnp.float32)
     per_row = valid.reshape(valid.shape[0], -1).sum(-1)
-    per_task = jnp.zeros(tasks).at[task_id].add(per_row)
+    per_task = jnp.zeros(tasks, valid.dtype).at[task_id].add(per_row)
     present = jnp.maximum((per_task > 0).sum(), 1)
     share = 1.0 / (present * jnp.maximum(per_task, 1.0))
     return valid * share[task_id].reshape(-1, *[1] * (valid.ndim - 1))
@@ -39,8 +39,7 @@ def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Fl
     """The mean of x over the valid entries of each task; 0 for a task without any."""
     valid = jnp.broadcast_to(valid, x.shape).astype(jnp.float32)
     rows = lambda y: y.reshape(y.shape[0], -1).sum(-1)
-    total = jnp.zeros(tasks).at[task_id].add(rows(x * valid))
-    count = jnp.zeros(tasks).at[task_id].add(rows(valid))
+    total, count = (jnp.zeros(tasks, y.dtype).at[task_id].add(y) for y in (rows(x * valid), rows(valid)))
     return total / jnp.maximum(count, 1.0)
 
 

@@ -24,5 +24,8 @@ def gae(
         advantage = delta + discount_t * lam * advantage
         return (advantage, v_tm1), advantage
 
+    # What goes round the loop has one type, also where rewards are float64 beside float32 values.
+    dtype = jnp.result_type(reward, discount, value, bootstrap)
+    reward, discount, value, bootstrap = (x.astype(dtype) for x in (reward, discount, value, bootstrap))
     start = (jnp.zeros_like(bootstrap), bootstrap)
     return jax.lax.scan(backwards, start, (reward, discount, value), reverse=True)[1]

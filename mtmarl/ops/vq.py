@@ -30,7 +30,7 @@ def embedding_losses(
 
 def usage(index: Int[Array, "*b"], weight: Float[Array, "*b"], codes: int) -> Float[Array, "K"]:
     """The share of the weight that each code was chosen with; sums to 1 where the weights do."""
-    return jnp.zeros(codes).at[index.ravel()].add(weight.ravel())
+    return jnp.zeros(codes, weight.dtype).at[index.ravel()].add(weight.ravel())
 
 
 def perplexity(share: Float[Array, "K"]) -> Float[Array, ""]:

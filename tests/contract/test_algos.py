@@ -10,7 +10,7 @@ import pytest
 from mtmarl import build, config
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.types import Dims, Observation, example_batch
-from tests.batches import TOY
+from tests.batches import TOY, extreme_batches
 
 DIMS = Dims(agents=3, obs=7, actions=5, horizon=10, tasks=2, entities=TOY)
 
@@ -21,7 +21,12 @@ DECENTRALISED = (
 )  # fmt: skip
 
 
-def make(name, split=TOY):
+def tells_tasks(name):
+    return getattr(ALGOS[name], "TASK_FEATURES", False)
+
+
+def make(name, dims=DIMS):
+    """The algorithm, small. `dims` are of tasks that do not tell what they are, or of some that do."""
     options, command = [f"+algo={name}", "+tasks=lbf_5"], "collect" if name in ONLINE else "train"
     sizes = config.compose(options, command).algo["network"]
     small = [f"algo.network.{k}={v}" for k, v in {"embed_dim": 16, "heads": 2}.items() if k in sizes]
@@ -29,16 +34,15 @@ def make(name, split=TOY):
     small += [f"algo.{k}=0" for k in config.compose(options, command).algo if k == "weight_decay"]
     cfg = config.compose([*options, *small], command)
     module, settings = build.parse_algorithm(cfg, ALGOS)
-    # Those that are told the task find it in the last two columns.
-    told = (5, 7) if getattr(module, "TASK_FEATURES", False) else (0, 0)
-    dims = replace(DIMS, task_features=told, entities=split)
+    if dims.task_features == (0, 0) and tells_tasks(name):
+        dims = replace(dims, task_features=(dims.obs - 2, dims.obs))  # The last two columns.
     return build.make_algorithm(module, settings, dims, 4, (-1.0, 1.0))
 
 
-def make_batch(algo, learner, rows=4, steps=6):
+def make_batch(algo, learner, dims=DIMS, rows=4, steps=6):
     """A random batch with two tasks and a padded slot, with the extras that acting writes."""
     keys = jax.random.split(jax.random.key(0), 5)
-    batch = example_batch(DIMS, rows, steps)
+    batch = example_batch(dims, rows, steps)
     mask = jax.random.bernoulli(keys[0], 0.6, batch.mask.shape).at[..., 0].set(True)
     agent_mask = batch.agent_mask.at[::2, :, 1].set(False)
     batch = batch._replace(
@@ -46,15 +50,15 @@ def make_batch(algo, learner, rows=4, steps=6):
         mask=mask,
         agent_mask=agent_mask,
         action=jax.random.categorical(keys[2], jnp.where(mask, 0.0, -jnp.inf)) * agent_mask,
-        reward=jax.random.normal(keys[3], batch.reward.shape),
-        task_id=jnp.arange(rows) % 2,
+        reward=jax.random.normal(keys[3], batch.reward.shape, batch.reward.dtype),
+        task_id=jnp.arange(rows) % dims.tasks,
     )
     _, _, extras = jax.jit(algo.act)(
-        learner.params, algo.init_carry(rows, DIMS.agents), first_step(batch), keys[4], 1.0
+        learner.params, algo.init_carry(rows, dims.agents), first_step(batch), keys[4], 1.0
     )
     if extras:
         repeat = lambda x: jnp.repeat(x[:, None], steps, axis=1)
-        more = {"memory": algo.init_carry(rows, DIMS.agents), "bootstrap": extras["value"]}
+        more = {"memory": algo.init_carry(rows, dims.agents), "bootstrap": extras["value"]}
         batch = batch._replace(extras={**{k: repeat(v) for k, v in extras.items()}, **more})
     if any("vault" in phase.source for phase in algo.phases):
         batch = batch._replace(extras={**batch.extras, "offline": batch._replace(extras={})})
@@ -65,26 +69,52 @@ def first_step(batch):
     return jax.tree.map(lambda x: x[:, 0], batch.observation)
 
 
+def checked(update):
+    """Compiled once, whatever the batch; no key is used for two things."""
+    compiled = jax.jit(update)
+
+    def run(*args):
+        with jax.debug_key_reuse(True):
+            found = compiled(*args)
+        assert compiled._cache_size() == 1
+        return found
+
+    return run
+
+
 @pytest.fixture(scope="module", params=sorted(ALGOS))
 def case(request):
     algo = make(request.param)
-    # Two tests call the updates, which take long to compile.
-    algo = algo._replace(phases=tuple(p._replace(update=jax.jit(p.update)) for p in algo.phases))
+    # Several tests call the updates, which take long to compile.
+    algo = algo._replace(phases=tuple(p._replace(update=checked(p.update)) for p in algo.phases))
     with jax.debug_key_reuse(True):
         learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
         return algo, learner, make_batch(algo, learner)
 
 
-def test_updates_are_finite_and_compiled_once(case):
+def not_finite(tree):
+    found = jax.tree_util.tree_leaves_with_path(tree)
+    return [jax.tree_util.keystr(at) for at, x in found if not np.isfinite(x).all()]
+
+
+def test_updates_are_finite(case):
     algo, learner, batch = case
     for phase in algo.phases:
-        update = phase.update
         for i in range(2):
-            # No key is used for two things.
-            with jax.debug_key_reuse(True):
-                learner, metrics = update(learner, batch, jax.random.key(i))
-        assert update._cache_size() == 1
-        assert all(np.isfinite(x).all() for x in jax.tree.leaves((learner.params, metrics)))
+            learner, metrics = phase.update(learner, batch, jax.random.key(i))
+        assert not not_finite((learner, metrics))
+
+
+def test_updates_are_finite_at_the_ends_of_what_batches_hold(case):
+    algo, fresh, batch = case
+    wrong = {}
+    for name, extreme in extreme_batches(batch).items():
+        learner = fresh
+        for phase in algo.phases:
+            for i in range(2):
+                learner, metrics = phase.update(learner, extreme, jax.random.key(i))
+                wrong[name] = wrong.get(name) or not_finite((learner, metrics))
+    assert not {name: found for name, found in wrong.items() if found}
 
 
 def test_every_parameter_is_trained(case):
@@ -163,7 +193,7 @@ def test_targets_that_no_task_has_are_left_out_and_change_nothing(name):
     """The last of the toy's two targets is never there: with and without it updates are the same but for rounding."""
     found = []
     for split in (TOY, replace(TOY, most_targets=1)):
-        algo = make(name, split)
+        algo = make(name, replace(DIMS, entities=split))
         learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
         batch = make_batch(algo, learner)
         aimed = batch.action == DIMS.actions - 1

@@ -2,12 +2,20 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mtmarl import build, config
+from mtmarl.checkpoint import save_params
 from mtmarl.data import vault
 from mtmarl.errors import UserError
+from mtmarl.networks.sable import Sable
+from mtmarl.random_streams import RULE
+from mtmarl.types import example_batch
 
 
 def test_only_what_changes_the_result_must_be_the_same(tmp_path):
@@ -77,3 +85,79 @@ def test_what_a_policy_had_played(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(trained))
     (tmp_path / "best.json").write_text(json.dumps({"update": 3, "counts": {"env_steps": 30}}))
     assert (steps("best"), steps("last")) == (30, 90)
+
+
+@pytest.fixture(scope="module")
+def before_decoder_norm(tmp_path_factory):
+    """A run of two blocks whose policy was saved before `decoder_norm` was a setting."""
+    run_dir = tmp_path_factory.mktemp("run")
+    cfg = of_two_blocks("decoder_norm=every_block")
+    o = build.outline(cfg)
+    algo = build.make_algorithm(o.module, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
+    like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(o.dims)).params
+    params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), like)
+    save_params(run_dir / "policy_best", params)
+    record = build.write_run(
+        run_dir, cfg, "train", list(o.train_envs), [], updates=o.plan.updates, references={}, value_range=[-1.0, 1.0],
+        layout=asdict(o.layout), dims={k: v for k, v in vars(o.dims).items() if k != "entities"},
+    )  # fmt: skip
+    del record["config"]["algo"]["network"]["decoder_norm"]
+    (run_dir / "run.json").write_text(json.dumps(record))
+    return run_dir, params
+
+
+def of_two_blocks(*network):
+    sizes = ["embed_dim=16", "heads=2", "blocks=2", *network]
+    return config.compose(
+        ["+algo=mt_oryx", "+tasks=lbf/5x5-2p-1f-t20", *(f"algo.network.{x}" for x in sizes)], "train"
+    )
+
+
+def test_a_policy_from_before_decoder_norm_acts_as_it_did(before_decoder_norm):
+    run_dir, params = before_decoder_norm
+    policy = build.load_policy(run_dir)
+    assert policy.config.algo["network"]["decoder_norm"] == "every_block"
+    jax.tree.map(np.testing.assert_array_equal, policy.params, params)
+
+    def logits(cfg):
+        _, settings = build.parse_algorithm(cfg, build.ALGOS)
+        net = Sable.make(settings.network, policy.dims, q_bins=settings.bins)
+        obs = example_batch(policy.dims, 2, 3).observation
+        obs = obs._replace(view=jax.random.normal(jax.random.key(1), obs.view.shape))
+        action = jnp.zeros(obs.agent_mask.shape, jnp.int32)
+        first = jnp.zeros(action.shape[:2], bool)
+        return net.window(policy.params, obs, action, first)[0].logits
+
+    was, now, other = map(logits, (of_two_blocks("decoder_norm=every_block"), policy.config, of_two_blocks()))
+    np.testing.assert_array_equal(was, now)
+    assert np.abs(was - other).max() > 0.01, "the norm matters"
+
+
+def test_a_run_may_begin_with_a_policy_from_before_decoder_norm(before_decoder_norm):
+    run_dir, params = before_decoder_norm
+    fits, other = (of_two_blocks(f"decoder_norm={form}") for form in ("every_block", "once"))
+    start = build.read_start(replace(fits, init_from=str(run_dir)))
+    o = build.outline(replace(fits, init_from=str(run_dir)))
+    algo = build.make_algorithm(o.module, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
+    found = start.load(fits, o.settings, algo, example_batch(o.dims))
+    assert not found.fresh and not found.unused and len(found.params) == len(jax.tree.leaves(params))
+    with pytest.raises(UserError, match='give algo.network.decoder_norm="every_block"'):
+        build.outline(replace(other, init_from=str(run_dir)))
+    with pytest.raises(UserError, match=r"other settings \(algo.network.decoder_norm\)"):
+        build.earlier_run(run_dir, other)
+    assert build.earlier_run(run_dir, fits)
+
+
+@pytest.mark.parametrize(
+    ("streams", "done", "lines"),
+    [({}, 4, 1), ({"streams": RULE + 1}, 4, 1), ({"streams": RULE}, 4, 0), ({}, None, 0), ({}, 8, 0)],
+)
+def test_a_run_that_other_random_numbers_began_says_so(tmp_path, capsys, streams, done, lines):
+    build.warn_of_replay(tmp_path, streams, done, 8)
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == lines == said.err.count("does not replay bit for bit")
+
+
+def test_the_rule_of_random_streams_is_recorded(tmp_path):
+    build.write_run(tmp_path, of_two_blocks(), "train", ["lbf/5x5-2p-1f-t20"], [])
+    assert build.read_record(tmp_path)["streams"] == RULE
