@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, records, sharding, trainer
+from mtmarl import config, memory, records, sharding, trainer
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
@@ -403,6 +403,8 @@ def online(cfg: Config, task: str) -> OnlineJob:
     dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))
     algo = make_algorithm(module, settings, dims, updates)
     sources = make_sources(Parts(cfg, settings, algo, [env], updates, None))
+    episodes = ("collect.eval_episodes", c.eval_episodes)
+    memory.check(cfg, settings, algo, sources, example_batch(env.spec.dims), [env.spec.agents], episodes)
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
     plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
     start = read_start(cfg)
@@ -621,6 +623,8 @@ def prepare(cfg: Config) -> Job:
     envs = [InUnits(o.train_envs[task], unit) for task, unit in zip(tasks, units, strict=True)]
     options = window_options(cfg, o.layout)
     sources = make_sources(Parts(cfg, o.settings, algo, envs, o.plan.updates, windows, options))
+    agents, episodes = [env.spec.agents for env in envs], ("evaluator.episodes", cfg.evaluator.episodes)
+    memory.check(cfg, o.settings, algo, sources, example_batch(o.dims), agents, episodes)
     all_envs = {**o.train_envs, **o.test_envs}
     evaluator = Evaluator(all_envs, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed)
     references: dict[str, dict[str, float]] = {}

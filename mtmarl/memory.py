@@ -1,0 +1,79 @@
+"""Whether the arrays of a run can fit at all, told before anything compiles.
+
+A lower bound: what a program needs beside its arrays is not known here, and a run that fits is never refused.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mtmarl.algos.base import Algorithm
+from mtmarl.config import Config
+from mtmarl.data.source import Source
+from mtmarl.errors import UserError
+from mtmarl.random_streams import Stream, stream
+from mtmarl.types import Batch
+
+
+def available() -> int | float:
+    """Bytes of this machine, with swap, and of its accelerators; infinity where that is not known."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        meminfo = dict(entry.split(":") for entry in Path("/proc/meminfo").read_text().splitlines())
+        total += 1024 * int(meminfo["SwapTotal"].split()[0])
+    except (OSError, ValueError, LookupError, AttributeError):
+        return math.inf
+    for device in jax.local_devices():
+        if device.platform != "cpu":
+            total += (device.memory_stats() or {}).get("bytes_limit", math.inf)
+    # Other processes have memory of their own.
+    return total if total > 0 and jax.process_count() == 1 else math.inf
+
+
+def size(tree: Any) -> int:
+    """Bytes of the arrays of a tree, or of their shapes."""
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def check(
+    cfg: Config,
+    settings: Any,
+    algo: Algorithm,
+    sources: Mapping[str, Source],
+    example: Batch,
+    agents: Sequence[int],
+    episodes: tuple[str, int],
+) -> None:
+    """Raises UserError, with the setting to lower, where the arrays of a run exceed all memory.
+
+    `agents`: of each training task. `episodes`: how many are played at once, after the setting that says so.
+    """
+    seeds, tasks, c, t = len(cfg.seeds or (0,)), len(agents), cfg.collect, cfg.trainer
+    step = size((example.obs, example.mask, example.action)) // math.prod(example.first.shape)
+    recorded = ("trainer.batch_size", t.batch_size * t.context)
+    played = ("collect.num_envs", tasks * c.num_envs * c.rollout_length)
+    replayed = ("algo.batch_size", getattr(settings, "batch_size", 0) * getattr(settings, "context", 0))
+    steps = {
+        "default": recorded, "hybrid": recorded, "on_policy": played, "on_policy+vault": played, "replay": replayed
+    }  # fmt: skip
+    learner = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example)
+    state = jax.eval_shape(next(iter(sources.values())).init, stream(0, Stream.SOURCE))
+    carry = jax.eval_shape(lambda: algo.init_carry(episodes[1], max(agents)))
+    width = "algo.network.embed_dim" if hasattr(settings, "network") else "the widths of algo"
+    kept = "algo.capacity" if hasattr(settings, "capacity") else "collect.num_envs"
+    always = {width: seeds * size(learner), kept: seeds * size(state)}
+    at_times = {episodes[0]: size(carry)}
+    for name in sources:
+        key, count = steps[name]
+        at_times[key] = seeds * count * step
+    total, most, needs = sum(always.values()) + max(at_times.values()), available(), always | at_times
+    if total > most:
+        key = max(needs, key=lambda key: needs[key])
+        raise UserError(
+            f"{key}: its arrays alone take {needs[key] / 1e9:,.1f} GB, those of the run {total / 1e9:,.1f} GB; this "
+            f"machine has {most / 1e9:,.1f} GB; lower {key}"
+        )
