@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, memory, records, sharding, trainer
+from mtmarl import config, foreign, memory, records, sharding, trainer
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
@@ -922,10 +922,11 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
         layout = Layout.from_record(record["layout"])
         sizes = {**record["dims"], "task_features": layout.task_features}
         dims = Dims(**sizes, entities=entities.of_layout(layout))
-        support = record["value_range"] and tuple(record["value_range"])
+        low_high = record["value_range"]
+        support = low_high and (float(low_high[0]), float(low_high[1]))
         _ = record["updates"], record["references"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason = foreign.line(f"{type(error).__name__}: {error}")
         raise UserError(f"{run_dir / 'run.json'}: does not tell its policy ({reason}); restore it") from None
     algo = make_algorithm(module, settings, dims, record["updates"], support)
     like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example_batch(dims)).params

@@ -614,9 +614,10 @@ def load(path: str | Path) -> Config:
 
 def parse_recorded(recorded: Any, where: str) -> Config:
     """A configuration from a record. A setting that did not exist yet has the value by which things were then done."""
-    network = recorded.get("algo", {}).get("network") if isinstance(recorded, Mapping) else None
+    algo = recorded.get("algo") if isinstance(recorded, Mapping) else None
+    network = algo.get("network") if isinstance(algo, Mapping) else None
     # With one block both forms are the same network, and the record that of today.
     if isinstance(network, Mapping) and "decay_scale" in network and network.get("blocks", 1) != 1:
-        algo = {**recorded["algo"], "network": {"decoder_norm": "every_block", **network}}
-        recorded = {**recorded, "algo": algo}
+        network = {"decoder_norm": "every_block", **network}
+        recorded = {**recorded, "algo": {**recorded["algo"], "network": network}}
     return parse(Config, recorded, where)

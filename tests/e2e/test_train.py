@@ -82,7 +82,7 @@ def test_a_run_that_diverges_is_no_result(micro_vaults, tmp_path, capsys):
     kept = json.loads((tmp_path / "run" / "diverged.json").read_text())
     assert kept["seed"] == 0 and kept["checkpoint"] is None
     assert report.main([str(tmp_path)]) == 2
-    assert f"run: {kept['line']}" in capsys.readouterr().err
+    assert f"run: seed 0 of mt_oryx · micro {kept['line']}" in capsys.readouterr().err
 
 
 def test_a_finished_run_is_left_alone(finished, micro_vaults, capsys):

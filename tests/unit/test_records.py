@@ -3,10 +3,12 @@
 import json
 import math
 import random
+from dataclasses import asdict, replace
 
 import pytest
 
-from mtmarl import build, config, records
+from mtmarl import build, config, evaluate, records
+from mtmarl.analysis import runs
 from mtmarl.errors import UserError
 
 GOOD = {
@@ -53,6 +55,50 @@ def test_odd_values_are_named(name, key, value, tmp_path):
     (tmp_path / name).write_text(json.dumps({**GOOD[name], key: value}))
     with pytest.raises(UserError, match=rf"{name}: {key}.* not the record of a run; restore"):
         records.read(tmp_path / name)
+
+
+def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
+    """A report, evaluate and load_policy on one and the same damaged run: one line, or the run is read."""
+    cfg = config.compose(["+algo=mt_bc_sable", "+tasks=micro"], "train")
+    tasks, outline = list(cfg.tasks.train), build.outline(cfg)
+    whole = {
+        **GOOD["run.json"], "config": config.to_dict(cfg), "algo": "mt_bc_sable", "tasks": "micro",
+        "train_tasks": tasks,
+        "test_tasks": [], "updates": 2, "references": {tasks[0]: {"reference": 1.0}}, "max_returns": {}, "start": None,
+        "versions": {"jax": "1"}, "started": "2024", "origins": {}, "select_on": "train",
+        "layout": asdict(outline.layout), "dims": {k: v for k, v in vars(outline.dims).items() if k != "entities"},
+    }  # fmt: skip
+    draw, read = random.Random(1), 0
+    deep = [
+        ("config", "evaluator"),
+        ("config", "seed"),
+        ("config", "algo"),
+        ("layout", "families"),
+        ("dims", "agents"),
+    ]
+    for i in range(100):
+        value = json.loads(json.dumps(whole))
+        if draw.random() < 0.3:
+            section, key = draw.choice(deep)
+            value[section] = {**(value[section] or {}), key: draw.choice(WRONG)}
+        else:
+            value[draw.choice(list(whole))] = draw.choice(WRONG)
+        (tmp_path / "run.json").write_text(json.dumps(value))
+        for reader in (
+            lambda: build.load_policy(tmp_path),
+            lambda: build.read_start(replace(cfg, init_from=str(tmp_path))),
+        ):
+            try:
+                reader()
+            except UserError as error:
+                assert "\n" not in str(error)
+        found = runs.load([tmp_path])
+        assert len(found.runs) + len(found.refused) == 1 and "\n" not in str(found.refused)
+        read += len(found.runs)
+        if i % 15 == 0:
+            assert evaluate.main([f"run={tmp_path}", f"+tasks={tasks[0]}"]) == 2
+            assert capsys.readouterr().err.count("\n") == 1
+    assert 10 < read < 90
 
 
 @pytest.mark.parametrize("sign", ["[", "*", "?", "\\"])
