@@ -141,7 +141,7 @@ def test_a_run_may_begin_with_a_policy_from_before_decoder_norm(before_decoder_n
     algo = build.make_algorithm(o.module, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
     found = start.load(fits, o.settings, algo, example_batch(o.dims))
     assert not found.fresh and not found.unused and len(found.params) == len(jax.tree.leaves(params))
-    with pytest.raises(UserError, match='give algo.network.decoder_norm=every_block'):
+    with pytest.raises(UserError, match="give algo.network.decoder_norm=every_block"):
         build.outline(replace(other, init_from=str(run_dir)))
     with pytest.raises(UserError, match=r"other settings \(algo.network.decoder_norm\)"):
         build.earlier_run(run_dir, other)
