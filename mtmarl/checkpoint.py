@@ -11,13 +11,15 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
@@ -31,6 +33,24 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 def _abstract(tree: Any) -> Any:
     return jax.tree.map(ocp.utils.to_shape_dtype_struct, tree)
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Orbax without its counts of bytes, which it logs at a level that nobody sees.
+
+    It asks TensorStore for them several times a save, and TensorStore (0.1.86) keeps 20 kB of every answer for good.
+    """
+    of = tensorstore_utils
+    counts = getattr(of, "get_tensorstore_raw_bytes", None)
+    if counts is None:
+        yield
+        return
+    of.get_tensorstore_raw_bytes = lambda *args, **kwargs: 0
+    try:
+        yield
+    finally:
+        of.get_tensorstore_raw_bytes = counts
 
 
 class Damaged(UserError):
@@ -69,7 +89,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, update: int, state: Any) -> None:
-        self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
+        with _uncounted():
+            self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
         if jax.process_index() == 0:
             _seal(self.directory / str(update))
 
@@ -131,16 +152,17 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
 
 
-def _alone() -> ocp.StandardCheckpointer:
+@contextmanager
+def _alone() -> Iterator[ocp.StandardCheckpointer]:
     """A writer and reader that waits for no other process of the run."""
-    if jax.process_count() == 1:
-        return ocp.StandardCheckpointer()
-    own = jax.process_index()
-    return ocp.StandardCheckpointer(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
+    options = {}
+    if jax.process_count() > 1:
+        own = jax.process_index()
+        options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"params-{own}"
         )
-    )
+    with _uncounted(), ocp.StandardCheckpointer(**options) as checkpointer:
+        yield checkpointer
 
 
 def save_params(path: Path, params: Any) -> None:

@@ -20,23 +20,27 @@ OPTIONAL = {"normalised": "normalised_return", "win_rate": "win_rate"}
 
 
 class MarlEval:
-    """`resume_step`: evaluations of later steps are dropped from an existing file; None keeps all of them."""
+    """`resume_step`: evaluations of later steps are dropped from an existing file; None keeps all of them.
+
+    An evaluation is appended to a log beside the file. The log is folded into the file when it has as many evaluations
+    as that, at the end of the run and at its next start: what is written, and what is held in memory, does not grow
+    with the square of the number of evaluations.
+    """
 
     def __init__(self, path: Path, algo: str, seed: int, resume_step: int | None = None):
         self._path, self._algo, self._seed = path, algo, f"seed_{seed}"
-        self._data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self._log = path.with_name(f"{path.name}l")
+        data = self._merged()
         elapsed = 0.0
-        for tasks in self._data.values():
-            for task in tasks.values():
-                record = task.get(algo, {}).get(self._seed, {})
-                if resume_step is not None:
-                    record.pop("absolute_metrics", None)
-                    for key in [k for k, v in record.items() if v["step_count"] > resume_step]:
-                        del record[key]
-                steps = [v for k, v in record.items() if k != "absolute_metrics"]
-                elapsed = max([elapsed, *(v["elapsed_time"] for v in steps)])
+        for record in _records(data, algo, self._seed):
+            if resume_step is not None:
+                record.pop("absolute_metrics", None)
+                for key in [k for k, v in record.items() if v["step_count"] > resume_step]:
+                    del record[key]
+            steps = [v for k, v in record.items() if k != "absolute_metrics"]
+            elapsed = max([elapsed, *(v["elapsed_time"] for v in steps)])
         self._started = time.monotonic() - elapsed
-        write_json(self._path, self._data)
+        self._write(data)
 
     def start(self, total: int, done: int = 0) -> None:
         pass
@@ -47,10 +51,8 @@ class MarlEval:
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
     ) -> None:
+        tasks = {}
         for name, result in results.items():
-            env, _, task = name.partition("/")
-            record = self._data.setdefault(env, {}).setdefault(task or env, {})
-            record = record.setdefault(self._algo, {}).setdefault(self._seed, {})
             values = {
                 "episode_return": _floats(result["return"]),
                 "episode_length": _floats(result["length"]),
@@ -58,34 +60,75 @@ class MarlEval:
             for key, metric in OPTIONAL.items():
                 if _known(result.get(key)):
                     values[metric] = [float(result[key])]
-            if final:
-                record["absolute_metrics"] = values
-            else:
-                evaluations = {k: v for k, v in record.items() if k != "absolute_metrics"}
-                same = [k for k, v in evaluations.items() if v["step_count"] == int(step)]
-                key = same[0] if same else f"step_{len(evaluations)}"
-                elapsed = time.monotonic() - self._started
-                record[key] = {"step_count": int(step), "elapsed_time": elapsed, **values}
-        self._drop_partial()
-        write_json(self._path, self._data)
-
-    def _drop_partial(self) -> None:
-        """Removes the metrics that some task, seed or evaluation of the file lacks."""
-        entries = [
-            entry
-            for tasks in self._data.values()
-            for algos in tasks.values()
-            for seeds in algos.values()
-            for record in seeds.values()
-            for entry in record.values()
-        ]
-        for metric in OPTIONAL.values():
-            if not all(metric in entry for entry in entries):
-                for entry in entries:
-                    entry.pop(metric, None)
+            tasks[name] = values
+        entry = {
+            "step": int(step),
+            "final": final,
+            "elapsed": time.monotonic() - self._started,
+            "tasks": tasks,
+        }
+        with self._log.open("ab") as file:
+            # Without what a write that failed, as on a full disk, has left of its line.
+            file.truncate(min(self._size, file.tell()))
+            file.write((json.dumps(entry) + "\n").encode())
+            file.flush()
+            self._size = file.tell()
+        self._waiting += 1
+        if final or self._waiting >= self._folded:
+            self._write(self._merged())
 
     def close(self) -> None:
-        pass
+        if self._waiting:
+            self._write(self._merged())
+
+    def _merged(self) -> dict[str, Any]:
+        """What the file and the log hold together."""
+        data = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        for line in self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue  # The last line of a process that was killed.
+            for name, values in entry["tasks"].items():
+                env, _, task = name.partition("/")
+                record = data.setdefault(env, {}).setdefault(task or env, {})
+                record = record.setdefault(self._algo, {}).setdefault(self._seed, {})
+                if entry["final"]:
+                    record["absolute_metrics"] = values
+                    continue
+                evaluations = {k: v for k, v in record.items() if k != "absolute_metrics"}
+                same = [k for k, v in evaluations.items() if v["step_count"] == entry["step"]]
+                key = same[0] if same else f"step_{len(evaluations)}"
+                record[key] = {"step_count": entry["step"], "elapsed_time": entry["elapsed"], **values}
+        return data
+
+    def _write(self, data: dict[str, Any]) -> None:
+        _drop_partial(data)
+        write_json(self._path, data)
+        self._log.unlink(missing_ok=True)
+        self._size = self._waiting = 0
+        self._folded = max(map(len, _records(data, self._algo, self._seed)), default=0)
+
+
+def _records(data: Mapping[str, Any], algo: str, seed: str) -> list[dict[str, Any]]:
+    """The evaluations of each task."""
+    return [task.get(algo, {}).get(seed, {}) for tasks in data.values() for task in tasks.values()]
+
+
+def _drop_partial(data: Mapping[str, Any]) -> None:
+    """Removes the metrics that some task, seed or evaluation of the file lacks."""
+    entries = [
+        entry
+        for tasks in data.values()
+        for algos in tasks.values()
+        for seeds in algos.values()
+        for record in seeds.values()
+        for entry in record.values()
+    ]
+    for metric in OPTIONAL.values():
+        if not all(metric in entry for entry in entries):
+            for entry in entries:
+                entry.pop(metric, None)
 
 
 def _known(value: Any) -> bool:

@@ -1,6 +1,8 @@
 """Parameters on disk, whatever moment a process is killed at."""
 
+import gc
 import shutil
+import tracemalloc
 
 import jax.numpy as jnp
 import numpy as np
@@ -125,3 +127,22 @@ def test_where_no_state_is_whole_nothing_is_removed(saved):
     with pytest.raises(Damaged, match="remove all checkpoints to start again"):
         newest_whole([(saved, LIKE)], newest)
     assert saved.updates() == [4, 8]
+
+
+def test_saving_keeps_no_memory(tmp_path):
+    """TensorStore's answers on what it counted stayed in memory: 17 kB a save as Python counts, 100 kB in all."""
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": jnp.zeros((8, 8)), "b": jnp.zeros(3)}
+    first = 0
+    tracemalloc.start()
+    try:
+        for update in range(40):
+            checkpoints.save(update, state)
+            if update in (9, 39):
+                gc.collect()
+                held = tracemalloc.get_traced_memory()[0]
+                first = first or held
+    finally:
+        tracemalloc.stop()
+        checkpoints.close()
+    assert (held - first) / 30 < 6_000

@@ -299,3 +299,23 @@ def test_a_row_that_a_sink_cannot_take_is_left_out(tmp_path, caplog):
     sink.close()
     assert [r["step"] for r in rows(tmp_path / "m.jsonl")] == [1, 4]
     assert "what it cannot take is left out" in caplog.text and len(caplog.records) == 2
+
+
+def test_marl_eval_writes_and_keeps_little_however_long_a_run_is(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "mtmarl.sinks.marl_eval.write_json", lambda f, v: (written.append(1), f.write_text(json.dumps(v)))
+    )
+    sink = MarlEval(tmp_path / "e.json", "a", 0)
+    result = {"lbf/x": {"return": [1.0], "length": [3], "normalised": 0.5, "win_rate": None}}
+    for step in range(100):
+        sink.log_evaluation(step, result)
+    assert len(written) < 10, "the whole file is written at doubling distances alone"
+    assert not any(isinstance(v, dict) for v in vars(sink).values())
+    # Killed here: nothing of the log is lost, and a half-written line does no harm.
+    with (tmp_path / "e.jsonl").open("a") as log:
+        log.write('{"step": 100, "ta')
+    MarlEval(tmp_path / "e.json", "a", 0)
+    steps = json.loads((tmp_path / "e.json").read_text())["lbf"]["x"]["a"]["seed_0"]
+    assert [v["step_count"] for v in steps.values()] == list(range(100))
+    assert not (tmp_path / "e.jsonl").exists()
