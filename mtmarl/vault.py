@@ -145,7 +145,7 @@ def describe(args: argparse.Namespace) -> None:
         if args.json:
             print(json.dumps({"name": name, "path": str(path), **figures}))
             continue
-        print("\n".join([*describe.text(name, figures), f"  path             {path}"]))
+        print(shown("\n".join([*describe.text(name, figures), f"  path             {path}"])))
         if "subset" in vault.metadata:
             print(f"  subset           {json.dumps(vault.metadata['subset'])}")
         picture = Path(args.out) / f"{name}.png"

@@ -24,14 +24,29 @@ _LAYOUT = (
 def card(entries: Mapping[str, Mapping[str, Any]], title: str, license: str | None = None) -> str:
     """The card of a data set: front matter, then per vault the figures, and per family the observation layout.
 
-    entries: those of a manifest, with `description`.
+    entries: those of a manifest, with `description`; one that is damaged is left out, as of a vault not described.
     """
+    entries = {name: _with_sound_description(name, entry) for name, entry in entries.items()}
     steps = sum(e["steps"] for e in entries.values())
     size = next((label for most, label in SIZES if steps < most), "10M<n<100M" if steps < 1e8 else "n>100M")
     front = ["---", "pretty_name: " + title, *([f"license: {license}"] if license else []), "viewer: false"]
     front += ["tags:", *(f"- {t}" for t in ("offline-rl", "multi-agent", "reinforcement-learning", "mtmarl"))]
     front += ["size_categories:", f"- {size}", "---", "", f"# {title}", ""]
     return "\n".join([*front, *_card_body(entries), ""])
+
+
+def _with_sound_description(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    try:
+        _card_body({name: entry})
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        IndexError,
+        AttributeError,
+    ):  # A hub's manifest may hold anything there.
+        return {key: value for key, value in entry.items() if key != "description"}
+    return entry
 
 
 def update(old: str | None, new: str) -> str:

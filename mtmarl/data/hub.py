@@ -119,15 +119,23 @@ def huggingface_parts(url: str) -> dict[str, str] | None:
     }
 
 
-def _connect_huggingface(address: str, url: str, fingerprint: str) -> Store:
+def huggingface_api() -> Any:
+    """A client of $HF_ENDPOINT that gives up a server which says nothing for `STALL` seconds. Raises UserError."""
     try:
-        from huggingface_hub import HfApi, HfFileSystem
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import get_session
     except ImportError:
         raise UserError("hf:// needs huggingface_hub: pip install 'mtmarl[hub]'") from None
+    # Its own default waits for ever; all of its requests go through this session.
+    get_session().timeout = STALL
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
-    parts = huggingface_parts(url) or {}
+
+def _connect_huggingface(address: str, url: str, fingerprint: str) -> Store:
+    api, parts = huggingface_api(), huggingface_parts(url) or {}
+    from huggingface_hub import HfFileSystem
+
     endpoint = os.environ.get("HF_ENDPOINT")
-    api = HfApi(endpoint=endpoint)
     commit = patiently(
         lambda: (
             api.repo_info(parts["repo"], repo_type="dataset", revision=parts["branch"], timeout=STALL).sha

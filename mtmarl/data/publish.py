@@ -117,9 +117,7 @@ def _to_write(address: str, create: bool) -> Store:
     if address.startswith(("http://", "https://")):
         raise UserError(f"{address}: can only be read; push to hf://, s3://, gs:// or a folder")
     if create and (repo := hub.huggingface_parts(address)):
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        api = hub.huggingface_api()
         hub.patiently(
             lambda: api.create_repo(repo["repo"], repo_type="dataset", private=True, exist_ok=True), address
         )
@@ -176,14 +174,14 @@ def _put(store: Store, place: str, of: Path | bytes) -> None:
 
 def _commit(store: Store, files: Files, stale: Iterable[str], message: str) -> Store:
     """One commit on top of the one that was read: what somebody else pushed since is not undone."""
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     inside = f"{store.folder}/" if store.folder else ""
     changes = [
         CommitOperationAdd(inside + place, of if isinstance(of, bytes) else str(of))
         for place, of in files.items()
     ] + [CommitOperationDelete(inside + place, is_folder=False) for place in stale]
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+    api = hub.huggingface_api()
     done = hub.patiently(
         lambda: api.create_commit(
             store.repo, changes, commit_message=message, repo_type="dataset", revision=store.branch,

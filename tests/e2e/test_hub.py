@@ -36,7 +36,7 @@ def test_a_missing_vault_names_its_place_and_three_ways(address, tmp_path, capsy
     assert train.main(options) == 2
     error = capsys.readouterr().err.strip()
     assert len(error.splitlines()) == 1 and str(place / "lbf/5x5-2p-1f-t20.vlt/replay") in error
-    with pytest.raises(UserError, match=f"tasks={TASK} collect.single_policies=true data.vault_dir"):
+    with pytest.raises(UserError, match=f"tasks={TASK} collect.single_policies=true 'data.vault_dir"):
         find_vault(TASK, "expert", [place])
     for way in (
         f"python -m mtmarl.vault pull {TASK}/replay --hub {address} --root '{place}'",

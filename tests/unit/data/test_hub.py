@@ -769,3 +769,19 @@ def test_a_task_set_says_where_its_vaults_are(huggingface, tmp_path, monkeypatch
     assert build.find_vaults(replace(cfg, data=replace(cfg.data, vault_dir=str(tmp_path / "x"))), ["lbf/toy"])
     asked = replace(cfg, data=replace(cfg.data, vault_dir=str(tmp_path / "y"), download=True), quiet=True)
     assert build.find_vaults(asked, ["lbf/toy"]) == [v.vault_path(tmp_path / "y", "lbf/toy", "replay")]
+
+
+def test_a_silent_hugging_face_server_is_given_up():
+    from huggingface_hub.utils import get_session
+
+    hub.huggingface_api()
+    assert get_session().timeout.read == hub.STALL
+
+
+def test_a_damaged_description_is_left_out_of_the_card():
+    from mtmarl.data.card import card
+
+    entry = {"steps": 3, "episodes": 1, "returns": {"mean": 1.0, "min": 1.0, "max": 1.0}}
+    whole = card({"lbf/a/replay": entry}, "title")
+    for damaged in (1, [], {}, {"layout": 3}, {"expert": 1, "coverage": []}, None):
+        assert card({"lbf/a/replay": {**entry, "description": damaged}}, "title") == whole
