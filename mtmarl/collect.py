@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mtmarl import config, divergence
+from mtmarl import config, divergence, stops
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 
@@ -256,10 +256,11 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     if done is not None:
         state = states[0]
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
-    state = trainer.train(
-        algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),
-        diverged=diverged,
-    )  # fmt: skip
+    with stops.awaited(run_dir, GOES_ON) as stop:
+        state = trainer.train(
+            algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),
+            diverged=diverged, stop=stop,
+        )  # fmt: skip
     sinks.close()
 
     figures = _figures(cfg, job, run_dir, task, progress, plan.updates * steps_per_update)

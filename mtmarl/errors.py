@@ -2,10 +2,13 @@
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
+from mtmarl import stops
 from mtmarl.foreign import shown
 from mtmarl.terminal import print_anything
 
@@ -55,16 +58,23 @@ def failed(error: UserError | OSError) -> int:
 
 
 def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
-    """Runs a command; it may be stopped, and what it prints cut short. `afterwards`: what a stop leaves."""
+    """Runs a command; it may be stopped, and what it prints cut short. `afterwards`: what a stop leaves.
+
+    The exit code after a signal is 128 and its number, as shells count: 130 (SIGINT), 143 (SIGTERM), 129 (SIGHUP).
+    """
     print_anything()
     try:
+        stops.raise_stopped()
         code = main()
         if sys.stdout is not None:  # As where it was closed.
             sys.stdout.flush()
         sys.exit(code)
-    except KeyboardInterrupt:
-        print("\nstopped" + (f"; {afterwards}" if afterwards else ""), file=sys.stderr)
-        sys.exit(130)
+    except KeyboardInterrupt as stop:
+        stops.die_of_signals()
+        said = ["stopped", stop.saved if isinstance(stop, stops.Stopped) else "", afterwards]
+        with suppress(OSError):  # The terminal may have gone, as after SIGHUP.
+            print("\n" + "; ".join(part for part in said if part), file=sys.stderr)
+        sys.exit(128 + (stop.signum if isinstance(stop, stops.Stopped) else signal.SIGINT))
     except BrokenPipeError:
         # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
         _drop_output()

@@ -65,6 +65,11 @@ def wait_for_all(where: str) -> None:
         multihost_utils.sync_global_devices(where)
 
 
+def on_any_process(flag: bool) -> bool:
+    """Whether the flag is set on one of the processes of the run; each must ask as often as the others."""
+    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
+
+
 def on_this_process(tree: Any) -> Any:
     """Replicated values as ones of this process alone."""
     if jax.process_count() == 1:

@@ -47,8 +47,8 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
 """
 TRAIN = launcher.TRAIN
 POLL_SECONDS = 0.2
-# What a run that is asked to stop gets before it is killed.
-GRACE_SECONDS = 10.0
+# What a run that is asked to stop gets, to save its state, before it is killed.
+GRACE_SECONDS = 30.0
 # What comes before a command that gets SIGTERM when the sweep has gone, however that ended (prctl 1: PR_SET_PDEATHSIG).
 _ENDS_WITH_US = (
     sys.executable, "-S", "-c",
@@ -709,7 +709,6 @@ def _span(minutes: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if any(a in ("-h", "--help") for a in argv):
             print(help_text())
@@ -717,15 +716,6 @@ def main(argv: list[str] | None = None) -> int:
         return run_sweep(read_options(argv))
     except (UserError, OSError) as error:
         return failed(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def help_text() -> str:
@@ -793,4 +783,4 @@ def run_sweep(options: Options) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(main)
+    exit_with(main, "the same command goes on from here")

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtmarl import config, divergence
+from mtmarl import config, divergence, stops
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
@@ -57,6 +57,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
 
     job = build.prepare(cfg)
     runs = [Run(one, job) for one in build.single_seeds(cfg)]
+    root = runs[0].directory if cfg.seeds is None else runs[0].directory.parent
     left = [r for r in runs if not divergence.ended(r.directory)]
     for r in runs:
         if r not in left and not r.diverged and sharding.is_primary():
@@ -98,19 +99,20 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             if all(r.diverged for r in left):
                 _raise_diverged(runs)
 
-        state = trainer.train(
-            job.algo,
-            job.sources,
-            plan,
-            state,
-            [trainer.Event(cfg.evaluator.every, evaluate)],
-            [r.log for r in left],
-            partial(each, Run.save),
-            list(job.train_envs),
-            diverged=diverged,
-        )
+        with stops.awaited(root, GOES_ON) as stop:
+            state = trainer.train(
+                job.algo,
+                job.sources,
+                plan,
+                state,
+                [trainer.Event(cfg.evaluator.every, evaluate)],
+                [r.log for r in left],
+                partial(each, Run.save),
+                list(job.train_envs),
+                diverged=diverged,
+                stop=stop,
+            )
         each(Run.finish, state)
-    root = runs[0].directory if cfg.seeds is None else runs[0].directory.parent
     sharding.wait_for_all("scores")
     if all(r.diverged for r in runs):
         _raise_diverged(runs)

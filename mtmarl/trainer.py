@@ -27,6 +27,7 @@ from mtmarl.data.source import Source
 from mtmarl.divergence import Divergence, Trace
 from mtmarl.errors import Diverged, UserError
 from mtmarl.random_streams import Stream, stream
+from mtmarl.stops import Request
 from mtmarl.types import Batch, Learner, Params
 
 
@@ -211,12 +212,14 @@ def train(
     task_names: Sequence[str] = (),
     mesh=None,
     diverged: Callable[[int, Divergence], None] = lambda i, found: _raise(found),
+    stop: Request | None = None,
 ) -> TrainState:
     """Runs from `state` (fresh or restored) to the last update.
 
     `log(update, metrics)` gets plain floats; a metric of one number per task is logged as `metric/task`. Several
     seeds have one `log` each. `diverged(i, found)` is told once of seed number i when it is no longer finite, before
-    anything is evaluated or saved after it; it raises `Diverged` to end training, as it does by default.
+    anything is evaluated or saved after it; it raises `Diverged` to end training, as it does by default. Once `stop`
+    has got a signal, the state is saved at the next chunk boundary, and `Stopped` raised.
     """
     check_plan(plan, events)
     mesh = mesh or sharding.make_mesh()
@@ -260,13 +263,16 @@ def train(
                     one(update, seen)
 
     while True:
+        asked = stop is not None and sharding.on_any_process(stop.signum is not None)
         # A restored state was saved after its events had run.
         if update > 0 and not restored:
             run_events(update, state.learner.params)
-            if update % plan.checkpoint_every == 0 or update == plan.updates:
+            if update % plan.checkpoint_every == 0 or update == plan.updates or asked:
                 flush()
                 save(state)
         restored = False
+        if asked and stop is not None and update > 0:
+            raise stop.stopped(update)
         if update >= plan.updates:
             break
         index = phase_of(algo, update, plan)

@@ -248,6 +248,11 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
         assert said in capsys.readouterr().err
     assert not (tmp_path / "elsewhere").exists()
 
+    def steps_of_best(run_dir):
+        """8 environments take 8 steps per update; of equal evaluations the later one counts."""
+        evaluations = json.loads((run_dir / collect.PROGRESS).read_text())["evaluations"]
+        return 8 * 8 * max(evaluations, key=lambda e: (e["return"], e["update"]))["update"]
+
     start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
     assert collect.main([*options, "tasks.train=[lbf/6x6-2p-1f-t20]", *start]) == 0
     metadata = mtmarl.read_vault(tmp_path / "vaults/lbf/6x6-2p-1f-t20.vlt/replay").metadata
@@ -256,7 +261,9 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     }  # fmt: skip
     assert str(tmp_path) not in json.dumps(metadata)
     record = json.loads((tmp_path / "next" / "run.json").read_text())
-    assert record["start"]["env_steps"] == 512 and set(record["origins"]) == {"init_from"}
+    assert record["start"]["env_steps"] == steps_of_best(tmp_path / "run")
+    assert set(record["origins"]) == {"init_from"}
     third = config.compose([*options, f"init_from={tmp_path / 'next'}"], "collect")
     begun = build.read_start(third)
-    assert begun is not None and begun.env_steps == 512 + 256 and begun.tasks == ["lbf/6x6-2p-1f-t20"]
+    played = steps_of_best(tmp_path / "run") + steps_of_best(tmp_path / "next")
+    assert begun is not None and begun.env_steps == played and begun.tasks == ["lbf/6x6-2p-1f-t20"]

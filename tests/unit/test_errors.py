@@ -11,19 +11,20 @@ import mtmarl
 from mtmarl.errors import UserError, failed
 
 
-def test_a_stop_is_one_line():
-    code = """
+@pytest.mark.parametrize("name, exit_code", [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_stop_is_one_line(name, exit_code):
+    code = f"""
 import os, signal, time
 from mtmarl.errors import exit_with
 signal.signal(signal.SIGINT, signal.default_int_handler)  # What runs in the background may ignore it.
 def main():
     print("begun")
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{name})
     time.sleep(60)
 exit_with(main, "it goes on")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr, done.returncode) == ("begun\n", "\nstopped; it goes on\n", 130)
+    assert (done.stdout, done.stderr, done.returncode) == ("begun\n", "\nstopped; it goes on\n", exit_code)
 
 
 @pytest.mark.parametrize("name", ["train", "collect", "evaluate", "report", "sweep", "vault"])

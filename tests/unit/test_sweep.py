@@ -456,12 +456,12 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
     out = tmp_path / "out"
     code = (
         "import sys\n"
-        "from mtmarl import sweep\n"
+        "from mtmarl import errors, sweep\n"
         f"sweep.TRAIN = (sys.executable, {str(stand_in)!r})\n"
         "options = sweep.read_options(sys.argv[1:])\n"
         "runs = sweep.plan(*sweep.read_sweep(options.sweep), options)['runs']\n"
         "sweep.run_sweep = lambda options: sweep.execute(runs, sweep.out_directory(options), 2)\n"
-        "sys.exit(sweep.main(sys.argv[1:]))\n"
+        "errors.exit_with(lambda: sweep.main(sys.argv[1:]), 'it goes on')\n"
     )
     options = [f"+sweep={file}", f"out={out}", "sleep=60"]
     with subprocess.Popen(
@@ -473,7 +473,7 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
         children = children_of(parent.pid)
         parent.send_signal(signal.SIGTERM)
         _, error = parent.communicate(timeout=30)
-    assert parent.returncode == 130 and error == "stopped; the same command goes on from here\n"
+    assert parent.returncode == 143 and error == "\nstopped; it goes on\n"
     assert len(children) == 2
     for child in children:
         with pytest.raises(ProcessLookupError):
