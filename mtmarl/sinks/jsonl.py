@@ -46,11 +46,11 @@ class Jsonl:
 
 def _trim(path: Path, resume_step: int | None) -> None:
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_bytes().splitlines():
         try:
             step = json.loads(line)["step"]
-        except (ValueError, KeyError, TypeError):
+            if resume_step is None or step <= resume_step:
+                kept.append(line + b"\n")
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
-        if resume_step is None or step <= resume_step:
-            kept.append(line + "\n")
-    write_whole(path, "".join(kept))
+    write_whole(path, b"".join(kept))

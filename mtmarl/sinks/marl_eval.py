@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.foreign import line
 
 # What some tasks lack, as results and as marl-eval name it: a reference return to divide by, battles to win.
 OPTIONAL = {"normalised": "normalised_return", "win_rate": "win_rate"}
@@ -30,17 +32,26 @@ class MarlEval:
     def __init__(self, path: Path, algo: str, seed: int, resume_step: int | None = None):
         self._path, self._algo, self._seed = path, algo, f"seed_{seed}"
         self._log = path.with_name(f"{path.name}l")
-        data = self._merged()
-        elapsed = 0.0
-        for record in _records(data, algo, self._seed):
-            if resume_step is not None:
+        try:
+            self._started = time.monotonic() - self._resume(resume_step)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            reason = line(f"{type(error).__name__}: {error}")
+            raise UserError(
+                f"{path}: not the evaluations of a run ({reason}); restore it, or remove it to keep only new ones"
+            ) from None
+
+    def _resume(self, step: int | None) -> float:
+        """Drops evaluations of later steps; returns the seconds that the run has taken."""
+        data, elapsed = self._merged(), 0.0
+        for record in _records(data, self._algo, self._seed):
+            if step is not None:
                 record.pop("absolute_metrics", None)
-                for key in [k for k, v in record.items() if v["step_count"] > resume_step]:
+                for key in [k for k, v in record.items() if v["step_count"] > step]:
                     del record[key]
             steps = [v for k, v in record.items() if k != "absolute_metrics"]
             elapsed = max([elapsed, *(v["elapsed_time"] for v in steps)])
-        self._started = time.monotonic() - elapsed
         self._write(data)
+        return elapsed
 
     def start(self, total: int, done: int = 0) -> None:
         pass
@@ -84,9 +95,9 @@ class MarlEval:
     def _merged(self) -> dict[str, Any]:
         """What the file and the log hold together."""
         data = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
-        for line in self._log.read_text(encoding="utf-8").splitlines() if self._log.exists() else ():
+        for row in self._log.read_bytes().splitlines() if self._log.exists() else ():
             try:
-                entry = json.loads(line)
+                entry = json.loads(row)
             except ValueError:
                 continue  # The last line of a process that was killed.
             for name, values in entry["tasks"].items():

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 from mtmarl.errors import UserError, failed
 
-# What may come of a fault; the last four are failures of the library.
+# What may come of a fault; those in FAILURES are failures of the library.
 UNCHANGED = "unchanged"  # it had no effect: what is used is what was there before
 REPAIRED = "repaired"  # what is used differs, and a line says so
 REFUSED = "refused"  # one clear line, exit code 2
 SILENT = "silent change"  # what is used differs, or a wrong value is taken, and nothing says so
 TRACEBACK = "traceback"  # any other exception, the end of the process, or a refusal that is not one line
 SLOW = "hang"  # no answer within the time that a case has
-OUTCOMES = (UNCHANGED, REPAIRED, REFUSED, SILENT, TRACEBACK, SLOW)
-FAILURES = (SILENT, TRACEBACK, SLOW)
+UNNAMED = "key not named"  # a refusal that does not name the setting that is wrong
+OUTCOMES = (UNCHANGED, REPAIRED, REFUSED, UNNAMED, SILENT, TRACEBACK, SLOW)
+FAILURES = (UNNAMED, SILENT, TRACEBACK, SLOW)
 
 SLOW_SECONDS = 20.0
 LONGEST_LINE = 1500
@@ -32,11 +33,13 @@ class Door(NamedTuple):
     """One way into the library. `use()` returns what would be used, or the exit code of a command.
 
     `fits(value)`: whether that is right as if there were no fault. None: any answer but a traceback is right.
+    `key`: what a refusal must name.
     """
 
     name: str
     use: Callable[[], Any]
     fits: Callable[[Any], bool] | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ def attempt(door: Door) -> Result:
     if code:
         errors = [line for line in lines if "error:" in line]
         clear = len(errors) == 1 and len(errors[0]) <= LONGEST_LINE and "Traceback" not in said
-        return Result(REFUSED if clear else TRACEBACK, door.name, said or f"exit code {code} without a word")
+        outcome = TRACEBACK if not clear else REFUSED if door.key in said else UNNAMED
+        return Result(outcome, door.name, said or f"exit code {code} without a word")
     if door.fits is None or door.fits(value):
         return Result(UNCHANGED, door.name, said)
     return Result(REPAIRED if said or out.getvalue().strip() else SILENT, door.name, said or out.getvalue())

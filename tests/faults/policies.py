@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Saved policies and checkpoints with single bits turned over, or damaged files, against loading and resuming."""
 
 import shutil
@@ -17,7 +16,8 @@ from tests.faults.vaults import TASKS, place, sound_root
 def options(root: Path, run: Path) -> list[str]:
     return [
         "+algo=bc_r", f"+tasks={TASKS[0]}", f"data.vault_dir={root}", "quiet=true", f"run_dir={run}", "sinks=[jsonl]",
-        "trainer.updates=4", "trainer.chunk=2", "trainer.checkpoint_every=2", "evaluator.every=4", "trainer.batch_size=4",
+        "trainer.updates=4", "trainer.chunk=2", "trainer.checkpoint_every=2", "evaluator.every=4",
+        "trainer.batch_size=4",
         "trainer.context=5", "evaluator.episodes=2", "evaluator.final_episodes=2",
     ]  # fmt: skip
 

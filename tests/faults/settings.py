@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Wrong settings on the command lines of train, collect and evaluate: nothing is compiled, nothing is read but YAML."""
 
 from functools import cache
@@ -77,19 +76,22 @@ def _case(scratch: Path, number: int) -> Case:
     algo = pick(rng, sorted(ALGOS if command == "train" else ONLINE))
     argv = [f"+algo={algo}", "+tasks=micro"]
     key, value = pick(rng, _keys(algo))
+    named = ""
     if group == "values":
+        named = key
         argv.append(f"{key}={pick(rng, _wrong(value))}")
     elif group == "keys":
-        argv.append(f"{_misspelt(key, rng)}={value}")
+        named = _misspelt(key, rng)
+        argv.append(f"{named}={value}")
     elif group == "words":
         argv.append(pick(rng, WORDS))
     else:
         argv[1] = f"+tasks={pick(rng, TASKS)}"
     if number % 20 == 4:
-        command, argv = "evaluate", [f"run={scratch}", argv[-1]]
+        command, argv, named = "evaluate", [f"run={scratch}", argv[-1]], ""
     recipe = f"python -m mtmarl.{command} {' '.join(map(repr, argv))}"
     # Every one of them is wrong: what is taken is taken silently.
-    return Case(group, recipe, [Door(command, lambda: _use(argv, command), lambda value: False)])
+    return Case(group, recipe, [Door(command, lambda: _use(argv, command), lambda value: False, named)])
 
 
 def _misspelt(key: str, rng: np.random.Generator) -> str:

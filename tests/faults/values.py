@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """Damage to files and to JSON, drawn from a generator."""
 
 import math
@@ -11,7 +10,8 @@ import numpy as np
 
 T = TypeVar("T")
 ODD = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, 1e300, math.nan, math.inf, -math.inf, "", "x", "1",
+    None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 10**400, 0.5, 1e300, math.nan, math.inf, -math.inf,
+    "", "x", "1",
     "１", "../../x", "\x1b[31mred", "a" * 5000, [], [1], [None], [[]], {}, {"a": 1}, {"": None},
 )  # fmt: skip
 

@@ -1,5 +1,4 @@
-# ruff: noqa: E501
-"""Vaults that are damaged, exchanged, rewritten by hand or have odd neighbours, against training and the vault tools."""
+"""Vaults that are damaged, exchanged, rewritten by hand or with odd neighbours, against training and the tools."""
 
 import json
 import os
@@ -257,8 +256,10 @@ def _neighbour(root: Path, rng: np.random.Generator) -> str:
     else:
         folder.mkdir()
         text = {
-            "flashbax": json.dumps({"version": 1.2, "structure_shape": {"obs": "(1, 3)"}, "structure_dtype": {"obs": "int8"}}),
-            "empty": "{}", "garbage": "\x00\x01", "list": "[1]", "unreadable": '{"version": 1.2, "schema_version": "1"}',
+            "flashbax": json.dumps({"version": 1.2, "structure_shape": {"obs": "(1, 3)"},
+            "structure_dtype": {"obs": "int8"}}),
+            "empty": "{}", "garbage": "\x00\x01", "list": "[1]",
+            "unreadable": '{"version": 1.2, "schema_version": "1"}',
         }.get(what)  # fmt: skip
         if text is None:
             (folder / "metadata.json").mkdir()

@@ -66,6 +66,25 @@ def test_jsonl_resume_drops_later_and_broken_lines(tmp_path):
     assert [(r["step"], r["x"]) for r in rows(path)] == [(10, 10), (20, 20), (30, -1)]
 
 
+def test_jsonl_resume_drops_lines_of_no_run(tmp_path):
+    path = tmp_path / "m.jsonl"
+    damaged = [b'{"step": "x"}', b'{"step": [1]}', b'{"step": null}', b"\xff", b"[" * 10**5, b"1"]
+    path.write_bytes(b"\n".join([b'{"step": 10}', *damaged, b'{"step": 20}', b""]))
+    Jsonl(path, resume_step=10).close()
+    assert path.read_bytes() == b'{"step": 10}\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1]", "null", "[" * 10**5, '{"lbf": 1}', '{"lbf": {"t": {"a": {"seed_0": {"x": 1}}}}}']
+)
+def test_a_damaged_marl_eval_is_refused_and_kept(tmp_path, text):
+    path = tmp_path / "e.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="e.json: not the evaluations of a run .*; restore it, or remove it"):
+        MarlEval(path, "a", 0, resume_step=15)
+    assert path.read_text() == text
+
+
 def test_marl_eval_schema(tmp_path):
     path = tmp_path / "e.json"
     sink = MarlEval(path, "mt_oryx", 3)
