@@ -16,6 +16,7 @@ from mtmarl.foreign import line
 MAX_BYTES = 64 * 2**30
 MAX_FILES = 1_000_000
 _BLOCK = 2**20
+_MAX_BEHIND = 2**26  # blocks of zeros are usual, a few MB at most
 
 
 class _Member(NamedTuple):
@@ -116,6 +117,15 @@ def _copy(source: BufferedIOBase, out: BufferedIOBase) -> Iterator[int]:
         out.write(block)
 
 
+def _read_to_end(stream: Any) -> None:
+    """Reads what lies behind the end of a tar archive: the checksum of a compressed one is only looked at there."""
+    left = _MAX_BEHIND
+    while block := stream.read(_BLOCK):
+        left -= len(block)
+        if left < 0:
+            raise OSError(f"more than {_MAX_BEHIND:,} bytes behind its end; pack it anew")
+
+
 def _members(archive: Path) -> Iterator[_Member]:
     """The files of an archive; folders follow from them."""
     if zipfile.is_zipfile(archive):
@@ -131,5 +141,6 @@ def _members(archive: Path) -> Iterator[_Member]:
                 if not info.isdir():
                     plain = info.isreg()
                     yield _Member(info.name, info.size, plain, lambda info=info: packed.extractfile(info))
+            _read_to_end(packed.fileobj)
     else:
         raise UserError(f"{archive}: neither a zip nor a tar archive")

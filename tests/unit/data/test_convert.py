@@ -503,6 +503,32 @@ def test_a_long_header_takes_no_time(tmp_path, kind, size):
     assert time.perf_counter() - began < 5
 
 
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_checksums_of_compressed_tars_are_looked_at(tmp_path, compression):
+    """They stand behind the end of the archive itself."""
+    archive = tmp_path / "a.tar"
+    with tarfile.open(archive, f"w:{compression}") as packed:
+        info = tarfile.TarInfo("x")
+        info.size = 3000
+        packed.addfile(info, io.BytesIO(os.urandom(3000)))
+    content = bytearray(archive.read_bytes())
+    content[-6] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_zeros_without_end_behind_a_tar(tmp_path):
+    archive = tmp_path / "a.tgz"
+    with gzip.open(archive, "wb", compresslevel=1) as packed:
+        packed.write(bytes(10**4))
+        for _ in range(80):
+            packed.write(bytes(2**20))
+    with pytest.raises(UserError, match="bytes behind its end"):
+        unpack(archive, tmp_path / "out")
+
+
 def test_honest_archives_are_unpacked(tmp_path):
     zipped(tmp_path / "a.zip", {"x/y.json": b"{}", "z": b"1"})
     tarred(tmp_path / "a.tgz", ("x/y.json", tarfile.REGTYPE, b"{}"), ("z", tarfile.REGTYPE, b"1"))
