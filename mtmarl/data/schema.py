@@ -10,6 +10,7 @@ from typing import Any
 from mtmarl.task_names import vault_parts
 
 _WHOLE = 2**63
+_LONGEST = 1000  # bytes of a path below a root; file systems take some 4000 with what is above it
 
 
 def load(content: str | bytes) -> dict[str, Any]:
@@ -135,8 +136,9 @@ def files(found: Any) -> None:
         parts = place.split("/")
         # A manifest may come from anywhere: each place must lie below the root.
         plain = all(part not in ("", ".", "..") for part in parts) and not any(c in place for c in "\\:\0")
+        plain = plain and len(place.encode(errors="replace")) <= _LONGEST
         if not plain or not _object(of) or not digest(of["sha256"]) or not count(of["size"]):
-            raise ValueError(f"file {place!r} has no legal place, size or hash")
+            raise ValueError(f"file {place[:80]!r} has no legal place, size or hash")
 
 
 def reference(found: Mapping[str, Any]) -> None:

@@ -304,7 +304,14 @@ def test_a_foreign_manifest_is_refused(huggingface, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "place_of", ["../../evil", "/etc/evil", "lbf/toy.vlt/replay/../../../evil", "a\\..\\evil"]
+    "place_of",
+    [
+        "../../evil",
+        "/etc/evil",
+        "lbf/toy.vlt/replay/../../../evil",
+        "a\\..\\evil",
+        "lbf/toy.vlt/replay/" + "a/" * 2000 + "b",
+    ],
 )
 @pytest.mark.parametrize("kind", ["vaults", "references"])
 def test_no_file_is_written_outside_the_root(huggingface, origin, tmp_path, place_of, kind):
