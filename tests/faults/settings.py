@@ -81,8 +81,9 @@ def _case(scratch: Path, number: int) -> Case:
         named = key
         argv.append(f"{key}={pick(rng, _wrong(value))}")
     elif group == "keys":
-        named = _misspelt(key, rng)
-        argv.append(f"{named}={value}")
+        wrong = _misspelt(key, rng)
+        named = _first_wrong(wrong.split("."), key.split("."))
+        argv.append(f"{wrong}={value}")
     elif group == "words":
         argv.append(pick(rng, WORDS))
     else:
@@ -97,6 +98,12 @@ def _case(scratch: Path, number: int) -> Case:
 def _misspelt(key: str, rng: np.random.Generator) -> str:
     at = int(rng.integers(len(key)))
     return pick(rng, [key[:at] + "q" + key[at:], key + "_", key[:-1] + "7", f"{key}.more", f"no.{key}"])
+
+
+def _first_wrong(wrong: list[str], right: list[str]) -> str:
+    """The section or key up to which a misspelt key can be followed; the key itself where something is behind it."""
+    known = next((i for i, (a, b) in enumerate(zip(wrong, right, strict=False)) if a != b), len(right) - 1)
+    return ".".join(wrong[: known + 1])
 
 
 KINDS = {"settings": Kind("settings", 1200, _case)}
