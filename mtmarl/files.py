@@ -2,11 +2,12 @@
 
 import errno
 import json
+import os
 import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from glob import escape
@@ -86,20 +87,41 @@ def scratch_folder(parent: Path | None = None, prefix: str = _SCRATCH) -> Iterat
 
 def write_whole(file: Path, content: str | bytes) -> None:
     """Replaces `file` in one step; text is UTF-8. Directories above it are made."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    for earlier in file.parent.glob(f".{escape(file.name)}-{'[0-9a-f]' * 8}"):
-        with suppress(OSError):
-            if time.time() - earlier.stat().st_mtime > _DEAD:  # Its process was killed.
-                earlier.unlink()
-    temporary = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
+    write_together({file: content})
+
+
+def write_together(contents: Mapping[Path, str | bytes]) -> None:
+    """Replaces files, each in one step, once all of the new contents are on disk: a full disk leaves all as they were.
+
+    Text is UTF-8. Directories above them are made.
+    """
+    temporary: dict[Path, Path] = {}
+    file = Path()
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        temporary.replace(file)
+        for file, content in contents.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _remove_dead(file)
+            temporary[file] = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
+            temporary[file].write_bytes(content.encode() if isinstance(content, str) else content)
+        for file in contents:
+            if file.is_dir():  # Told before any other file is replaced.
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        for file, written in temporary.items():
+            written.replace(file)
     except OSError as error:
         error.filename, error.filename2 = str(file), None  # Not the temporary one; a full disk gives none.
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        for written in temporary.values():
+            written.unlink(missing_ok=True)
+
+
+def _remove_dead(file: Path) -> None:
+    """Removes temporary files of `file` whose process was killed."""
+    for earlier in file.parent.glob(f".{escape(file.name)}-{'[0-9a-f]' * 8}"):
+        with suppress(OSError):
+            if time.time() - earlier.stat().st_mtime > _DEAD:
+                earlier.unlink()
 
 
 def write_json(file: Path, value: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mtmarl import config, settings
 from mtmarl.command_lines import line
 from mtmarl.errors import UserError, exit_with, failed
-from mtmarl.files import write_whole
+from mtmarl.files import write_together
 
 if TYPE_CHECKING:
     from mtmarl.analysis.document import Part, Section
@@ -30,7 +30,8 @@ PROTOCOL = (
     "Normalised score = {score}. Actions are {played}. Scores are of {checkpoint}, over {episodes} a task. "
     "Intervals: 95% t intervals over runs, with the degrees of freedom of Welch and Satterthwaite; those of gains, "
     "which are ratios of means, are Fieller's. They hold the truth about 95 times in 100, with 3 seeds as with 5 "
-    "(`experiment_scripts/coverage.py`). The spread is that of whole runs, as a run scores all its tasks. Seeds of "
+    "(`experiment_scripts/coverage.py`); those of shares end at 0 and 1. The spread is that of whole runs, as a run "
+    "scores all its tasks. Seeds of "
     "different cells (an algorithm with its settings and training tasks) are independent, unless only the choice of "
     "the checkpoint tells these apart. Intervals speak of new seeds on these tasks and references, not of new tasks. A "
     "single seed has no interval. IQM: mean of the middle half of all scores (Agarwal et al. 2021, Deep RL at the edge "
@@ -81,6 +82,12 @@ def main(argv: list[str] | None = None) -> int:
         help="of the largest return, where a task has one, or of the reference return: how soon runs that learn by "
         "acting, or from an earlier policy, reach it",
     )
+    parser.add_argument(
+        "--pictures",
+        nargs="*",
+        metavar="NAME",
+        help="draw these figures alone, none where no name is given; default: all",
+    )
     args = parser.parse_args(argv)
     # The first of several paths has a report of its own.
     alone = len(args.runs) == 1 and not args.runs[0].is_file()
@@ -88,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         # What lies at PATH/report is of the runs beside it; elsewhere it may be all that is known of its runs.
         keep = out != args.runs[0] / "report"
-        report, notices = _write(args.runs, out, args.checkpoint, args.references, args.threshold, keep)
+        report, notices = _write(
+            args.runs, out, args.checkpoint, args.references, args.threshold, keep, args.pictures
+        )
     except (UserError, OSError) as error:
         return failed(error)
     for notice in notices:
@@ -119,8 +128,12 @@ def _write(
     references: Path | None = None,
     threshold: float = 0.9,
     keep: bool = False,
+    pictures: Sequence[str] | None = None,
 ) -> tuple[Path, list[str]]:
-    """`keep`: an earlier report that holds runs which this one lacks is not written over."""
+    """`keep`: an earlier report that holds runs which this one lacks is not written over.
+
+    `pictures`: all that are drawn.
+    """
     from mtmarl.analysis import document, measure, runs, sweeps
 
     found = runs.load(paths, references)
@@ -174,19 +187,23 @@ def _write(
 
     if keep and (out / RESULTS).exists():
         _check_holds(results, out)
-    out.mkdir(parents=True, exist_ok=True)
-    for section in sections:
-        for picture in section.pictures():
-            write_whole(out / f"{picture.name}.png", picture.png)
-            write_whole(out / f"{picture.name}.svg", picture.svg)
-    write = lambda name, text: write_whole(out / name, text)
-    write("report.md", document.markdown(title, sections))
-    write("report.html", document.page(title, sections))
-    write("table.tex", document.latex(sections))
+    if pictures is not None:
+        drawn = [picture.name for section in sections for picture in section.pictures()]
+        if unknown := sorted(set(pictures).difference(drawn)):
+            raise UserError(f"--pictures: no figure {unknown[0]!r}; there are {', '.join(drawn) or 'none'}")
+        sections = [section.with_pictures(pictures) for section in sections]
     reported = [*trained, *(r for s in planned for r in s.finished())]
     results["references"] = measure.references(reported)
     results["settings"] = measure.all_settings([*reported, *collected])
-    write(RESULTS, measure.to_json(results) + "\n")
+    contents: dict[Path, str | bytes] = {}
+    for picture in (p for section in sections for p in section.pictures()):
+        contents[out / f"{picture.name}.png"] = picture.png
+        contents[out / f"{picture.name}.svg"] = picture.svg
+    contents[out / "report.md"] = document.markdown(title, sections)
+    contents[out / "report.html"] = document.page(title, sections)
+    contents[out / "table.tex"] = document.latex(sections)
+    contents[out / RESULTS] = measure.to_json(results) + "\n"
+    write_together(contents)
     return out / "report.md", notices
 
 

@@ -106,6 +106,12 @@ class Section:
     def pictures(self) -> list[Picture]:
         return [p for p in self.parts if isinstance(p, Picture)]
 
+    def with_pictures(self, names: Sequence[str]) -> "Section":
+        """Without the figures that are not named."""
+        return Section(
+            self.title, tuple(p for p in self.parts if not isinstance(p, Picture) or p.name in names)
+        )
+
 
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -40,12 +40,19 @@ def aggregate(groups: Sequence[Sequence[Run]], split: str, which: str) -> dict[s
     if not blocks:
         return None
     out: dict[str, Any] = {"tasks": sum(b.shape[1] for b in blocks)}
+    possible = _possible([run for runs in groups for run in runs], split)
     for name, statistic in (("mean", stats.mean), ("iqm", stats.iqm)):
         out[name] = stats.value(blocks, statistic)
-        out[f"{name}_interval"] = stats.interval(blocks, statistic)
+        out[f"{name}_interval"] = stats.interval(blocks, statistic, possible)
     out["optimality_gap"] = stats.value(blocks, stats.optimality_gap)
     out["standard_error"] = stats.standard_error(blocks)
     return out
+
+
+def _possible(runs: Sequence[Run], split: str) -> Interval:
+    """What scores of runs may be: shares where every task is won or lost, returns over reference returns else."""
+    shares = all(run.winnable(task) for run in runs for task in scored_tasks([run], split))
+    return stats.SHARES if shares else stats.ANY
 
 
 def group(runs: Sequence[Run], which: str) -> dict[str, Any]:
@@ -154,7 +161,8 @@ def compare_runs(
     above = lambda side: [(x - r) / (1 - r) for x, r in zip(side, random, strict=True)]
     above_random = stats.gain(above(left), above(right), paired)
     left, right = stats.blocks(left), stats.blocks(right)
-    found = stats.gain(left, right, paired)
+    runs = [run for pair in pairs for side in pair for run in side]
+    found = stats.gain(left, right, paired, _possible(runs, split))
     return {
         "tasks": sum(b.shape[1] for b in left),
         "seeds_of": [len(b) for b in left],

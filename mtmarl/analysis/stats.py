@@ -34,6 +34,9 @@ Interval = tuple[float, float]
 Statistic = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 UNKNOWN: Interval = (float("nan"), float("nan"))
+# What scores may be: shares have ends, which no interval passes.
+ANY: Interval = (float("-inf"), float("inf"))
+SHARES: Interval = (0.0, 1.0)
 
 
 def blocks(scores: Scores) -> list[np.ndarray]:
@@ -120,12 +123,20 @@ def _jackknife(parts: Sequence[np.ndarray], statistic: Statistic) -> Spread:
     return Spread(np.asarray(variances), np.asarray([len(p) - 1.0 for p in parts]))
 
 
-def interval(scores: Scores, statistic: Statistic = mean) -> Interval:
-    """The 95% t interval of a statistic. NaN with one seed: a seed alone says nothing of its spread."""
+def interval(scores: Scores, statistic: Statistic = mean, possible: Interval = ANY) -> Interval:
+    """The 95% t interval of a statistic, as far as its values are possible.
+
+    NaN with one seed: a seed alone says nothing of its spread.
+    """
     parts = blocks(scores)
     if not _repeated(parts):
         return UNKNOWN
-    return _jackknife(parts, statistic).interval(float(statistic(parts)))
+    return _within(possible, _jackknife(parts, statistic).interval(float(statistic(parts))))
+
+
+def _within(possible: Interval, found: Interval) -> Interval:
+    low, high = (float(np.clip(end, *possible)) for end in found)
+    return low, high
 
 
 def standard_error(scores: Scores) -> float:
@@ -158,11 +169,12 @@ class Gain:
     detectable: float
 
 
-def gain(scores: Scores, baseline: Scores, paired: bool = False) -> Gain:
+def gain(scores: Scores, baseline: Scores, paired: bool = False, possible: Interval = ANY) -> Gain:
     """How much one side scores above the other.
 
-    `paired`: equal rows of both sides belong together, so their differences count. The ratio is NaN where the
-    baseline's mean is not above 0: it has no meaning there.
+    `paired`: equal rows of both sides belong together, so their differences count. `possible`: what scores may be;
+    where none is below 0, no gain is below −100%. The ratio is NaN where the baseline's mean is not above 0: it has no
+    meaning there.
     """
     a, b = blocks(scores), blocks(baseline)
     nothing = float("nan")
@@ -176,12 +188,13 @@ def gain(scores: Scores, baseline: Scores, paired: bool = False) -> Gain:
     apart = both.spread(np.pi / 4)
     # `spread` is of (A - B) / sqrt(2) there.
     difference = Spread(2 * apart.variances, apart.freedoms)
+    ratios = (-1.0 if possible[0] >= 0 else -np.inf, np.inf)
     reach = float(_quantile(difference.freedom) + stdtrit(difference.freedom, POWER))
     return Gain(
         ratio,
-        both.fieller(above, below) if below > 0 else UNKNOWN,
+        _within(ratios, both.fieller(above, below)) if below > 0 else UNKNOWN,
         above - below,
-        difference.interval(above - below),
+        _within((possible[0] - possible[1], possible[1] - possible[0]), difference.interval(above - below)),
         reach * difference.error / below if below > 0 else nothing,
     )
 

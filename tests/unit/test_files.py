@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from mtmarl.errors import UserError
-from mtmarl.files import files_below, only_writer, remove, scratch_folder, write_json, write_whole
+from mtmarl.files import (
+    files_below,
+    only_writer,
+    remove,
+    scratch_folder,
+    write_json,
+    write_together,
+    write_whole,
+)
 
 
 def test_the_old_file_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
@@ -107,3 +115,20 @@ def test_an_error_names_the_file_that_was_meant(tmp_path, monkeypatch):
     with pytest.raises(OSError) as error:
         write_whole(tmp_path / "file", "x")
     assert error.value.filename == str(tmp_path / "file") and not list(tmp_path.iterdir())
+
+
+def test_files_that_belong_together_are_all_new_or_all_old(tmp_path, monkeypatch):
+    names = [tmp_path / name for name in ("a", "b", "c")]
+    write_together(dict.fromkeys(names, "old"))
+    write = Path.write_bytes
+
+    def full(self, content):
+        if self.name.startswith(".c-"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError) as error:
+        write_together(dict.fromkeys(names, "new"))
+    assert error.value.filename == str(names[2])
+    assert {file: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(names, "old")

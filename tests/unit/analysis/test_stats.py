@@ -242,3 +242,11 @@ def test_late_change_of_a_straight_line():
     assert stats.late_change(steps, np.full(11, 0.7)) == pytest.approx(0.0)
     assert np.isnan(stats.late_change(steps[:4], steps[:4]))
     assert np.isnan(stats.late_change(steps, -np.ones(11)))
+
+
+def test_intervals_of_shares_hold_no_impossible_share():
+    high, low = np.array([[0.9], [1.0], [1.0]]), np.array([[0.0], [0.1], [0.4]])
+    assert stats.interval(high)[1] > 1 and stats.interval(low)[0] < 0
+    assert stats.interval(high, possible=stats.SHARES)[1] == 1
+    assert stats.interval(low, possible=stats.SHARES)[0] == 0
+    assert stats.gain(low, high, possible=stats.SHARES).interval[0] == -1
