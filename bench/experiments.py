@@ -30,15 +30,15 @@ def cost(argv: tuple[str, ...]) -> tuple[float, float] | None:
     cfg = config.compose(list(argv), "train")
     if cfg.algo_name not in OFFLINE:
         return None
-    module, settings = build.parse_algorithm(cfg, build.ALGOS)
+    spec, settings = build.parse_algorithm(cfg, build.ALGOS)
     train = [spec(t) for t in build.train_tasks(cfg)]
     test = [spec(t) for t in cfg.tasks.test]
-    agents, told = max(s.agents for s in train), getattr(module, "TASK_FEATURES", False)
+    agents, told = max(s.agents for s in train), spec.task_features
     layout = Layout.of(train, cfg.data.agent_ids, max(s.agents for s in (*train, *test)), told)
     split = entities.of_layout(layout, train)
     sizes = (agents, layout.obs, layout.actions, max(s.horizon for s in train), len(train))
     dims = Dims(*sizes, split, layout.task_features)
-    algo = build.make_algorithm(module, settings, dims, cfg.trainer.updates, (-1.0, 1.0))
+    algo = build.make_algorithm(spec, settings, dims, cfg.trainer.updates, (-1.0, 1.0))
     learner = jax.eval_shape(algo.init, jax.random.key(0), example_batch(dims))
     per_token = 8 if jax.tree.leaves(learner.target) else 6
     tokens = cfg.trainer.batch_size * cfg.trainer.context * agents

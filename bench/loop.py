@@ -124,8 +124,8 @@ def main() -> None:
     padded = Dims(
         max(s.agents for s in specs), layout.obs, layout.actions, max(s.horizon for s in specs), len(specs)
     )
-    module, settings = build.parse_algorithm(cfg, build.ALGOS)
-    player = build.make_algorithm(module, settings, padded, 1, (-1.0, 16.0))
+    spec, settings = build.parse_algorithm(cfg, build.ALGOS)
+    player = build.make_algorithm(spec, settings, padded, 1, (-1.0, 16.0))
     params = jax.jit(player.init)(jax.random.key(0), example_batch(padded)).params
     envs = {name: layout.wrap(env) for name, env in raw.items()}
     starts = {}

@@ -60,8 +60,8 @@ def hybrid(batch: int, context: int, repeats: int, chunk: int) -> None:
     envs = [layout.wrap(env) for env in raw]
     split = of_layout(layout, [env.spec for env in raw])
     dims = Dims(AGENTS, layout.obs, layout.actions, 150, len(envs), split)
-    module, settings = parse_algorithm(cfg, ALGOS)
-    algo, data = make_algorithm(module, settings, dims, 1, (0.0, 2.0)), smax_data()
+    spec, settings = parse_algorithm(cfg, ALGOS)
+    algo, data = make_algorithm(spec, settings, dims, 1, (0.0, 2.0)), smax_data()
     teams = jnp.asarray([env.spec.agents for env in envs], jnp.int32)
     data = data._replace(
         agents=teams, **{n: getattr(data, n)[: len(envs)] for n in ("offset", "length", "obs_scale")}
@@ -97,8 +97,8 @@ def main() -> None:
     source = vault_source(smax_data(), batch, context)
     for name in METHODS:
         cfg = config.compose([f"+algo={name}", "+tasks=marine_hard"], "train")
-        module, settings = parse_algorithm(cfg, ALGOS)
-        algo = make_algorithm(module, settings, dims, 1, (0.0, 2.0))
+        spec, settings = parse_algorithm(cfg, ALGOS)
+        algo = make_algorithm(spec, settings, dims, 1, (0.0, 2.0))
         for phase in algo.phases:
             tokens = batch * context * AGENTS
             m = measure(only(algo, phase), dims, source, tokens, repeats, chunk=2 if quick else 3)

@@ -70,9 +70,9 @@ def make_algorithm(name: str, embed_dim: int, agents: int, dtype: str = "float32
     """An offline algorithm for RWARE-like tasks."""
     options = [f"algo.network.embed_dim={embed_dim}", f"algo.network.dtype={dtype}"]
     cfg = config.compose([f"+algo={name}", "+tasks=rware_15", *options], "train")
-    module, settings = build.parse_algorithm(cfg, OFFLINE)
+    spec, settings = build.parse_algorithm(cfg, OFFLINE)
     dims = Dims(agents, OBS, ACTIONS, 500, TASKS)
-    return build.make_algorithm(module, settings, dims, 1, (-1.0, 16.0)), dims
+    return build.make_algorithm(spec, settings, dims, 1, (-1.0, 16.0)), dims
 
 
 class Measured(NamedTuple):

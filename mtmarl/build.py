@@ -4,7 +4,6 @@ Derived sizes (padding, value support, steps) are computed here, printed, and ne
 """
 
 import hashlib
-import inspect
 import os
 import re
 import subprocess
@@ -23,7 +22,7 @@ import numpy as np
 import mtmarl
 from mtmarl import config, foreign, memory, records, sharding, trainer
 from mtmarl.algos import ALGOS, ONLINE
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.checkpoint import Matching, load_matching, load_params, names
 from mtmarl.command_lines import command, line, word
 from mtmarl.config import Config
@@ -86,13 +85,13 @@ def make_envs(names: Sequence[str]) -> dict[str, Env]:
     return {name: make_env(name) for name in names}
 
 
-def parse_algorithm(cfg: Config, known: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The module of the algorithm that is asked for and its parsed settings. `known`: ALGOS or a part of them."""
+def parse_algorithm(cfg: Config, known: Mapping[str, Spec]) -> tuple[Spec, Any]:
+    """The algorithm that is asked for and its parsed settings. `known`: ALGOS or a part of them."""
     if cfg.algo_name not in known:
         raise UserError(f"+algo={cfg.algo_name} does not run here; choose one of {', '.join(known)}")
-    module = known[cfg.algo_name]
+    spec = known[cfg.algo_name]
     where = f"configs/algo/{cfg.algo_name}.yaml or the command line"
-    return module, config.parse(module.Config, cfg.algo, where, "algo")
+    return spec, config.parse(spec.Config, cfg.algo, where, "algo")
 
 
 def parameter_count(params: Any) -> int:
@@ -149,9 +148,11 @@ class Start:
 
     def check_network(self, cfg: Config, settings: Any) -> None:
         """Two networks of one kind must agree in what shapes do not show, such as how long memory lasts."""
-        _, earlier = parse_algorithm(self.cfg, ALGOS)
-        ours, theirs = (getattr(s, "network", None) for s in (settings, earlier))
-        if ours is None or type(ours) is not type(theirs):
+        spec, earlier = parse_algorithm(self.cfg, ALGOS)
+        if not (spec.has_network and ALGOS[cfg.algo_name].has_network):
+            return
+        ours, theirs = settings.network, earlier.network
+        if type(ours) is not type(theirs):
             return
         differing = {
             k: v for k, v in vars(theirs).items() if k not in _FREE_OF_NETWORK and v != vars(ours)[k]
@@ -167,8 +168,9 @@ class Start:
         measured them: it begins anew.
         """
         like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example).params
-        _, earlier = parse_algorithm(self.cfg, ALGOS)
-        unit_size = any(getattr(s, "normalise_values", False) for s in (settings, earlier))
+        spec, earlier = parse_algorithm(self.cfg, ALGOS)
+        both = (spec.rollouts(earlier), ALGOS[cfg.algo_name].rollouts(settings))
+        unit_size = any(asked.unit_values for asked in both)
         found = load_matching(self.path, like, anew=algo.critic if unit_size else ())
         if not found.params:
             raise UserError(
@@ -287,15 +289,14 @@ class Parts:
 
 
 def _on_policy(parts: Parts) -> Source:
-    count, c = getattr(parts.settings, "minibatches", 1), parts.cfg.collect
+    asked, c = ALGOS[parts.cfg.algo_name].rollouts(parts.settings), parts.cfg.collect
+    count = asked.minibatches
     rows = len(parts.envs) * c.num_envs
     if rows % count:
         raise UserError(
             f"collect.num_envs={c.num_envs}: {rows} rows of a batch do not divide into algo.minibatches={count}"
         )
-    return parts.played(
-        on_policy_source, "value" if getattr(parts.settings, "bootstrap_limits", False) else None
-    )
+    return parts.played(on_policy_source, "value" if asked.limit_values else None)
 
 
 def _replay(parts: Parts) -> Source:
@@ -342,12 +343,11 @@ def make_sources(parts: Parts) -> dict[str, Source]:
 
 
 def make_algorithm(
-    module: Any, settings: Any, dims: Dims, updates: int, value_range: tuple[float, float] | None = None
+    spec: Spec, settings: Any, dims: Dims, updates: int, value_range: tuple[float, float] | None = None
 ) -> Algorithm:
-    """`module.make(settings, dims, …)` with what else it names: `updates` of the run, `value_range` of the data."""
+    """The algorithm with these settings; it is given the rest as far as it needs it."""
     known = {"updates": updates, "value_range": value_range}
-    asked = inspect.signature(module.make).parameters
-    return module.make(settings, dims, **{name: known[name] for name in known if name in asked})
+    return spec.make(settings, dims, **{name: known[name] for name in spec.needs})
 
 
 # -------------------------------------------------------------------------------------------- collection
@@ -390,18 +390,18 @@ class OnlineJob:
 def online(cfg: Config, task: str) -> OnlineJob:
     """Everything to train `cfg.algo_name` on one task. All spans are rounded to whole chunks of updates."""
     c, env = cfg.collect, make_env(task)
-    module, settings = parse_algorithm(cfg, ONLINE)
+    spec, settings = parse_algorithm(cfg, ONLINE)
     per_update = c.num_envs * c.rollout_length
     updates = max(1, c.env_steps // per_update)
     # Evaluations, recordings and the end of a warm-up fall on chunk borders: the longest chunk that wastes few updates.
     spans = [max(1, updates // count) for count in (c.evaluations, c.record_points)]
     wasted = lambda n: sum(s % n for s in spans) / sum(spans)
-    warmup = getattr(settings, "critic_warmup", 0)
+    warmup = spec.rollouts(settings).critic_warmup
     chunk = next(n for n in range(min(20, *spans), 0, -1) if wasted(n) <= CHUNK_WASTE and warmup % n == 0)
     evaluate_every, record_every = (s // chunk * chunk for s in spans)
     updates = max(evaluate_every * c.evaluations, record_every * c.record_points)
     dims = replace(env.spec.dims, entities=entities.of_layout(Layout.of([env.spec])))
-    algo = make_algorithm(module, settings, dims, updates)
+    algo = make_algorithm(spec, settings, dims, updates)
     sources = make_sources(Parts(cfg, settings, algo, [env], updates, None))
     episodes = ("collect.eval_episodes", c.eval_episodes)
     memory.check(cfg, settings, algo, sources, example_batch(env.spec.dims), [env.spec.agents], episodes)
@@ -547,7 +547,7 @@ def exceeds_memory(cfg: Config, paths: Sequence[Path]) -> bool:
 class Outline:
     """What is known of a run before its data are read."""
 
-    module: Any
+    spec: Spec
     settings: Any
     train_envs: dict[str, Env]
     test_envs: dict[str, Env]
@@ -560,14 +560,14 @@ class Outline:
 
 def outline(cfg: Config) -> Outline:
     """The algorithm, tasks, sizes and spans of a run, checked. Raises UserError."""
-    module, settings = parse_algorithm(cfg, ALGOS)
+    spec, settings = parse_algorithm(cfg, ALGOS)
     tasks = train_tasks(cfg)
     raw_train, raw_test = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
     specs = [e.spec for e in raw_train.values()]
     largest_team = max(e.spec.agents for e in (*raw_train.values(), *raw_test.values()))
-    told = getattr(module, "TASK_FEATURES", False)
+    told = spec.task_features
     start = read_start(cfg)
-    shuffle_slots = cfg.data.shuffle_slots and getattr(module, "SHUFFLES_SLOTS", False)
+    shuffle_slots = cfg.data.shuffle_slots and spec.shuffles_slots
     layout = Layout.of(specs, cfg.data.agent_ids, largest_team, told, shuffle_slots)
     if start is not None:
         start.check_network(cfg, settings)
@@ -601,14 +601,14 @@ def outline(cfg: Config) -> Outline:
     plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])
     # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
-    algo = make_algorithm(module, settings, dims, plan.updates, (0.0, 1.0))
-    if (warmup := getattr(settings, "critic_warmup", 0)) % plan.chunk:
+    algo = make_algorithm(spec, settings, dims, plan.updates, (0.0, 1.0))
+    if (warmup := spec.rollouts(settings).critic_warmup) % plan.chunk:
         raise UserError(
             f"algo.critic_warmup={warmup} must be a multiple of trainer.chunk={plan.chunk}; lower trainer.chunk"
         )
     trainer.check_phases(algo, plan)
     needs_vaults = any(SOURCES[name][0] for name in source_names(algo))
-    return Outline(module, settings, train_envs, test_envs, layout, dims, plan, needs_vaults, start)
+    return Outline(spec, settings, train_envs, test_envs, layout, dims, plan, needs_vaults, start)
 
 
 def prepare(cfg: Config) -> Job:
@@ -618,7 +618,7 @@ def prepare(cfg: Config) -> Job:
     windows, support, units, steps, columns = None, None, [1.0] * len(tasks), 0, []
     if o.needs_vaults:
         windows, support, units, steps, columns = _vault_windows(cfg, o)
-    algo = make_algorithm(o.module, o.settings, o.dims, o.plan.updates, support)
+    algo = make_algorithm(o.spec, o.settings, o.dims, o.plan.updates, support)
     # What is played while training pays in the units of what was recorded.
     envs = [InUnits(o.train_envs[task], unit) for task, unit in zip(tasks, units, strict=True)]
     options = window_options(cfg, o.layout)
@@ -673,12 +673,12 @@ def _vault_windows(
                 f"{(spec.agents, spec.obs, spec.actions)}; collect it again"
             )
     support, units = None, [1.0] * len(tasks)
-    if hasattr(o.settings, "gamma"):
+    if o.spec.learns_values:
         units = reward_units(vaults, [family_of(t) for t in tasks], o.settings.gamma)
         vaults = [in_units(v, unit) for v, unit in zip(vaults, units, strict=True)]
         support = value_support(vaults, o.settings.gamma)
     columns = []
-    if hasattr(o.module, "SHUFFLES_SLOTS"):
+    if o.spec.shuffles_slots:
         slots = {family: layout.slots_of(family) for family in layout.families}
         columns = unvaried_columns(vaults, envs, make_envs(list(o.test_envs)), slots)
     stored = replace(o.dims, obs=layout.known)
@@ -709,9 +709,12 @@ def write_run(
 ) -> dict[str, Any]:
     """run.json, the record of what runs here; written before anything else."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    spec = ALGOS[cfg.algo_name]
     record = {
         "kind": kind,
         "algo": cfg.algo_name,
+        "title": spec.title,
+        "acting": spec.acting(cfg.algo, 1.0 if kind == "collect" else cfg.evaluator.explore),
         "tasks": task_set_label(cfg),
         "train_tasks": list(train),
         "test_tasks": list(test),
@@ -917,7 +920,7 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     if record.get("kind") != "train":
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
     cfg = config.load(run_dir / "run.json")
-    module, settings = parse_algorithm(cfg, ALGOS)
+    spec, settings = parse_algorithm(cfg, ALGOS)
     try:
         layout = Layout.from_record(record["layout"])
         sizes = {**record["dims"], "task_features": layout.task_features}
@@ -928,7 +931,7 @@ def load_policy(run: str | Path, which: str = "best") -> Policy:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = foreign.line(f"{type(error).__name__}: {error}")
         raise UserError(f"{run_dir / 'run.json'}: does not tell its policy ({reason}); restore it") from None
-    algo = make_algorithm(module, settings, dims, record["updates"], support)
+    algo = make_algorithm(spec, settings, dims, record["updates"], support)
     like = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example_batch(dims)).params
     params = load_params(run_dir / f"policy_{which}", like)
     return Policy(params, algo.act, algo.init_carry, dims, layout, cfg, record["references"])

@@ -21,6 +21,7 @@ _RUN = {
     "counts_at": Mapping[str, _Counts] | None, "references": Mapping[str, Mapping[str, Any]],
     "origins": Mapping[str, str] | None, "start": Mapping[str, Any] | None, "dims": Mapping[str, Any],
     "layout": Mapping[str, Any] | None, "value_range": tuple[float, float] | None, "streams": int,
+    "title": str, "acting": str,
 }  # fmt: skip
 _BEST = {"score": float, "update": int, "counts": _Counts | None}
 _PROGRESS = {"minutes": float, "evaluations": tuple[Mapping[str, Any], ...], "written": bool}

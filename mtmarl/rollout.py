@@ -43,7 +43,7 @@ class Trajectory(NamedTuple):
 def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState:
     """B fresh episodes."""
     state, step = jax.vmap(env.reset)(jax.random.split(key, batch_size))
-    first, zero = jnp.ones(batch_size, bool), jnp.zeros(batch_size)
+    first, zero = jnp.ones(batch_size, bool), jnp.zeros(batch_size, jnp.float32)
     carry = init_carry(batch_size, env.spec.agents)
     return RolloutState(state, step, first, carry, zero, zero.astype(jnp.int32))
 

@@ -1,46 +1,35 @@
-"""The algorithms. A new one is a module here, a YAML in configs/algo, and a line below.
+"""The algorithms. A new one is a module here that ends in its `SPEC`, a YAML in configs/algo, and a line below."""
 
-make(config, dims, …) names what else it needs: `updates` of the run, or the `value_range` of discounted returns in the
-vaults, which is None where the config has no gamma. TASK_FEATURES in a module: observations tell what task they are of.
-SHUFFLES_SLOTS: the network reads observation columns by their position, so interchangeable objects are shuffled.
-"""
+from importlib import import_module
+from typing import Any
 
-from mtmarl.algos import (
-    bc_r,
-    bc_t,
-    care,
-    hissd,
-    hygen,
-    m3,
-    m3_finetune,
-    madt,
-    madt_finetune,
-    mappo,
-    mt_bc_sable,
-    mt_cql_sable,
-    mt_oryx,
-    odis,
-    qmix,
-    sable,
-    updet,
-)
+from mtmarl.algos.base import Spec
 
-# Trained on vaults.
-OFFLINE = {
-    "mt_oryx": mt_oryx,
-    "mt_cql_sable": mt_cql_sable,
-    "mt_bc_sable": mt_bc_sable,
-    "bc_t": bc_t,
-    "bc_r": bc_r,
-    "updet_m": updet,
-    "updet_l": updet,
-    "odis": odis,
-    "hissd": hissd,
-    "madt": madt,
-    "m3": m3,
+
+def _spec(module: str, name: str = "SPEC") -> Spec:
+    found: Any = import_module(f"mtmarl.algos.{module}")
+    return getattr(found, name)
+
+
+ALGOS: dict[str, Spec] = {
+    "mt_oryx": _spec("mt_oryx"),
+    "mt_cql_sable": _spec("mt_cql_sable"),
+    "mt_bc_sable": _spec("mt_bc_sable"),
+    "bc_t": _spec("bc_t"),
+    "bc_r": _spec("bc_r"),
+    "updet_m": _spec("updet"),
+    "updet_l": _spec("updet", "SPEC_L"),
+    "odis": _spec("odis"),
+    "hissd": _spec("hissd"),
+    "madt": _spec("madt"),
+    "m3": _spec("m3"),
+    "sable": _spec("sable"),
+    "qmix": _spec("qmix"),
+    "mappo": _spec("mappo"),
+    "madt_finetune": _spec("madt_finetune"),
+    "care": _spec("care"),
+    "hygen": _spec("hygen"),
+    "m3_finetune": _spec("m3_finetune"),
 }
-# Trained by acting.
-ONLINE = {"sable": sable, "qmix": qmix, "mappo": mappo, "madt_finetune": madt_finetune, "care": care}
-# Trained on both.
-HYBRID = {"hygen": hygen, "m3_finetune": m3_finetune}
-ALGOS = {**OFFLINE, **ONLINE, **HYBRID}
+OFFLINE = {name: spec for name, spec in ALGOS.items() if spec.kind == "offline"}
+ONLINE = {name: spec for name, spec in ALGOS.items() if spec.kind == "online"}

@@ -4,12 +4,14 @@ An algorithm is a value, as an optax `GradientTransformation` is: a NamedTuple o
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from mtmarl.acting import Words, by_policy
 from mtmarl.ops import masked
 from mtmarl.types import Act, Batch, Carry, Dims, Learner, Observation, Params, Update
 
@@ -34,6 +36,49 @@ class Algorithm(NamedTuple):
     act: Act
     init_carry: Callable[[int, int], Carry]
     critic: tuple[str, ...] = ()
+
+
+class Rollouts(NamedTuple):
+    """What training on fresh rollouts asks of the run.
+
+    minibatches: into how many the rows of a batch must divide. critic_warmup: updates in which the critic learns alone;
+    they end with a chunk. limit_values: whether the value at time limits is recorded. unit_values: whether the critic
+    learns returns at unit size, by moments that belong to one run.
+    """
+
+    minibatches: int = 1
+    critic_warmup: int = 0
+    limit_values: bool = False
+    unit_values: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """All that the library knows of an algorithm. It stands at the end of its module.
+
+    Config: the dataclass of its settings. make(config, dims, **needs) -> Algorithm. needs: what else `make` takes:
+    `updates` of the run, or the `value_range` of discounted returns in the vaults. kind: trained on vaults (offline),
+    by acting (online), or on both (hybrid). title: its name in reports. acting: how it chooses actions, in words.
+
+    learns_values: it learns discounted returns, and its settings have `gamma`. has_network: its settings have
+    `network`, which must agree with that of a policy it begins with. rollouts(config): what its training on fresh
+    rollouts asks of the run. task_features: observations tell what task they are of. shuffles_slots: its network reads
+    observation columns by their position, so interchangeable objects are shuffled. decentralised: each agent acts on
+    its own observations alone.
+    """
+
+    Config: type
+    make: Callable[..., Algorithm]
+    kind: Literal["offline", "online", "hybrid"]
+    title: str
+    needs: tuple[Literal["updates", "value_range"], ...] = ()
+    acting: Words = by_policy
+    learns_values: bool = False
+    has_network: bool = True
+    rollouts: Callable[[Any], Rollouts] = lambda config: Rollouts()
+    task_features: bool = False
+    shuffles_slots: bool = False
+    decentralised: bool = False
 
 
 def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from mtmarl.algos import bc_t
-from mtmarl.algos.base import Algorithm, adam, without_absent_targets
+from mtmarl.algos.base import Algorithm, Spec, adam, without_absent_targets
 from mtmarl.networks import entities
 from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
@@ -47,3 +47,6 @@ def make(config: Config, dims: Dims) -> Algorithm:
         return (entities.Memory(history, action), left), action, {}
 
     return without_absent_targets(Algorithm(init, phases, act, init_carry), dims)
+
+
+SPEC = Spec(Config=Config, make=make, kind="offline", title="BC-r", decentralised=True)

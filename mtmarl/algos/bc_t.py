@@ -12,7 +12,15 @@ import jax
 import optax
 from jaxtyping import Array
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
+from mtmarl.algos.base import (
+    Algorithm,
+    Phase,
+    Spec,
+    adam,
+    gradient_step,
+    init_learner,
+    without_absent_targets,
+)
 from mtmarl.networks import entities
 from mtmarl.ops import masked
 from mtmarl.ranges import Positive
@@ -78,3 +86,6 @@ def make(config: Config, dims: Dims) -> Algorithm:
         return entities.Memory(history, action), action, {}
 
     return without_absent_targets(Algorithm(init, phases, act, net.init_carry), dims)
+
+
+SPEC = Spec(Config=Config, make=make, kind="offline", title="BC-t", decentralised=True)

@@ -9,11 +9,9 @@ set of encoders for the actors and one for the critic.
 from dataclasses import dataclass
 
 from mtmarl.algos import mappo, ppo
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.networks import care, recurrent
 from mtmarl.types import Dims
-
-TASK_FEATURES = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +25,16 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     critic = care.Value(config.network, dims.task_features)
     model = mappo.beside_critic(actor, critic, lambda obs, last_action: obs)
     return ppo.make(config, dims.tasks, updates, model)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="online",
+    title="CARE",
+    needs=("updates",),
+    learns_values=True,
+    rollouts=ppo.rollouts,
+    task_features=True,
+    decentralised=True,
+)

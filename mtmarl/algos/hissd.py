@@ -28,6 +28,7 @@ import jax.numpy as jnp
 from mtmarl.algos.base import (
     Algorithm,
     Phase,
+    Spec,
     adamw,
     gradient_step,
     init_learner,
@@ -234,3 +235,14 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     phase = Phase("train", 1.0, gradient_step("hissd", loss, tx, period=config.target_period))
     return without_absent_targets(Algorithm(init, (phase,), act, init_carry), dims)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="offline",
+    title="HiSSD",
+    needs=("value_range",),
+    learns_values=True,
+    decentralised=True,
+)

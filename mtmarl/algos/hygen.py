@@ -22,8 +22,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from mtmarl import acting
 from mtmarl.algos import odis
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.algos.qmix import EpsilonGreedy
 from mtmarl.networks import entities
 from mtmarl.networks.odis import SKILL_MODULES, MultiHeadEncoder
@@ -103,3 +104,15 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.Memory(history, action), action, {}
 
     return odis.two_phases(config, model, dims, loss, act, frozen, "hybrid")
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="hybrid",
+    title="HyGen",
+    needs=("value_range",),
+    learns_values=True,
+    acting=acting.nearly_greedily,
+    decentralised=True,
+)

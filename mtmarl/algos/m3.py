@@ -23,15 +23,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adamw, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, Spec, adamw, gradient_step, init_learner
 from mtmarl.algos.bc_t import cloning
 from mtmarl.algos.madt import policy_act
 from mtmarl.networks import causal, entities, m3
 from mtmarl.ops import masked, skills, vq
 from mtmarl.ranges import NotNegative, Positive, Share, Width
 from mtmarl.types import Batch, Dims, Learner
-
-TASK_FEATURES = True
 
 
 @dataclass(frozen=True)
@@ -168,3 +166,6 @@ def make(config: Config, dims: Dims) -> Algorithm:
 
     act = policy_act(make_actor(config.network, dims, latents=False))
     return Algorithm(init, (Phase("train", 1.0, update),), act, net.init_carry)
+
+
+SPEC = Spec(Config=Config, make=make, kind="offline", title="M3", task_features=True, decentralised=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import jax
 
 from mtmarl.algos import mappo, ppo
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.algos.m3 import make_actor
 from mtmarl.errors import UserError
 from mtmarl.networks import entities, m3
@@ -19,8 +19,6 @@ from mtmarl.ops import masked, moments, td
 from mtmarl.ops.offline import clipped_exponential
 from mtmarl.ranges import NotNegative, Positive
 from mtmarl.types import Batch, Dims
-
-TASK_FEATURES = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,3 +67,16 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         return ppo.make(config, dims.tasks, updates, model)
     more = near_data(config, model, dims)
     return ppo.make(config, dims.tasks, updates, model, source="on_policy+vault", more=more)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="hybrid",
+    title="M3 finetune",
+    needs=("updates",),
+    learns_values=True,
+    rollouts=ppo.rollouts,
+    task_features=True,
+    decentralised=True,
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax
 
-from mtmarl.algos.base import Algorithm, Phase, adamw, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, Spec, adamw, gradient_step, init_learner
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import causal, entities
 from mtmarl.ranges import NotNegative, Positive
@@ -63,3 +63,6 @@ def make(config: Config, dims: Dims) -> Algorithm:
 
     phase = Phase("train", 1.0, gradient_step("madt", loss, tx))
     return Algorithm(init, (phase,), policy_act(net), net.init_carry)
+
+
+SPEC = Spec(Config=Config, make=make, kind="offline", title="MADT", decentralised=True)

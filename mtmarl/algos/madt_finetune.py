@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from mtmarl.algos import mappo, ppo
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.algos.madt import make_actor
 from mtmarl.networks import causal, entities
 from mtmarl.types import Dims
@@ -40,3 +40,15 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         return memory, action, out
 
     return ppo.make(config, dims.tasks, updates, model._replace(act=act))
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="online",
+    title="MADT finetune",
+    needs=("updates",),
+    learns_values=True,
+    rollouts=ppo.rollouts,
+    decentralised=True,
+)

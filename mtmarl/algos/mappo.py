@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from mtmarl.algos import ppo
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked
 from mtmarl.ranges import Width
@@ -103,3 +103,15 @@ def make_model(actor: Any, network: entities.Config, dims: Dims) -> ppo.Model:
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     model = make_model(make_actor(config.network, dims), config.network.transformer, dims)
     return ppo.make(config, dims.tasks, updates, model)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="online",
+    title="MAPPO",
+    needs=("updates",),
+    learns_values=True,
+    rollouts=ppo.rollouts,
+    decentralised=True,
+)

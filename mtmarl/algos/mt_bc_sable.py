@@ -4,13 +4,11 @@ from dataclasses import dataclass
 
 import jax
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, Spec, adam, gradient_step, init_learner
 from mtmarl.networks import sable
 from mtmarl.ops import masked
 from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
-
-SHUFFLES_SLOTS = True
 
 
 @dataclass(frozen=True)
@@ -45,3 +43,6 @@ def make(config: Config, dims: Dims) -> Algorithm:
 
     phase = Phase("train", 1.0, gradient_step("bc", loss, tx))
     return Algorithm(init, (phase,), sable.policy_act(net), net.init_memory)
+
+
+SPEC = Spec(Config=Config, make=make, kind="offline", title="MT BC-Sable", shuffles_slots=True)

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl import acting
+from mtmarl.algos.base import Algorithm, Phase, Spec, adam, gradient_step, init_learner
 from mtmarl.networks import sable
 from mtmarl.ops import masked, td, values
 from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
-
-SHUFFLES_SLOTS = True
 
 
 @dataclass(frozen=True)
@@ -108,3 +107,15 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     phase = Phase("train", 1.0, gradient_step("cql", loss, tx, tau=config.tau))
     return Algorithm(init, (phase,), sable.policy_act(net, choose), net.init_memory)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="offline",
+    title="MT CQL-Sable",
+    needs=("value_range",),
+    learns_values=True,
+    acting=acting.by_values,
+    shuffles_slots=True,
+)

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner
+from mtmarl.algos.base import Algorithm, Phase, Spec, adam, gradient_step, init_learner
 from mtmarl.networks import sable
 from mtmarl.ops import masked, td, values
 from mtmarl.ops.offline import Grouping, counterfactual_baseline, icq_weights
 from mtmarl.ranges import NotNegative, Positive, Several, Share
 from mtmarl.types import Batch, Dims
-
-SHUFFLES_SLOTS = True
 
 
 @dataclass(frozen=True)
@@ -94,3 +92,14 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     update = gradient_step("oryx", loss, tx, tau=config.tau)
     return Algorithm(init, (Phase("train", 1.0, update),), sable.policy_act(net), net.init_memory)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="offline",
+    title="MT Oryx",
+    needs=("value_range",),
+    learns_values=True,
+    shuffles_slots=True,
+)

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from mtmarl.algos.base import (
     Algorithm,
     Phase,
+    Spec,
     adam,
     freeze,
     gradient_step,
@@ -235,3 +236,14 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.Memory(history, action), action, {}
 
     return two_phases(config, model, dims, loss, act)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="offline",
+    title="ODIS",
+    needs=("value_range",),
+    learns_values=True,
+    decentralised=True,
+)

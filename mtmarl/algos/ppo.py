@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches, route
+from mtmarl.algos.base import Algorithm, Phase, Rollouts, gradient_step, init_learner, minibatches, route
 from mtmarl.errors import UserError
 from mtmarl.ops import masked, moments
 from mtmarl.ops.policy import clipped_surrogate, clipped_value_loss
@@ -50,6 +50,12 @@ class Config:
     normalise_values: bool = False
     only_choices: bool = False
     bootstrap_limits: bool = False
+
+
+def rollouts(config: Config) -> Rollouts:
+    return Rollouts(
+        config.minibatches, config.critic_warmup, config.bootstrap_limits, config.normalise_values
+    )
 
 
 class Model(NamedTuple):

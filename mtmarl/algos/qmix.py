@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mtmarl.algos.base import Algorithm, Phase, gradient_step, init_learner, minibatches
+from mtmarl import acting
+from mtmarl.algos.base import Algorithm, Phase, Spec, gradient_step, init_learner, minibatches
 from mtmarl.errors import UserError
 from mtmarl.networks import entities, recurrent
 from mtmarl.ops import masked, td
@@ -109,3 +110,15 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     step = gradient_step("qmix", loss, tx, period=config.target_period)
     phase = Phase("train", 1.0, minibatches(step, 1, config.gradient_steps), source="replay")
     return Algorithm(init, (phase,), act, init_carry)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="online",
+    title="QMIX",
+    needs=("updates",),
+    learns_values=True,
+    acting=acting.nearly_greedily,
+    decentralised=True,
+)

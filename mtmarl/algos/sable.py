@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from mtmarl.algos import ppo
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.networks import sable
 from mtmarl.ops import masked
 from mtmarl.ops.agents import random_orders, reorder_agents
 from mtmarl.types import Batch, Dims
-
-SHUFFLES_SLOTS = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +40,15 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     model = ppo.Model(init, act, evaluate, net.init_memory, ("value_head",))
     options = {"before": shuffle} if config.reshuffle_agents else {}
     return ppo.make(config, dims.tasks, updates, model, **options)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="online",
+    title="Sable",
+    needs=("updates",),
+    learns_values=True,
+    rollouts=ppo.rollouts,
+    shuffles_slots=True,
+)

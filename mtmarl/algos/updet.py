@@ -8,14 +8,23 @@ that it takes become level. Otherwise those of ODIS: agents are not numbered, wi
 for aims (with `network.mean_head` it has not), no values learned at time limits, means over real steps of real agents.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
-from mtmarl.algos.base import Algorithm, Phase, adam, gradient_step, init_learner, without_absent_targets
+from mtmarl import acting
+from mtmarl.algos.base import (
+    Algorithm,
+    Phase,
+    Spec,
+    adam,
+    gradient_step,
+    init_learner,
+    without_absent_targets,
+)
 from mtmarl.algos.bc_t import accuracy
 from mtmarl.networks import entities
 from mtmarl.ops import masked, td
@@ -88,3 +97,17 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     phase = Phase("train", 1.0, gradient_step("updet", loss, tx, period=config.target_period))
     return without_absent_targets(Algorithm(init, (phase,), act, net.init_carry), dims)
+
+
+SPEC = Spec(
+    Config=Config,
+    make=make,
+    kind="offline",
+    title="UPDeT-m",
+    needs=("value_range",),
+    learns_values=True,
+    acting=acting.greedily,
+    decentralised=True,
+)
+# The same with `mixer: vdn`.
+SPEC_L = replace(SPEC, title="UPDeT-l")

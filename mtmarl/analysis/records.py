@@ -61,6 +61,8 @@ RUN: Mapping[str, Fits] = {
     "test_tasks": names,
     "seed": whole,
     "label": text,
+    "title": text,
+    "acting": text,
     "started": text,
     "minutes": number,
     "hardware": text,

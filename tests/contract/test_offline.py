@@ -42,8 +42,8 @@ def make(request):
         [f"+algo={name}", "+tasks=lbf_5", "algo.network.embed_dim=16", "algo.network.heads=2", *options],
         "train",
     )
-    module, settings = build.parse_algorithm(cfg, ALGOS)
-    return lambda dims: build.make_algorithm(module, settings, dims, 100, (-3.0, 3.0))
+    spec, settings = build.parse_algorithm(cfg, ALGOS)
+    return lambda dims: build.make_algorithm(spec, settings, dims, 100, (-3.0, 3.0))
 
 
 def update(make, batch, tasks=2):

@@ -93,7 +93,7 @@ def before_decoder_norm(tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("run")
     cfg = of_two_blocks("decoder_norm=every_block")
     o = build.outline(cfg)
-    algo = build.make_algorithm(o.module, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
+    algo = build.make_algorithm(o.spec, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
     like = jax.eval_shape(algo.init, jax.random.key(0), example_batch(o.dims)).params
     params = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape, x.dtype), like)
     save_params(run_dir / "policy_best", params)
@@ -138,7 +138,7 @@ def test_a_run_may_begin_with_a_policy_from_before_decoder_norm(before_decoder_n
     fits, other = (of_two_blocks(f"decoder_norm={form}") for form in ("every_block", "once"))
     start = build.read_start(replace(fits, init_from=str(run_dir)))
     o = build.outline(replace(fits, init_from=str(run_dir)))
-    algo = build.make_algorithm(o.module, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
+    algo = build.make_algorithm(o.spec, o.settings, o.dims, o.plan.updates, (-1.0, 1.0))
     found = start.load(fits, o.settings, algo, example_batch(o.dims))
     assert not found.fresh and not found.unused and len(found.params) == len(jax.tree.leaves(params))
     with pytest.raises(UserError, match="give algo.network.decoder_norm=every_block"):

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from mtmarl import config, report
+from mtmarl import build, config, report
+from mtmarl.acting import GREEDY, SAMPLED
 from mtmarl.algos import ALGOS
-from mtmarl.analysis import acting, runs
+from mtmarl.analysis import acting, runs, sweeps
 from mtmarl.types import Observation, example_batch
 from tests.contract.test_algos import DIMS, make
 from tests.unit.analysis.run_directories import write_run
@@ -72,9 +73,28 @@ def test_algorithms_act_as_reports_say(name, tmp_path):
     once, again = (act(params, algo.init_carry(ROWS, 3), obs, jax.random.key(k), 1.0)[1] for k in (2, 3))
     change = float(np.mean(np.asarray(once) != np.asarray(again)))
     words = acting.chosen(write(tmp_path, name, **settings))
-    if words == acting.GREEDY:
+    if words == GREEDY:
         assert change == 0
-    elif words == acting.SAMPLED:
+    elif words == SAMPLED:
         assert change > 0.3
     else:
         assert words == "epsilon-greedy with epsilon 0.05" and 0.03 < change < 0.15
+
+
+def test_what_a_run_records_of_its_algorithm_stands(tmp_path):
+    """The words and the name of algorithms that the report does not know."""
+    cfg = config.compose(["+algo=updet_l", "+tasks=lbf_5"], "train")
+    record = build.write_run(tmp_path / "recorded", cfg, "train", [], [])
+    assert (record["title"], record["acting"]) == ("UPDeT-l", "greedy")
+    found = [write(tmp_path / "new", "new"), write(tmp_path / "bc", "mt_bc_sable")]
+    found[0] = replace(found[0], record={**found[0].record, "title": "New", "acting": "drawn by lot"})
+    assert acting.described(found) == "drawn by lot (New); sampled from the policy (MT BC-Sable)"
+
+
+@pytest.mark.parametrize("name", sorted(ALGOS))
+def test_records_of_before_get_the_same_words_and_names(name, tmp_path):
+    spec, settings = ALGOS[name], config.compose([f"+algo={name}", "+tasks=lbf_5"], "train").algo
+    assert sweeps.title(name) == spec.title
+    for explore in (0.0, 0.5, 1.0):
+        words = acting.chosen(write(tmp_path / str(explore), name, explore, **settings))
+        assert words == spec.acting(settings, explore)

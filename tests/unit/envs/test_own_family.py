@@ -11,7 +11,7 @@ from mtmarl.algos import ALGOS
 from mtmarl.envs.entities import of_layout
 from mtmarl.envs.layout import Layout
 from mtmarl.types import Dims, TaskSpec, TimeStep, example_batch
-from tests.contract.test_algos import make, make_batch, tells_tasks
+from tests.contract.test_algos import make, make_batch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Walk:
 @pytest.mark.parametrize("name", sorted(ALGOS))
 def test_every_algorithm_acts_and_learns_on_it(name):
     """As far as shapes can tell: nothing is compiled."""
-    layout = Layout.of([Walk.spec], shuffle_slots=True, task_features=tells_tasks(name))
+    layout = Layout.of([Walk.spec], shuffle_slots=True, task_features=ALGOS[name].task_features)
     assert layout.slots == () and of_layout(layout) is None
     dims = Dims(
         3, layout.obs, 3, 5, entities=of_layout(layout, [Walk.spec]), task_features=layout.task_features
