@@ -137,7 +137,13 @@ def _write(
     from mtmarl.analysis import document, measure, runs, sweeps
 
     found = runs.load(paths, references)
-    found = replace(found, runs=tuple(map(_completed, found.runs)))
+    completed, unlike = [], []
+    for run in found.runs:
+        try:
+            completed.append(_completed(run))
+        except ValueError as error:
+            unlike.append((runs.shown(run.path, paths), f"damaged: {runs.reason(error)}"))
+    found = replace(found, runs=tuple(completed), refused=(*found.refused, *unlike))
     plans = sweeps.load(paths, found)
     planned, refused = plans.sweeps, list(dict.fromkeys([*found.refused, *plans.refused]))
     rest = [r for r in found.runs if r.path.resolve() not in plans.directories]

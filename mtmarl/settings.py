@@ -31,13 +31,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} as {"a": {"b": 1}}."""
+    """{"a.b": 1} as {"a": {"b": 1}}. Raises ValueError where a key is a value and a section."""
     out: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")
         inner = out
         for section in sections:
             inner = inner.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"config: {key} lies in {section}, which is a value and no section")
+        if isinstance(inner.get(name), dict) and inner[name]:
+            raise ValueError(f"config: {key} is a section and no value")
         inner[name] = value
     return out
 

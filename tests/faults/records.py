@@ -239,7 +239,12 @@ def _collection(here: Path) -> Any:
 
 @cache
 def _state(scratch: Path) -> list[np.ndarray]:
-    return _resume(_copy(scratch, "records-state"))
+    from mtmarl.errors import UserError
+
+    try:
+        return _resume(_copy(scratch, "records-state"))
+    except UserError as error:
+        raise AssertionError("the undamaged run does not go on") from error
 
 
 @cache

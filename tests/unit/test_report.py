@@ -372,6 +372,14 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     assert "mt_oryx · lbf_5" in text and str(tmp_path) not in text
 
 
+def test_a_run_with_a_section_in_place_of_a_value_is_left_out(tmp_path):
+    scored = {"lbf/a": 0.5}
+    write_run(tmp_path / "good", scored, scored)
+    write_run(tmp_path / "bad", scored, scored, seed=1, config={"seed": 1, "collect": {"explore": {"a": 1}}})
+    text = report.write_report([tmp_path], tmp_path / "out").read_text()
+    assert re.search(r"bad.*damaged: config: collect.explore", text)
+
+
 def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path):
     results = json.loads((written / "results.json").read_text())
     broken = results["sweeps"][0]["runs"][3]

@@ -1,5 +1,7 @@
 """Which recorded settings decide what a run computes."""
 
+import pytest
+
 from mtmarl import settings
 
 CONFIG = {
@@ -26,6 +28,13 @@ def test_what_is_seen_of_a_run_and_where_its_data_come_from_decide_nothing():
     assert settings.deciding(CONFIG) == settings.deciding(whole), (
         "a set cut to as many tasks as it has is that set"
     )
+
+
+@pytest.mark.parametrize("flat", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}])
+def test_no_key_is_a_value_and_a_section(flat):
+    assert settings.unflatten({"a.b": 1, "a.c.d": 2}) == {"a": {"b": 1, "c": {"d": 2}}}
+    with pytest.raises(ValueError, match="no section|no value"):
+        settings.unflatten(flat)
 
 
 def test_a_key_that_one_lacks_is_a_difference():
