@@ -40,7 +40,7 @@ def test_a_missing_vault_names_its_place_and_three_ways(address, tmp_path, capsy
         find_vault(TASK, "expert", [place])
     for way in (
         f"python -m mtmarl.vault pull {TASK}/replay --hub {address} --root '{place}'",
-        f"data.download=true 'hub.url={address}'",
+        f"data.download=true hub.url={address}",
         f"python -m mtmarl.collect +algo=sable +tasks={TASK} data.quality=replay 'data.vault_dir={place}'",
     ):
         assert way in error, way
