@@ -53,6 +53,7 @@ def fields(known: Mapping[str, Fits]) -> Fits:
     return lambda value: isinstance(value, dict) and not list(_wrong(value, known))
 
 
+FIGURES = fields({"reference": number, "random": number})
 RUN: Mapping[str, Fits] = {
     "kind": text,
     "algo": text,
@@ -77,7 +78,7 @@ RUN: Mapping[str, Fits] = {
     "value_range": pair,
     "max_returns": each(number),
     "origins": table,
-    "references": each(fields({"reference": number, "random": number})),
+    "references": each(FIGURES),
     "config": fields(
         {
             "algo": fields({"acting_temperature": number, "final_epsilon": number}),
@@ -105,6 +106,13 @@ def check_run(record: Mapping[str, Any], file: str = "run.json") -> None:
             raise ValueError(f"{file} has no {key!r}")
     for key in _wrong(record, RUN):
         raise ValueError(f"{file}: {key} cannot be {_short(record[key])}")
+
+
+def check_references(known: Mapping[str, Any]) -> None:
+    """Raises ValueError where figures of reference are no numbers."""
+    for task, figures in known.items():
+        if not FIGURES(figures):
+            raise ValueError(f"{task}: reference and random must be numbers, not {_short(figures)}")
 
 
 def check_metrics(rows: Iterable[Mapping[str, Any]]) -> None:

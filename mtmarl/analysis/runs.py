@@ -382,7 +382,9 @@ def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
     if not found:
         raise UserError(f"--references {vaults}: no files at references/<family>/<scenario>.json in there")
     try:
-        return {task: _read_object(file) for task, file in found.items()}
+        known: dict[str, Mapping[str, Any]] = {task: _read_object(file) for task, file in found.items()}
+        records.check_references(known)
+        return known
     except BROKEN as error:
         raise UserError(f"--references {vaults}: {reason(error)}") from error
 

@@ -75,6 +75,10 @@ def _sound(scratch: Path) -> Path:
     shutil.copytree(sound_root(scratch), here / "vaults")
     for name in ("run", "good"):
         shutil.copytree(run, here / name)
+        record = (here / name / "run.json").read_text()
+        (here / name / "run.json").write_text(
+            record.replace(f'"{sound_root(scratch)}"', f'"{here / "vaults"}"')
+        )
     for name in ("final.json", "policy_last"):  # The run goes on from its newest checkpoint.
         file = here / "run" / name
         shutil.rmtree(file) if file.is_dir() else file.unlink()
@@ -103,7 +107,10 @@ def _copy(scratch: Path, name: str) -> Path:
     here, sound = scratch / name, _sound(scratch)
     shutil.rmtree(here, ignore_errors=True)
     shutil.copytree(sound, here)
-    for file in (here / "rates.yaml", *here.glob("sweep/**/*.json"), *here.glob("report/*.json")):
+    records = [
+        file for pattern in ("*/run.json", "sweep/**/*.json", "report/*.json") for file in here.glob(pattern)
+    ]
+    for file in (here / "rates.yaml", *records):
         file.write_text(file.read_text().replace(str(sound), str(here)))
     return here
 

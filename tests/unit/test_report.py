@@ -380,6 +380,14 @@ def test_a_run_with_a_section_in_place_of_a_value_is_left_out(tmp_path):
     assert re.search(r"bad.*damaged: config: collect.explore", text)
 
 
+def test_references_that_are_no_numbers_are_refused(tmp_path, capsys):
+    write_run(tmp_path / "good", {"lbf/a": 0.5}, {"lbf/b": 0.5})
+    write_json(tmp_path / "vaults/references/lbf/a.json", {"reference": 0.5, "random": "x"})
+    argv = [str(tmp_path / "good"), "--out", str(tmp_path / "out"), "--references", str(tmp_path / "vaults")]
+    assert report.main(argv) == 2
+    assert "lbf/a: reference and random must be numbers" in capsys.readouterr().err
+
+
 def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path):
     results = json.loads((written / "results.json").read_text())
     broken = results["sweeps"][0]["runs"][3]
