@@ -404,7 +404,9 @@ def online(cfg: Config, task: str) -> OnlineJob:
     algo = make_algorithm(spec, settings, dims, updates)
     sources = make_sources(Parts(cfg, settings, algo, [env], updates, None))
     episodes = ("collect.eval_episodes", c.eval_episodes)
-    memory.check(cfg, settings, algo, sources, example_batch(env.spec.dims), [env.spec.agents], episodes)
+    memory.check(
+        cfg, spec, settings, algo, sources, example_batch(env.spec.dims), [env.spec.agents], episodes
+    )
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
     plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
     start = read_start(cfg)
@@ -624,7 +626,7 @@ def prepare(cfg: Config) -> Job:
     options = window_options(cfg, o.layout)
     sources = make_sources(Parts(cfg, o.settings, algo, envs, o.plan.updates, windows, options))
     agents, episodes = [env.spec.agents for env in envs], ("evaluator.episodes", cfg.evaluator.episodes)
-    memory.check(cfg, o.settings, algo, sources, example_batch(o.dims), agents, episodes)
+    memory.check(cfg, o.spec, o.settings, algo, sources, example_batch(o.dims), agents, episodes)
     all_envs = {**o.train_envs, **o.test_envs}
     evaluator = Evaluator(all_envs, algo.act, algo.init_carry, cfg.evaluator.episodes, cfg.seed)
     references: dict[str, dict[str, float]] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from mtmarl.algos.base import Algorithm
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.config import Config
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
@@ -41,6 +41,7 @@ def size(tree: Any) -> int:
 
 def check(
     cfg: Config,
+    spec: Spec,
     settings: Any,
     algo: Algorithm,
     sources: Mapping[str, Source],
@@ -56,15 +57,14 @@ def check(
     step = size((example.obs, example.mask, example.action)) // math.prod(example.first.shape)
     recorded = ("trainer.batch_size", t.batch_size * t.context)
     played = ("collect.num_envs", tasks * c.num_envs * c.rollout_length)
-    replayed = ("algo.batch_size", getattr(settings, "batch_size", 0) * getattr(settings, "context", 0))
-    steps = {
-        "default": recorded, "hybrid": recorded, "on_policy": played, "on_policy+vault": played, "replay": replayed
-    }  # fmt: skip
+    steps = {"default": recorded, "hybrid": recorded, "on_policy": played, "on_policy+vault": played}
+    if "replay" in sources:
+        steps["replay"] = ("algo.batch_size", settings.batch_size * settings.context)
     learner = jax.eval_shape(algo.init, stream(0, Stream.PARAMETERS), example)
     state = jax.eval_shape(next(iter(sources.values())).init, stream(0, Stream.SOURCE))
     carry = jax.eval_shape(lambda: algo.init_carry(episodes[1], max(agents)))
-    width = "algo.network.embed_dim" if hasattr(settings, "network") else "the widths of algo"
-    kept = "algo.capacity" if hasattr(settings, "capacity") else "collect.num_envs"
+    width = "algo.network.embed_dim" if spec.has_network else "the widths of algo"
+    kept = "algo.capacity" if sources.keys() & {"replay", "hybrid"} else "collect.num_envs"
     always = {width: seeds * size(learner), kept: seeds * size(state)}
     at_times = {episodes[0]: size(carry)}
     for name in sources:

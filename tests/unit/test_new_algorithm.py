@@ -1,6 +1,7 @@
 """A new algorithm is a module, a YAML and one line: all that the library knows of it stands in its `SPEC`."""
 
 import filecmp
+import re
 import shutil
 import subprocess
 import sys
@@ -78,3 +79,8 @@ def test_a_new_algorithm_is_a_module_a_yaml_and_one_line(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     assert "9 passed" in done.stdout
+
+
+def test_nothing_is_guessed_of_an_algorithm():
+    guess = re.compile(r"(has|get)attr\(\s*(\w+\.)?(settings|module|spec|earlier)\b|inspect\.signature")
+    assert not [f.name for f in (ROOT / "mtmarl").rglob("*.py") if guess.search(f.read_text())]
