@@ -24,7 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from mtmarl import config, divergence, launcher, settings
+from mtmarl import config, divergence, foreign, launcher, settings
 from mtmarl.command_lines import command, word
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import is_written, write_json
@@ -535,7 +535,9 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         old = {r["dir"]: settings.overrides(r["argv"]) for r in earlier["runs"]}
         names = [earlier["name"], earlier["profile"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable record of a sweep ({error!r}); remove it") from error
+        raise UserError(
+            f"{path}: not a readable record of a sweep ({foreign.line(repr(error))}); remove it"
+        ) from error
     remedy = "give another out=, or remove this one"
     if names != [record["name"], record["profile"]]:
         raise UserError(f"{out}: holds the sweep {names[0]} with profile {names[1]}; {remedy}")
