@@ -153,7 +153,7 @@ def _write(
     for run in rest:
         if id(run) not in shown:
             refused.append((runs.shown(run.path, paths), _why_not(run)))
-    if not planned and not trained and not collected:
+    if not (planned or trained or collected or any(r.diverged for r in rest)):
         reasons = [f"{place}: {reason}" for place, reason in refused]
         earlier = [p / RESULTS for p in paths if (p / RESULTS).is_file()]
         reasons += [f"{file} is that of an earlier report: give the file itself" for file in earlier]

@@ -88,7 +88,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
                     do(r, own)
             # A seed that diverged ends nothing but itself.
             if all(r.diverged for r in left):
-                _raise_diverged(runs)
+                _raise_diverged(runs, root)
 
         def evaluate(update: int, params: Any) -> Mapping[str, float]:
             each(partial(Run.evaluate, update=update), params)
@@ -97,7 +97,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         def diverged(i: int, found: divergence.Divergence) -> None:
             left[i].diverge(found)
             if all(r.diverged for r in left):
-                _raise_diverged(runs)
+                _raise_diverged(runs, root)
 
         with stops.awaited(root, GOES_ON) as stop:
             state = trainer.train(
@@ -115,18 +115,23 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         each(Run.finish, state)
     sharding.wait_for_all("scores")
     if all(r.diverged for r in runs):
-        _raise_diverged(runs)
+        _raise_diverged(runs, root)
     if (left or not (root / "report" / "results.json").exists()) and sharding.is_primary():
         report = write_report([r.directory for r in runs], root / "report")
         if not cfg.quiet:
             print(f"report: {report}", flush=True)
     if any(r.diverged for r in runs):
-        _raise_diverged(runs)
+        _raise_diverged(runs, root)
     return root
 
 
-def _raise_diverged(runs: "list[Run]") -> NoReturn:
-    """Raises Diverged, which says which seeds did, how, and what to change."""
+def _raise_diverged(runs: "list[Run]", root: Path) -> NoReturn:
+    """Raises Diverged, which says which seeds did, how, and what to change. A report without scores says it too."""
+    from mtmarl import sharding
+    from mtmarl.report import write_report
+
+    if not (root / "report" / "results.json").exists() and sharding.is_primary():
+        write_report([r.directory for r in runs], root / "report")
     lost = [r for r in runs if r.diverged]
     said = "; ".join(f"{r.directory}: seed {r.cfg.seed} {r.diverged}" for r in lost)
     raise Diverged(f"{said}; {divergence.ADVICE}")

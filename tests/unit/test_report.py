@@ -490,6 +490,16 @@ def test_what_was_played_stands_beside_the_updates(tmp_path):
     assert "| 1,000 | 3,000 | 91 | 12.5 |" in text and "| 1,000 | 0 | 0 | 12.5 |" in text
 
 
+def test_a_run_that_diverged_has_a_report_without_scores(tmp_path):
+    run = write_run(tmp_path / "run", {"a/x": 0.9}, {"a/y": 0.5}, finished=False)
+    write_json(run / "diverged.json", {"line": "diverged at update 7: loss is nan"})
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert not results["experiments"] and "diverged at update 7" in results["left_out"][0]["reason"]
+    for name in ("report.md", "report.html"):
+        assert "diverged at update 7: loss is nan" in (tmp_path / "out" / name).read_text()
+
+
 def test_nothing_to_report_is_one_line(tmp_path, capsys):
     (tmp_path / "run.json").write_text("{")
     assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
