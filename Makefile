@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 quickstart: setup ## Train on the starter data and score held-out tasks, in minutes on a laptop
-	$(BIN)/python -m mtmarl.train +experiment=quickstart
+	$(BIN)/python -m mtmarl.train profile=quickstart
 
 test: setup ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --durations=25 --durations-min=5
@@ -51,7 +51,7 @@ sweep: setup ## Model size, embed_dim 64 … 768 (SWEEP=model_size PROFILE=cpu|s
 	$(BIN)/python -m mtmarl.sweep +sweep=$(or $(SWEEP),model_size) profile=$(or $(PROFILE),cpu) jobs=$(or $(JOBS),1) $(ARGS)
 
 vaults: setup ## Collect vaults of a task set (TASKS=lbf_5 PROFILE=starter|paper ARGS=key=value)
-	$(BIN)/python -m mtmarl.collect +experiment=vaults_$(or $(PROFILE),starter) +tasks=$(or $(TASKS),lbf_5) $(ARGS)
+	$(BIN)/python -m mtmarl.collect profile=vaults_$(or $(PROFILE),starter) +tasks=$(or $(TASKS),lbf_5) $(ARGS)
 
 collect: setup ## The vaults and references of a shipped set as they were made (SET=lbf_5 ARGS="vaults=DIR", see the script)
 	PYTHON=$(BIN)/python experiment_scripts/collect.sh $(or $(SET),lbf_5) $(ARGS)

@@ -19,16 +19,21 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from mtmarl.command_lines import AS_THEY_STAND
+from mtmarl import profiles
+from mtmarl.command_lines import AS_THEY_STAND, word
+from mtmarl.command_lines import line as shell_line
 from mtmarl.errors import UserError
 from mtmarl.foreign import holds_credentials
+from mtmarl.profiles import Layer, Profile
 from mtmarl.ranges import FLOAT32_MAX, Count, Natural, Range, Seed, Share, Size, SomeShare
+from mtmarl.settings import flatten
 from mtmarl.sinks import check_sinks
 from mtmarl.task_names import check_dataset, check_label, task_parts
 
 T = TypeVar("T")
 
-GROUPS = ("algo", "tasks", "experiment")
+GROUPS = ("algo", "tasks", "profile")
+_FOLDERS = {"profile": "profiles"}
 # The keys and sections that evaluate has; whatever else it takes from the run whose policy it scores.
 _OF_EVALUATE = re.compile(r"(seed|run|which|tasks|tasks\.\w+|evaluator\.final_episodes|data\.vault_dir)$")
 # Categories of characters that no such value holds: controls, line breaks, and bytes that are not UTF-8.
@@ -341,15 +346,46 @@ def read_value(text: str) -> Any:
 
 def options(group: str) -> list[str]:
     """The names that `+group=` takes."""
-    root = config_dir() / group
+    root = config_dir() / _FOLDERS.get(group, group)
     return sorted(p.relative_to(root).with_suffix("").as_posix() for p in root.rglob("*.yaml"))
 
 
 def task_set(name: str) -> TasksConfig:
     """One of the task sets that `+tasks=` takes, as its file has it."""
-    _known("tasks", name)
-    path = config_dir() / "tasks" / f"{name}.yaml"
-    return parse(TasksConfig, {"name": name, **read_yaml(path)}, str(path))
+    file, values = _task_set(name)
+    return parse(TasksConfig, {"name": file, **values}, f"configs/tasks/{file}.yaml")
+
+
+def _task_set(name: str) -> tuple[str, Mapping[str, Any]]:
+    """The name of the file of a task set, and what it holds, or the half of it that is meant. Raises UserError."""
+
+    def read(name: str) -> Mapping[str, Any]:
+        _known("tasks", name)
+        values = read_yaml(path := config_dir() / "tasks" / f"{name}.yaml")
+        if not isinstance(values, Mapping):
+            raise UserError(f"{path}: must hold keys and values, not {_shown(values)}")
+        return values
+
+    now = _earlier("tasks").get(name, name)
+    values = profiles.task_set(now, read)
+    return now.partition(":")[0], values if now == name else {**values, "name": name}
+
+
+def is_task_set(name: str) -> bool:
+    """Whether `+tasks=` takes the name as that of a set, or of a half of one, rather than of tasks."""
+    return _earlier("tasks").get(name, name).partition(":")[0] in options("tasks")
+
+
+def _profile(name: str) -> Profile:
+    _known("profile", name)
+    path = config_dir() / "profiles" / f"{name}.yaml"
+    return parse(Profile, read_yaml(path), str(path))
+
+
+def _earlier(group: str) -> Mapping[str, str]:
+    """Names that recorded command lines have, and what they are called now."""
+    path = config_dir() / "earlier_names.yaml"
+    return read_yaml(path)[group] if path.exists() else {}
 
 
 def hub_address() -> str | None:
@@ -361,8 +397,7 @@ def hub_address() -> str | None:
 @cache
 def defaults(algo: str) -> Mapping[str, Any]:
     """What the settings of a run are where it was told nothing but its algorithm; of an unknown one no settings."""
-    values, _ = _compose([f"+algo={algo}"] if algo in options("algo") else [])
-    return values
+    return _compose([f"+algo={algo}"] if algo in options("algo") else [])
 
 
 def compose(argv: list[str], command: str) -> Config:
@@ -373,9 +408,11 @@ def compose(argv: list[str], command: str) -> Config:
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(command, argv))
         raise SystemExit(0)
-    overrides, texts, chosen = _overrides(argv)
-    values, choices = _compose(overrides)
-    for key, value in texts.items():
+    show = "--show-config" in argv
+    argv = [a for a in argv if a != "--show-config"]
+    line = _read_line(argv)
+    values = _compose(line.words)
+    for key, value in line.texts.items():
         section, _, name = key.rpartition(".")
         inner = values.setdefault(section, {}) if section else values
         if isinstance(inner, dict):  # Else `parse` refuses the section.
@@ -394,19 +431,25 @@ def compose(argv: list[str], command: str) -> Config:
                 raise UserError(f"choose one: +{need}={{{', '.join(options(need))}}}")
             raise UserError(f"{command} needs {need}=, the directory of a run")
 
-    names = {g: choices.get(g) or chosen.get(g, "") for g in ("algo", "tasks")}
     tasks = dict(values.pop("tasks", None) or {})
-    tasks.setdefault("name", names["tasks"])
     algo = values.pop("algo", None) or {}
     where = "the command line"
-    if "tasks" in choices:
-        where = f"configs/tasks/{choices['tasks']}.yaml or {where}"
+    if is_task_set(name := line.chosen.get("tasks", "")):
+        where = f"configs/tasks/{name}.yaml or {where}"
     parsed = parse(TasksConfig, tasks, where)
     if "algo_name" in values:
         raise UserError("the command line: algo_name is not an option; choose with +algo=")
-    rest = {**values, "algo_name": names["algo"], "algo": algo, "tasks": dataclasses.asdict(parsed)}
+    rest = {
+        **values,
+        "algo_name": line.chosen.get("algo", ""),
+        "algo": algo,
+        "tasks": dataclasses.asdict(parsed),
+    }
     cfg = parse(Config, rest, "configs/config.yaml or the command line")
     _check(cfg, command)
+    if show:
+        print(_listed(cfg, command, line))
+        raise SystemExit(0)
     return cfg
 
 
@@ -440,14 +483,26 @@ def _check(cfg: Config, command: str) -> None:
         raise UserError(f"tasks.first must lie in 1 … {len(tasks.train)}, not {tasks.first}")
 
 
-def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, str]]:
-    """Rewrites a command line for Hydra; the values that Hydra does not see, by key; what was chosen per group.
+@dataclass(frozen=True)
+class _Line:
+    """A command line, read: what is chosen per group, the words for Hydra, and the texts that Hydra does not see.
 
-    Groups may be written with or without `+`. Plain values are forced in (`++`): `parse` then refuses
-    unknown keys with a better message than Hydra's. A task name (with a `/`) becomes an inline task set.
+    `layers`: the values of task set, profile and command line, in the order in which later ones win.
+    """
+
+    chosen: Mapping[str, str]
+    words: list[str]
+    texts: Mapping[str, Any]
+    layers: list[Layer]
+
+
+def _read_line(argv: list[str]) -> _Line:
+    """Groups may be written with or without `+`. A task name (with a `/`) becomes an inline task set.
+
+    Values are forced in (`++`): `parse` then refuses unknown keys with a better message than Hydra's.
     """
     chosen: dict[str, str] = {}
-    plain: list[str] = []
+    plain: list[tuple[str, str]] = []
     texts: dict[str, Any] = {}
     for arg in argv:
         if arg.startswith("-"):
@@ -457,38 +512,79 @@ def _overrides(argv: list[str]) -> tuple[list[str], dict[str, Any], dict[str, st
         key, equals, value = arg.partition("=")
         if not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
-        key = key.lstrip("+")
+        key, name = key.lstrip("+"), value.strip("'\"")
+        if key == "experiment":
+            key, name = "profile", _earlier("experiment").get(name, name)
         if key in AS_THEY_STAND:
             texts[key] = _text(key, value)
         elif key in GROUPS:
             if key in chosen:
                 raise UserError(f"+{key}= is given twice; choose one")
-            chosen[key] = value.strip("'\"")
+            chosen[key] = name
         else:
-            plain.append(f"++{key}={value}")
+            plain.append((key, value))
+    by_name = {"algo_name": chosen["algo"]} if "algo" in chosen else {}
+    said = Layer("the command line", {**dict(plain), **texts, **by_name})
 
-    supplied: set[str] = set()
-    out: list[str] = []
-    if "experiment" in chosen:
-        _known("experiment", chosen["experiment"])
-        supplied = _supplied_by(chosen["experiment"])
-        out.append(f"+experiment={chosen['experiment']}")
+    profile, _, family = chosen.get("profile", "").partition(":")
+    used = profiles.expand(profile, _profile) if "profile" in chosen else []
+    known = [profiles.NONE, *profiles.families(used)]
+    if family and family not in known:
+        raise UserError(f"+profile={profile}:{family}: no such family{suggest(family, known)}")
+    chosen = {**{group: name for _, p in used for group, name in p.choices().items()}, **chosen}
+    choices = [Layer(f"configs/profiles/{name}.yaml", {"algo_name": p.algo}) for name, p in used if p.algo]
     if "algo" in chosen:
         _known("algo", chosen["algo"])
-        out.append(("" if "algo" in supplied else "+") + f"algo={chosen['algo']}")
-    if "tasks" in chosen:
-        names = chosen["tasks"].strip("[]").split(",")
-        if chosen["tasks"] in options("tasks") or not all("/" in n for n in names):
-            _known("tasks", chosen["tasks"])
-            out.append(("" if "tasks" in supplied else "+") + f"tasks={chosen['tasks']}")
-        else:
-            names = [n.strip() for n in names]
-            chosen["tasks"] = "+".join(n.replace("/", "-") for n in names)
-            if "tasks" in supplied:
-                out.append("~tasks")
-            quoted = ",".join(f"'{'/'.join(task_parts(n))}'" for n in names)
-            out += [f"++tasks.name='{chosen['tasks']}'", f"++tasks.train=[{quoted}]", "++tasks.test=[]"]
-    return out + plain, texts, chosen
+    tasks, inline = _chosen_tasks(chosen.get("tasks"))
+    train = read_value(dict(plain).get("tasks.train", "null")) or tasks.values.get("tasks.train")
+    family = family or profiles.family_of(train if isinstance(train, list) else ())
+    of_profile = list(profiles.layers(used, chosen.get("algo", ""), family))
+    # Tasks that are named one by one win over those of a profile.
+    put = [*of_profile, tasks] if inline else [tasks, *of_profile]
+    values = [(key, value) for layer in put for key, value in layer.values.items()]
+    words = [f"+algo={chosen['algo']}"] if "algo" in chosen else []
+    words += [f"++{word(key, value)}" for key, value in values if key not in AS_THEY_STAND]
+    words += [f"++{key}={value}" for key, value in plain]
+    texts = {**{key: value for key, value in values if key in AS_THEY_STAND}, **texts}
+    return _Line(chosen, words, texts, [*choices, *put, said])
+
+
+def _chosen_tasks(name: str | None) -> tuple[Layer, bool]:
+    """The keys of a task set, or of one made of tasks that are named, and whether it is of the latter kind."""
+    if name is None:
+        return Layer("", {}), False
+    names = name.strip("[]").split(",")
+    if is_task_set(name) or not all("/" in n for n in names):
+        file, values = _task_set(name)
+        return Layer(f"configs/tasks/{file}.yaml", flatten({"tasks": {"name": file, **values}})), False
+    names = [n.strip() for n in names]
+    label = "+".join(n.replace("/", "-") for n in names)
+    train = ["/".join(task_parts(n)) for n in names]
+    values = {"name": label, "train": train, "test": [], "first": None}
+    return Layer("the command line", flatten({"tasks": values})), True
+
+
+def _origins(line: _Line) -> list[Layer]:
+    """All layers of a configuration, from config.yaml to the command line."""
+    layers = [Layer("configs/config.yaml", flatten(read_yaml(config_dir() / "config.yaml")))]
+    if algo := line.chosen.get("algo"):
+        path = config_dir() / "algo" / f"{algo}.yaml"
+        whole = path.read_text(encoding="utf-8").startswith("# @package _global_")
+        values = flatten(read_yaml(path), "" if whole else "algo.")
+        layers.append(Layer(f"configs/algo/{algo}.yaml", values))
+    return layers + line.layers
+
+
+def _listed(cfg: Config, command: str, line: _Line) -> str:
+    """What `--show-config` prints: a command line of all keys, a word per line, and where each value comes from."""
+    shown = flatten(to_dict(cfg))
+    if command == "evaluate":
+        shown = {key: value for key, value in shown.items() if _OF_EVALUATE.match(key)}
+    where = profiles.sources(shown, _origins(line))
+    spelled = lambda key, value: shell_line(word("algo" if key == "algo_name" else key, value))
+    words = {key: spelled(key, value) for key, value in shown.items()}
+    width = min(60, max(map(len, words.values())))
+    return "\n".join(f"{text:<{width}}  # {where[key]}" for key, text in words.items())
 
 
 def _text(key: str, value: str) -> str | None:
@@ -509,20 +605,7 @@ def _known(group: str, name: str) -> None:
         raise UserError(f"unknown +{group}={name}{suggest(name, known)}{hint}")
 
 
-def _supplied_by(experiment: str) -> set[str]:
-    """The groups that an experiment chooses from, by itself or by the experiments it starts from."""
-    from omegaconf import DictConfig, OmegaConf
-
-    node = OmegaConf.load(config_dir() / "experiment" / f"{experiment}.yaml")
-    defaults = node.get("defaults", []) if isinstance(node, DictConfig) else []
-    keys = {
-        str(k).removeprefix("override ").lstrip("/") for d in defaults if isinstance(d, DictConfig) for k in d
-    }
-    parents = [d for d in defaults if isinstance(d, str) and d in options("experiment")]
-    return (keys & {"algo", "tasks"}).union(*map(_supplied_by, parents))
-
-
-def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _compose(overrides: list[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -534,20 +617,15 @@ def _compose(overrides: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(config_dir().absolute()), version_base=None):
-            node = hydra_compose("config", overrides, return_hydra_config=True)
-            choices = {k: v for k, v in node.hydra.runtime.choices.items() if k in GROUPS and v}
-            values = OmegaConf.to_container(
-                OmegaConf.masked_copy(node, [str(k) for k in node if k != "hydra"]),
-                resolve=True,
-                throw_on_missing=True,
-            )
+            node = hydra_compose("config", overrides)
+            values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
         if "sweep over it" in reason:
             reason = reason.split(" 1. ")[0].replace("'++", "'") + "; a list is written [a,b], a text 'a,b'"
         raise UserError(f"configuration: {reason}") from error
     assert isinstance(values, dict)
-    return typing.cast(dict[str, Any], values), choices
+    return typing.cast(dict[str, Any], values)
 
 
 def help_text(command: str, argv: Iterable[str] = ()) -> str:
@@ -575,9 +653,8 @@ def help_text(command: str, argv: Iterable[str] = ()) -> str:
         key, _, name = arg.lstrip("+").partition("=")
         if key in groups and name in options(key):
             lines += ["", f"  {key}:  # {name}"]
-            text = (config_dir() / key / f"{name}.yaml").read_text(encoding="utf-8")
-            # How Hydra puts files together is no option of anybody's.
-            text = re.sub(r"^(# @package.*|defaults:\n(?:[ ]+.*\n)+)\n*", "", text, flags=re.MULTILINE)
+            text = (config_dir() / _FOLDERS.get(key, key) / f"{name}.yaml").read_text(encoding="utf-8")
+            text = text.removeprefix("# @package _global_\n")  # For Hydra.
             lines += ["    " + line if line else "" for line in text.strip().splitlines()]
     return "\n".join(lines)
 

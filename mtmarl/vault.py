@@ -165,7 +165,7 @@ def pull(args: argparse.Namespace) -> None:
 
     names, address = [], args.hub or config.hub_address()
     for name in args.name:
-        if "/" not in name and name in config.options("tasks"):
+        if "/" not in name and config.is_task_set(name):
             tasks = config.task_set(name)
             names += [f"{task}/{args.quality}" for task in tasks.train]
             address = address or tasks.hub

@@ -17,17 +17,14 @@ SET = "train: [lbf/a, lbf/b]\ntest: [lbf/c]\n"
 
 @pytest.fixture
 def yaml(tmp_path, monkeypatch):
-    """A configuration directory of its own: two algorithms, a task set, an experiment."""
+    """A configuration directory of its own: two algorithms, a task set, a profile."""
     real = (config.config_dir() / "config.yaml").read_text()
     files = {
         "config.yaml": real,
         "algo/mt_oryx.yaml": "learning_rate: 3e-4\nnetwork:\n  heads: 4\n",
         "algo/sable.yaml": "learning_rate: 1e-3\n",
         "tasks/lbf_2.yaml": SET,
-        "experiment/quick.yaml": (
-            "# @package _global_\ndefaults:\n  - /algo: mt_oryx\n  - /tasks: lbf_2\n  - _self_\n"
-            "trainer:\n  updates: 40\n"
-        ),
+        "profiles/quick.yaml": "algo: mt_oryx\ntasks: lbf_2\nsettings:\n  trainer:\n    updates: 40\n",
     }
     root = tmp_path / "configs"
     for name, text in files.items():
@@ -57,14 +54,14 @@ def test_the_plus_is_optional(yaml):
     )
 
 
-def test_experiment_supplies_groups_and_values(yaml):
-    cfg = config.compose(["+experiment=quick"], "train")
+def test_a_profile_supplies_groups_and_values(yaml):
+    cfg = config.compose(["profile=quick"], "train")
     assert (cfg.algo_name, cfg.tasks.name, cfg.trainer.updates) == ("mt_oryx", "lbf_2", 40)
 
 
 @pytest.mark.parametrize("algo", ["algo=sable", "+algo=sable"])
-def test_command_line_wins_over_experiment(yaml, algo):
-    cfg = config.compose(["+experiment=quick", algo, "trainer.updates=7", "+tasks=lbf/z"], "train")
+def test_command_line_wins_over_a_profile(yaml, algo):
+    cfg = config.compose(["profile=quick", algo, "trainer.updates=7", "+tasks=lbf/z"], "train")
     assert (cfg.algo_name, cfg.algo, cfg.trainer.updates) == ("sable", {"learning_rate": 1e-3}, 7)
     assert (cfg.tasks.train, cfg.tasks.test, cfg.tasks.name) == (("lbf/z",), (), "lbf-z")
 
@@ -83,7 +80,7 @@ def test_evaluate_needs_a_run_only(yaml):
     assert config.compose(["run=runs/x"], "evaluate").tasks == config.TasksConfig()
     with pytest.raises(UserError, match="evaluator.explore, trainer.updates: evaluate acts as the run was"):
         config.compose(["run=runs/x", "evaluator.explore=0", "++trainer.updates=3"], "evaluate")
-    for more in ("+algo=mt_oryx", "+experiment=quick", "data.quality=expert", "quiet=true"):
+    for more in ("+algo=mt_oryx", "profile=quick", "data.quality=expert", "quiet=true"):
         with pytest.raises(
             UserError, match=rf"{more.partition('=')[0].lstrip('+')}: evaluate acts as the run"
         ):
@@ -103,7 +100,7 @@ def test_evaluate_needs_a_run_only(yaml):
         (["+algo=mt_orix", "+tasks=lbf_2"], "did you mean mt_oryx"),
         (["+algo=sable", "+tasks=lbf_3"], "did you mean lbf_2"),
         (["+algo=sable", "+algo=sable"], "twice"),
-        (["+experiment=quik"], "did you mean quick"),
+        (["+profile=quik"], "did you mean quick"),
         (
             ["+algo=sable", "+tasks=lbf_2", "trainer.updats=3"],
             r"unknown key trainer.updats; did you mean updates",
@@ -294,12 +291,13 @@ def test_every_task_set_parses(tasks):
     assert not set(cfg.tasks.train) & set(cfg.tasks.test)
 
 
-@pytest.mark.parametrize("experiment", config.options("experiment"))
-def test_every_experiment_parses(experiment):
-    config.compose([f"+experiment={experiment}"], "train")
+@pytest.mark.parametrize("profile", config.options("profile"))
+def test_every_profile_parses(profile):
+    for command in ("train", "collect"):
+        config.compose([f"profile={profile}"], command)
 
 
-@pytest.mark.parametrize("group", ["algo", "experiment"])
+@pytest.mark.parametrize("group", ["algo", "profile"])
 def test_help_tells_what_is_chosen_and_not_how_files_are_put_together(group):
     for name in config.options(group):
         text = config.help_text("train", [f"+{group}={name}"])
