@@ -18,8 +18,8 @@ from mtmarl.files import write_whole
 from mtmarl.foreign import shown
 from mtmarl.task_names import check_dataset
 
-ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, the package's own"
-ROOT = "folder to write to; default: $MTMARL_VAULTS, else ./vault_data"
+ROOTS = "folder of vaults; default: $MTMARL_VAULTS, ./vault_data, mtmarl/vaults in ~/.local/share, the package's own"
+ROOT = "folder to write to; default: $MTMARL_VAULTS, else mtmarl/vaults in ~/.local/share"
 HUB = "hf://datasets/ORG/NAME[@REVISION], s3://…, gs://…, https://…, or a folder; with #sha256=… only that very content"
 
 

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from mtmarl.envs.api import InUnits
+from mtmarl.envs.layout import LaidOut
 from mtmarl.envs.registry import FAMILIES
-from mtmarl.types import TaskSpec
+from mtmarl.types import Env
 
 Stored = np.ndarray  # [..., O] int8 or float32
 
@@ -34,9 +36,16 @@ def join(parts: Sequence[Stored], scale: Float[np.ndarray, "O"]) -> tuple[list[S
     return [widen(part) for part in parts], np.ones_like(scale)
 
 
-def fits_int8(specs: Sequence[TaskSpec]) -> bool:
+def fits_int8(envs: Sequence[Env]) -> bool:
     """Whether observations of these tasks are known to be int8 features: tests hold the built-in families to that.
 
-    Replay decides by it, since a compiled program cannot change its types when it meets other numbers.
+    Replay decides by it, since a compiled program cannot change its types when it meets other numbers. A wrapper from
+    elsewhere may change the observations of a built-in task, so it is not known of that.
     """
-    return all(spec.family in FAMILIES for spec in specs)
+    return all(map(_built_in, envs))
+
+
+def _built_in(env: Env) -> bool:
+    while isinstance(env, InUnits | LaidOut):
+        env = env.raw
+    return env.spec.family in FAMILIES and type(env).__module__.startswith("mtmarl.envs.")

@@ -48,8 +48,7 @@ def kept_scale(envs: Sequence[Env], width: int | None = None) -> tuple[np.ndarra
     int8 features of the built-in families; other observations as they are.
     """
     scales = np.stack([np.asarray(env.obs_scale, np.float32)[:width] for env in envs])
-    narrow = fits_int8([env.spec for env in envs])
-    return (scales, jnp.int8) if narrow else (np.ones_like(scales), jnp.float32)
+    return (scales, jnp.int8) if fits_int8(envs) else (np.ones_like(scales), jnp.float32)
 
 
 def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int, dtype: Any) -> Kept:

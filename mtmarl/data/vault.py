@@ -363,7 +363,7 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     path = Path(path).expanduser().resolve()
     if path.parent.suffix != ".vlt":
         raise UserError(f"{path}: not a place for a vault; use <root>/<family>/<scenario>.vlt/<quality>")
-    vault_parts(f"{path.parent.parent.name}/{path.parent.stem}/{path.name}")
+    name = "/".join(vault_parts(f"{path.parent.parent.name}/{path.parent.stem}/{path.name}"))
     for key in ("task", "obs_scale"):
         if key not in metadata:
             raise UserError(f"{path}: metadata has no {key!r}; pass it to write_vault")
@@ -391,7 +391,8 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
         new = scratch / path.name
         _write_files(new, recording, complete)
         _verify_written(new, recording, complete)
-        replace_folder(new, path)
+        with locked(path.parents[2], name):
+            replace_folder(new, path)
     return path
 
 
@@ -759,6 +760,8 @@ def locked(
                 say(f"{name}: another process is at it, waiting")
             waiting = True
             check()
+        except NotImplementedError:  # A file system without locks.
+            break
     try:
         yield
     finally:

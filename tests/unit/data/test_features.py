@@ -8,6 +8,8 @@ import pytest
 from mtmarl.data import features, vault
 from mtmarl.data.recording import cut, make_recorder
 from mtmarl.data.replay import kept_scale, replay_source
+from mtmarl.envs.api import InUnits
+from mtmarl.envs.layout import Layout
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.types import TaskSpec, TimeStep
@@ -77,7 +79,29 @@ def test_replay_holds_what_was_seen():
     state = source.init(jax.random.key(0))
     _, batch = jax.jit(lambda s, k: source.next(s, (), None, (), k))(state, jax.random.key(1))
     np.testing.assert_array_equal(batch.obs[0, :, 0], EXPECTED)
-    assert kept_scale([make_env("lbf/5x5-2p-1f")])[1] == jnp.int8
+    env = make_env("lbf/5x5-2p-1f")
+    wide = Layout.of([env.spec, make_env("lbf/6x6-3p-1f").spec], "fixed", 3).wrap(env)
+    assert kept_scale([env])[1] == kept_scale([InUnits(wide, 2.0)])[1] == jnp.int8
+
+
+class Shifted:
+    """A built-in task whose observations a user's wrapper changes."""
+
+    def __init__(self, raw):
+        self.raw, self.spec, self.obs_scale = raw, raw.spec, raw.obs_scale
+
+    def reset(self, key):
+        state, step = self.raw.reset(key)
+        return state, step._replace(obs=step.obs + 0.37)
+
+    def step(self, state, action, key):
+        state, step = self.raw.step(state, action, key)
+        return state, step._replace(obs=step.obs + 0.37)
+
+
+def test_replay_keeps_what_a_wrapper_makes_of_a_built_in_task():
+    scale, dtype = kept_scale([InUnits(Shifted(make_env("lbf/5x5-2p-1f")), 2.0)])
+    assert dtype == jnp.float32 and (scale == 1).all()
 
 
 def test_a_vault_holds_no_more_actions_than_its_type():

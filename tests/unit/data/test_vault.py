@@ -1,5 +1,7 @@
 import asyncio
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -353,3 +355,23 @@ def test_command_line(tmp_path, capsys):
     (path / "metadata.json").write_text("{}")
     assert cli.main(["verify", *root]) == 2 and "metadata.json" in capsys.readouterr().err
     assert cli.main(["describe", "lbf/none", *root]) == 2
+
+
+def test_writers_of_one_vault_take_turns(tmp_path, monkeypatch):
+    """Two that move theirs into one place at once: each moves a whole vault, and nothing else is left."""
+    path, _ = save(tmp_path)
+    real, at_once, most = v.replace_folder, [], []
+
+    def slow(new, to):
+        at_once.append(1)
+        most.append(len(at_once))
+        time.sleep(0.3)
+        real(new, to)
+        at_once.pop()
+
+    monkeypatch.setattr(v, "replace_folder", slow)
+    with ThreadPoolExecutor() as pool:
+        recordings = list(pool.map(lambda seed: save(tmp_path, seed)[1], (1, 2)))
+    assert most == [1, 1]
+    assert any(np.array_equal(v.read_vault(path).recording.obs, r.obs) for r in recordings)
+    assert [p.name for p in path.parent.iterdir() if p.is_dir()] == ["replay"]
