@@ -55,13 +55,11 @@ def run(cfg: config.Config) -> None:
         if cfg.data.vault_dir is None and (holder := _holder(cfg, task, record, root)):
             print(f"[{i + 1}/{len(jobs)}] {task}: already collected in {holder}", flush=True)
             continue
-        known = vault.read_references(root)
-        there = [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
+        there = _there(cfg, task, root)
         own = replace(cfg, collect=replace(cfg.collect, record=record))
         if cfg.run_dir is not None and len(jobs) > 1:
             own = replace(own, run_dir=f"{cfg.run_dir}/{task}")
-        # A vault left out on purpose is no reason to write over the others.
-        done = task in known and (there or not record) and not _interrupted(own, task)
+        done = _collected(own, task, root)
         if not done and record:
             for quality in there:
                 _check_own(vault.vault_path(root, task, quality))
@@ -117,6 +115,35 @@ def _interrupted(cfg: config.Config, task: str) -> bool:
     return begun is not None and begun["train_tasks"] == [task] and not written
 
 
+def _there(cfg: config.Config, task: str, root: Path) -> list[str]:
+    from mtmarl.data import vault
+
+    return [q for q in qualities(cfg) if vault.vault_path(root, task, q).exists()]
+
+
+def _collected(cfg: config.Config, task: str, root: Path) -> bool:
+    """Whether a root has what a collection writes of a task, by these settings or by others."""
+    from mtmarl.data import vault
+
+    there = _there(cfg, task, root)
+    # A vault left out on purpose is no reason to write over the others.
+    if task not in vault.read_references(root, [task]) or (cfg.collect.record and not there):
+        return False
+    # Vault and reference are of one collection: this one does not write over the vault of another alone.
+    others = any(_of_another(vault.vault_path(root, task, q), cfg) for q in there)
+    return others or not _interrupted(cfg, task)
+
+
+def _of_another(path: Path, cfg: config.Config) -> bool:
+    from mtmarl.data import vault
+
+    if not vault.has_vault(path):
+        return False
+    of = vault.read_metadata(path).get("provenance", {})
+    mine = {"algorithm": cfg.algo_name, "seed": cfg.seed}
+    return any(key in of and of[key] != value for key, value in mine.items())
+
+
 def _check_own(path: Path) -> None:
     """Raises a UserError if a vault is there that no collection has written: it is not ours to write over."""
     from mtmarl.data import vault
@@ -164,6 +191,9 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     if sharding.is_primary():
         stack.enter_context(only_writer(run_dir))
         stack.enter_context(vault.sole_collector(root, task))
+        if _collected(cfg, task, root):
+            print(f"  collected meanwhile by another process, in {root}", flush=True)
+            return vault.read_references(root, [task])[task]
         earlier = earlier or build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)  # Begun meanwhile by another.
     parts = run_dir / "recordings"
     parts.mkdir(parents=True, exist_ok=True)

@@ -72,6 +72,56 @@ def test_a_collection_that_was_cut_short_is_ended(tmp_path, monkeypatch, capsys)
     )
 
 
+def collected_by(root, seed):
+    """What a collection of that seed leaves."""
+    path, _ = save(root, task=TASK)
+    about = json.loads((path / vault.METADATA).read_text())
+    about |= {"record_points": [1], "provenance": {"algorithm": "sable", "seed": seed}}
+    (path / vault.METADATA).write_text(json.dumps(about))
+    vault.write_reference(root, TASK, {"reference": 1.0, "random": 0.0, "algorithm": "sable", "seed": seed})
+
+
+@pytest.mark.parametrize("seed, begins", [(0, True), (1, False)])
+def test_vault_and_reference_stay_of_one_collection(tmp_path, monkeypatch, capsys, seed, begins):
+    """One that was stopped, and goes on when another has collected the task, does not write over its vault alone."""
+    root, run_dir = tmp_path / "vaults", tmp_path / "run"
+    collected_by(root, 0)
+    options = [
+        "+algo=sable",
+        f"+tasks={TASK}",
+        f"data.vault_dir={root}",
+        f"run_dir={run_dir}",
+        f"seed={seed}",
+    ]
+    build.write_run(run_dir, config.compose(options, "collect"), "collect", [TASK], [])
+    begun = []
+    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    assert collect.main(options) == 0 and bool(begun) == begins
+    assert begins or "already collected" in capsys.readouterr().out
+
+
+def test_what_another_process_collects_while_this_one_waits_is_left_alone(tmp_path, monkeypatch, capsys):
+    root = tmp_path / "vaults"
+    online = build.online
+
+    def slowly(cfg, task):
+        job = online(cfg, task)
+        collected_by(root, 0)
+        return job
+
+    monkeypatch.setattr(build, "online", slowly)
+    options = [
+        "+algo=sable",
+        f"+tasks={TASK}",
+        f"data.vault_dir={root}",
+        f"run_dir={tmp_path / 'run'}",
+        "seed=1",
+    ]
+    assert collect.main(options) == 0
+    assert "collected meanwhile by another process" in capsys.readouterr().out
+    assert vault.verify(root) == [f"{TASK}/replay"]
+
+
 def test_the_reference_of_another_collection_stays(tmp_path, capsys):
     ours = {"algorithm": "sable", "seed": 0, "env_steps": 100, "reference": 0.9}
     kept = lambda: vault.read_references(tmp_path)[TASK]["reference"]
