@@ -36,7 +36,8 @@ def deciding(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found, vaults = [_deciding(run.record) for run in runs], [_vaults(run.record) for run in runs]
     if len({tuple(sorted(run.tasks("train"))) for run in runs}) > 1:
         # Seeds that begin with another task of their set: so it was planned, and their vaults differ with it.
-        found = [{key: value for key, value in one.items() if key != "tasks.start"} for one in found]
+        theirs = ("tasks.start", "dataset_steps", "value_range")
+        found = [{key: value for key, value in one.items() if key not in theirs} for one in found]
         vaults = [None]
     # Older records do not tell vaults apart by their contents; that alone is no difference.
     if len(set(vaults) - {None}) > 1:
