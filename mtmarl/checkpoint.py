@@ -76,7 +76,7 @@ def _damage(directory: Path) -> str | None:
         saved = json.loads(file.read_text(encoding="utf-8"))
         now = _digests(directory)
         return next((name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)), None)
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         return CHECKSUMS
 
 
