@@ -162,7 +162,7 @@ def test_the_critic_learns_alone_at_first():
 
 def test_awac_takes_vaults_of_one_family():
     with pytest.raises(UserError, match="vaults of several families"):
-        m3_finetune.make(M3, replace(DIMS, entities=None), 4)
+        m3_finetune.make(M3, replace(DIMS, entities=None, families=2), 4)
 
 
 def test_training_starts_from_the_probabilities_that_were_acted_with():
