@@ -309,6 +309,7 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
             for name, value in {**cell, "seed": seed, "profile": options.profile}.items():
                 override = override.replace(f"{{{name}}}", str(value))
             merged[settings.key_of(override)] = override
+            _check_no_credentials(override, where)
         argv = [*merged.values(), f"seed={seed}", word("run_dir", str(out / directory))]
         runs.append({"dir": directory, "cell": cell, "seed": seed, "argv": argv})
     paper = [{**asdict(c), "of": _texts(c.of), "over": _texts(c.over)} for c in sweep.paper]
@@ -318,6 +319,16 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
         "x": sweep.x, "panel": sweep.panel, "line": sweep.line, "axes": axes, "runs": runs, "paper": paper,
         "published": published,
     }  # fmt: skip
+
+
+def _check_no_credentials(override: str, where: str) -> None:
+    """A plan is written to sweep.json, runs that are not checked as well. Raises UserError."""
+    key, _, value = override.lstrip("+").partition("=")
+    if (key in ("hub.url", "tasks.hub") or "://" in value) and foreign.holds_credentials(value.strip("'\"")):
+        raise UserError(
+            f"{where}: {key} holds a password, token or query; an address is recorded, so set credentials in the "
+            "environment, as the client of that place reads them"
+        )
 
 
 def chosen(record: Mapping[str, Any], only: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:

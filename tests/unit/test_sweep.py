@@ -549,3 +549,16 @@ def test_levels_may_have_seeds_of_their_own(tmp_path):
     file.write_text(file.read_text().replace("one: [0, 3]", "two: [0]"))
     with pytest.raises(UserError, match="unknown two"):
         sweep.read_sweep(str(file))
+
+
+def test_a_plan_holds_no_credentials(tmp_path):
+    """Of levels that differ in an address alone only the first is checked as a run; each is written down."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "title: mine\nbase: [+tasks=lbf_5, +algo=mt_oryx]\nseeds: [0]\nprofiles: {cpu: {}}\n"
+        "axes: {from: {a: hub.url=https://host/x, b: 'hub.url=https://me:secret@host/x'}}\n"
+    )
+    grid, where = sweep.read_sweep(str(file))
+    with pytest.raises(UserError, match="hub.url holds a password") as refused:
+        sweep.plan(grid, where, sweep.Options(str(file)))
+    assert "secret" not in str(refused.value)
