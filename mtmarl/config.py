@@ -453,6 +453,15 @@ def compose(argv: list[str], command: str) -> Config:
     return cfg
 
 
+def check_address(where: str, key: str, address: str | None) -> None:
+    """Raises UserError for an address with credentials, which must not be recorded."""
+    if address and holds_credentials(address):
+        raise UserError(
+            f"{where}: {key} holds a password, token or query; an address is recorded, so set credentials in the "
+            "environment, as the client of that place reads them"
+        )
+
+
 def _check(cfg: Config, command: str) -> None:
     where = "configs/config.yaml or the command line"
     check_sinks(cfg.sinks)
@@ -463,11 +472,7 @@ def _check(cfg: Config, command: str) -> None:
             raise UserError(f"{where}: seeds must be different ints, not {list(cfg.seeds)}")
     check_dataset(cfg.data.quality, f"{where}: data.quality")
     for key, address in (("hub.url", cfg.hub.url), ("tasks.hub", cfg.tasks.hub)):
-        if address and holds_credentials(address):
-            raise UserError(
-                f"{where}: {key} holds a password, token or query; an address is recorded, so set credentials in the "
-                "environment, as the client of that place reads them"
-            )
+        check_address(where, key, address)
     tasks = cfg.tasks
     if tasks.name:
         check_label(tasks.name, f"{where}: tasks.name")

@@ -324,11 +324,8 @@ def plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
 def _check_no_credentials(override: str, where: str) -> None:
     """A plan is written to sweep.json, runs that are not checked as well. Raises UserError."""
     key, _, value = override.lstrip("+").partition("=")
-    if (key in ("hub.url", "tasks.hub") or "://" in value) and foreign.holds_credentials(value.strip("'\"")):
-        raise UserError(
-            f"{where}: {key} holds a password, token or query; an address is recorded, so set credentials in the "
-            "environment, as the client of that place reads them"
-        )
+    if key in ("hub.url", "tasks.hub") or "://" in value:
+        config.check_address(where, key, value.strip("'\""))
 
 
 def chosen(record: Mapping[str, Any], only: Mapping[str, Sequence[str]]) -> list[Mapping[str, Any]]:

@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mtmarl import divergence
+
 Fits = Callable[[Any], bool]
 
 REQUIRED = ("kind", "algo", "tasks", "train_tasks", "test_tasks", "seed")
-# Names of losses and of norms of gradients end so.
-FINITE = ("loss", "grad_norm")
 
 
 def text(value: Any) -> bool:
@@ -144,7 +144,7 @@ def lost(rows: Iterable[Mapping[str, Any]]) -> str | None:
     """How a run diverged, by its last metrics: a loss that was not finite was logged as null. None if it did not."""
     last: dict[str, tuple[Any, Any]] = {}
     for row in rows:
-        last |= {name: (row["step"], value) for name, value in row.items() if name.endswith(FINITE)}
+        last |= {name: (row["step"], value) for name, value in row.items() if divergence.watched(name)}
     for name, (step, value) in last.items():
         if value is None:
             return f"diverged: {name} is not finite at update {step:,}"
