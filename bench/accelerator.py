@@ -15,8 +15,8 @@ import tempfile
 import jax
 from update import make_algorithm, matmul_peak, measure, random_data
 
-from mtmarl import sharding, trainer
 from mtmarl.data.source import vault_source
+from mtmarl.training import loop, sharding
 from mtmarl.types import example_batch
 
 GOAL, AGENTS, CONTEXT, CHUNK = 0.35, 4, 20, 50
@@ -25,9 +25,9 @@ GOAL, AGENTS, CONTEXT, CHUNK = 0.35, 4, 20, 50
 def largest_costs(embed_dim: int, batch: int, dtype: str, count: int = 3) -> list[tuple[str, float]]:
     """The operations of one chunk that take most time, with their share of all that is traced."""
     algo, dims = make_algorithm("mt_oryx", embed_dim, AGENTS, dtype)
-    source, plan = vault_source(random_data(AGENTS), batch, CONTEXT), trainer.Plan(0, 10**6, CHUNK, 10**6)
-    chunk = trainer.make_chunk(algo.phases[0], source, plan)
-    state, _ = chunk(trainer.initial_state(algo, source, example_batch(dims), 0), source.data, None)
+    source, plan = vault_source(random_data(AGENTS), batch, CONTEXT), loop.Plan(0, 10**6, CHUNK, 10**6)
+    chunk = loop.make_chunk(algo.phases[0], source, plan)
+    state, _ = chunk(loop.initial_state(algo, source, example_batch(dims), 0), source.data, None)
     jax.block_until_ready(state)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):

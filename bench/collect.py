@@ -11,7 +11,8 @@ import time
 import jax
 from update import best_seconds
 
-from mtmarl import build, config, sharding, trainer
+from mtmarl import build, config
+from mtmarl.training import loop, sharding
 
 TASKS = ("lbf/10x10-3p-3f", "connector/con-7x7x5a", "rware/tiny-4ag")
 
@@ -34,7 +35,7 @@ def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float
     plan = job.plan._replace(chunk=chunk, updates=chunk * repeats, checkpoint_every=chunk * repeats)
     # As the trainer calls it: state donated, metrics fetched while the next chunk runs.
     inside = []
-    run = trainer.make_chunk(job.algo.phases[0], job.source, plan)
+    run = loop.make_chunk(job.algo.phases[0], job.source, plan)
     state = job.initial_state()
     state, metrics = jax.block_until_ready(run(state, job.source.data, None))
     for _ in range(repeats):
@@ -46,7 +47,7 @@ def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float
 
     stamps = []
     plan = plan._replace(updates=int(state.update) + plan.chunk * (repeats + 1), checkpoint_every=plan.chunk)
-    trainer.train(
+    loop.train(
         job.algo,
         job.sources,
         plan,

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from update import ACTIONS, OBS, make_algorithm
 
-from mtmarl import sharding, trainer
 from mtmarl.data import host_source, sampling, vault
 from mtmarl.data.source import vault_source
+from mtmarl.training import loop, sharding
 from mtmarl.types import Dims, example_batch
 
 GOAL, AGENTS, HORIZON, MEMORY = 0.90, 4, 500, 32 * 2**20
@@ -41,10 +41,10 @@ def make_vault(root: Path, memory: int) -> Path:
     )
 
 
-def fastest_chunk(algo, source, plan: trainer.Plan, state) -> float:
+def fastest_chunk(algo, source, plan: loop.Plan, state) -> float:
     """Seconds between the metrics of one chunk and those of the next."""
     marks: list[float] = []
-    trainer.train(
+    loop.train(
         algo, {"default": source}, plan, state, log=lambda update, metrics: marks.append(time.perf_counter())
     )
     return min(np.diff(marks[1:-1]))
@@ -68,11 +68,11 @@ def main() -> None:
             "host": host_source.host_source([mapped], one_task, 64, 20, chunk=chunk, memory=MEMORY),
         }
         seconds = dict.fromkeys(sources, float("inf"))
-        plan = trainer.Plan(0, chunk * 6, chunk, chunk * 6)
+        plan = loop.Plan(0, chunk * 6, chunk, chunk * 6)
         # In turns, so that both meet the same load; of each the fastest stretch counts.
         for _ in range(rounds):
             for name, source in sources.items():
-                state = trainer.initial_state(algo, source, example_batch(dims), 0)
+                state = loop.initial_state(algo, source, example_batch(dims), 0)
                 seconds[name] = min(seconds[name], fastest_chunk(algo, source, plan, state))
     size = sum(c.nbytes for c in mapped.recording)
     print(

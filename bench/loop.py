@@ -17,11 +17,12 @@ from pathlib import Path
 import jax
 from update import make_algorithm, measure, random_data
 
-from mtmarl import build, config, sharding, trainer
+from mtmarl import build, config
 from mtmarl.data.source import Source, vault_source
 from mtmarl.envs.layout import Layout
-from mtmarl.evaluator import Evaluator
 from mtmarl.sinks import open_sinks
+from mtmarl.training import loop, sharding
+from mtmarl.training.evaluator import Evaluator
 from mtmarl.types import Dims, example_batch
 
 HOST_GOAL, EVALUATION_GOAL, START_GOAL = 0.05, 0.10, 10.0
@@ -57,9 +58,9 @@ def host_share(algo, dims, source: Source, update: float, chunk: int, count: int
             sinks.log(step, metrics)
             marks.append(time.perf_counter())
 
-        plan = trainer.Plan(0, chunk * count, chunk, chunk * count)
-        state = trainer.initial_state(algo, source, example_batch(dims), 0)
-        trainer.train(algo, {"default": source}, plan, state, log=log)
+        plan = loop.Plan(0, chunk * count, chunk, chunk * count)
+        state = loop.initial_state(algo, source, example_batch(dims), 0)
+        loop.train(algo, {"default": source}, plan, state, log=log)
         sinks.close()
     best = min(b - a for a, b in zip(marks[1:], marks[2:], strict=False))
     return max(0.0, best / chunk - update)
@@ -68,8 +69,9 @@ def host_share(algo, dims, source: Source, update: float, chunk: int, count: int
 # Stands in for `python -m mtmarl.train`: prints when the first chunk of updates has been handed to the device.
 START = """
 import os, sys, time
-from mtmarl import train, trainer
-make = trainer.make_chunk
+from mtmarl import train
+from mtmarl.training import loop
+make = loop.make_chunk
 def timed(*args):
     chunk = make(*args)
     def call(*args):
@@ -77,7 +79,7 @@ def timed(*args):
         print(time.time() - float(os.environ["BEGAN"]), flush=True)
         os._exit(0)
     return call
-trainer.make_chunk = timed
+loop.make_chunk = timed
 train.main(sys.argv[1:])
 """
 

@@ -9,8 +9,8 @@ import argparse
 import jax
 from update import make_algorithm, measure, random_data
 
-from mtmarl import sharding
 from mtmarl.data.source import vault_source
+from mtmarl.training import sharding
 
 
 def main() -> None:

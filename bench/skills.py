@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from update import TASKS, measure, random_data
 
-from mtmarl import config, sharding
+from mtmarl import config
 from mtmarl.algos import ALGOS
 from mtmarl.algos.base import Algorithm, Phase
 from mtmarl.build import Parts, make_algorithm, make_sources, parse_algorithm
@@ -24,6 +24,7 @@ from mtmarl.envs import smax
 from mtmarl.envs.entities import of_layout
 from mtmarl.envs.layout import Layout
 from mtmarl.envs.registry import make_env
+from mtmarl.training import sharding
 from mtmarl.types import Dims
 
 METHODS = ("bc_t", "updet_m", "odis", "hissd")

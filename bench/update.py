@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl import build, config, sharding, trainer
+from mtmarl import build, config
 from mtmarl.algos import OFFLINE
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import Source, vault_source
+from mtmarl.training import loop, sharding
 from mtmarl.types import Dims, example_batch
 
 GOALS = {64: 0.20, 128: 0.35, 256: 0.45}
@@ -100,10 +101,10 @@ def measure(
     chunk: int = 10,
 ) -> Measured:
     """Times whole chunks as the trainer runs them: sampling, shuffling, update and Polyak step included."""
-    plan = trainer.Plan(seed, 10**6, chunk, 10**6)
-    state = trainer.initial_state(algo, source, example_batch(dims), seed)
+    plan = loop.Plan(seed, 10**6, chunk, 10**6)
+    state = loop.initial_state(algo, source, example_batch(dims), seed)
     began = time.perf_counter()
-    compiled = trainer.make_chunk(algo.phases[0], source, plan).lower(state, source.data, None).compile()
+    compiled = loop.make_chunk(algo.phases[0], source, plan).lower(state, source.data, None).compile()
     compile_seconds = time.perf_counter() - began
     holder = {"state": state}
 

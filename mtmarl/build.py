@@ -20,10 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, foreign, memory, records, sharding, trainer
+from mtmarl import config, foreign, memory, records
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm, Spec
-from mtmarl.checkpoint import Matching, load_matching, load_params, names
 from mtmarl.command_lines import command, line, word
 from mtmarl.config import Config
 from mtmarl.data import vault
@@ -39,11 +38,13 @@ from mtmarl.envs.api import InUnits
 from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
-from mtmarl.evaluator import EvalResult, Evaluator
 from mtmarl.files import files_below, only_writer, write_json
 from mtmarl.random_streams import RULE, Stream, stream
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
+from mtmarl.training import loop, sharding
+from mtmarl.training.checkpoint import Matching, load_matching, load_params, names
+from mtmarl.training.evaluator import EvalResult, Evaluator
 from mtmarl.types import Dims, Env, example_batch
 
 # The support of a value distribution reaches this share of the range beyond the returns in the data.
@@ -228,7 +229,7 @@ def _env_steps(run_dir: Path, record: Mapping[str, Any], cfg: Config, best: bool
     return at["update"] * cfg.collect.num_envs * cfg.collect.rollout_length
 
 
-def begin_with(state: trainer.TrainState, found: Matching) -> trainer.TrainState:
+def begin_with(state: loop.TrainState, found: Matching) -> loop.TrainState:
     """A fresh state of one seed with the parameters that were found, in the target network too."""
 
     def put(tree: Any) -> Any:
@@ -361,7 +362,7 @@ class OnlineJob:
     algo: Algorithm
     sources: dict[str, Source]
     evaluator: Evaluator
-    plan: trainer.Plan
+    plan: loop.Plan
     evaluate_every: int
     record_every: int
     start: Matching | None
@@ -381,9 +382,9 @@ class OnlineJob:
     def example(self):
         return example_batch(self.env.spec.dims)
 
-    def initial_state(self) -> trainer.TrainState:
+    def initial_state(self) -> loop.TrainState:
         """Fresh, or with the policy of another run (the network does not know team sizes)."""
-        state = trainer.initial_state(self.algo, self.source, self.example, self.seed)
+        state = loop.initial_state(self.algo, self.source, self.example, self.seed)
         return state if self.start is None else begin_with(state, self.start)
 
 
@@ -408,7 +409,7 @@ def online(cfg: Config, task: str) -> OnlineJob:
         cfg, spec, settings, algo, sources, example_batch(env.spec.dims), [env.spec.agents], episodes
     )
     evaluator = Evaluator({task: env}, algo.act, algo.init_carry, c.eval_episodes, cfg.seed)
-    plan = trainer.Plan(cfg.seed, updates, chunk, evaluate_every)
+    plan = loop.Plan(cfg.seed, updates, chunk, evaluate_every)
     start = read_start(cfg)
     if start is not None:
         start.check_network(cfg, settings)
@@ -434,7 +435,7 @@ class Job:
     algo: Algorithm
     sources: dict[str, Source]
     evaluator: Evaluator
-    plan: trainer.Plan
+    plan: loop.Plan
     references: dict[str, dict[str, float]]
     value_range: tuple[float, float] | None
     steps: int
@@ -461,7 +462,7 @@ class Job:
     def env_steps(self, update: int) -> int:
         """Steps of environments, of all tasks together, that the first `update` updates take."""
         begin, total = 0, 0
-        for phase, end in zip(self.algo.phases, trainer.phase_ends(self.algo, self.plan), strict=True):
+        for phase, end in zip(self.algo.phases, loop.phase_ends(self.algo, self.plan), strict=True):
             if end > begin:
                 total += max(0, min(update, end) - begin) * self.sources[phase.source].env_steps
             begin = end
@@ -473,14 +474,14 @@ class Job:
         batches = {"task_batches": update * (self.dims.tasks if self.balanced else 1)}
         return {**batches, "env_steps": played} if self.env_steps(self.plan.updates) else batches
 
-    def initial_state(self, seed: int | tuple[int, ...]) -> trainer.TrainState:
+    def initial_state(self, seed: int | tuple[int, ...]) -> loop.TrainState:
         """Before the first update, of one seed or of several."""
-        state = trainer.initial_state(self.algo, self.source, self.example, seed)
+        state = loop.initial_state(self.algo, self.source, self.example, seed)
         if self.start is None:
             return state
         if not isinstance(seed, tuple):
             return begin_with(state, self.start)
-        return trainer.stack([begin_with(one, self.start) for one in trainer.unstack(state)], seed)
+        return loop.stack([begin_with(one, self.start) for one in loop.unstack(state)], seed)
 
     def split(self, task: str) -> str:
         return "train" if task in self.train_envs else "test"
@@ -555,7 +556,7 @@ class Outline:
     test_envs: dict[str, Env]
     layout: Layout
     dims: Dims
-    plan: trainer.Plan
+    plan: loop.Plan
     needs_vaults: bool
     start: Start | None
 
@@ -600,15 +601,15 @@ def outline(cfg: Config) -> Outline:
         layout.task_features,
         len(layout.families),
     )
-    plan = trainer.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
-    trainer.check_plan(plan, [trainer.Event(cfg.evaluator.every, lambda update, params: {})])
+    plan = loop.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
+    loop.check_plan(plan, [loop.Event(cfg.evaluator.every, lambda update, params: {})])
     # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
     algo = make_algorithm(spec, settings, dims, plan.updates, (0.0, 1.0))
     if (warmup := spec.rollouts(settings).critic_warmup) % plan.chunk:
         raise UserError(
             f"algo.critic_warmup={warmup} must be a multiple of trainer.chunk={plan.chunk}; lower trainer.chunk"
         )
-    trainer.check_phases(algo, plan)
+    loop.check_phases(algo, plan)
     needs_vaults = any(SOURCES[name][0] for name in source_names(algo))
     return Outline(spec, settings, train_envs, test_envs, layout, dims, plan, needs_vaults, start)
 

@@ -35,8 +35,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg: config.Config) -> None:
     """Collects every task of the set that is not there yet, one after another."""
-    from mtmarl import build, sharding
+    from mtmarl import build
     from mtmarl.data import vault
+    from mtmarl.training import sharding
 
     if cfg.data.quality in vault.SINGLE_POLICIES:
         raise UserError(
@@ -175,10 +176,11 @@ def collect_task(cfg: config.Config, task: str, root: Path) -> Mapping[str, Any]
 def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -> Mapping[str, Any]:
     from importlib.metadata import version
 
-    from mtmarl import build, sharding, trainer
-    from mtmarl.checkpoint import Checkpoints, load_params, newest_whole, save_params
+    from mtmarl import build
     from mtmarl.data import features, recording, vault
     from mtmarl.random_streams import Stream, stream
+    from mtmarl.training import loop, sharding
+    from mtmarl.training.checkpoint import Checkpoints, load_params, newest_whole, save_params
 
     c = cfg.collect
     run_dir = _directory(cfg, task)
@@ -278,16 +280,16 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             (parts / "writing.npz").rename(parts / f"{update:08d}.npz")
         return {}
 
-    events = [trainer.Event(job.evaluate_every, evaluate)]
+    events = [loop.Event(job.evaluate_every, evaluate)]
     if c.record:
-        events.append(trainer.Event(job.record_every, record_part))
+        events.append(loop.Event(job.record_every, record_part))
     if done is None and job.start is not None:
         print(f"  {build.say_start(cfg, job.start)}", flush=True)
     if done is not None:
         state = states[0]
         print(f"  goes on from update {done} of {plan.updates}", flush=True)
     with stops.awaited(run_dir, GOES_ON) as stop:
-        state = trainer.train(
+        state = loop.train(
             algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),
             diverged=diverged, stop=stop,
         )  # fmt: skip
@@ -372,8 +374,8 @@ def single_policies(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 def _figures(cfg, job, run_dir: Path, task: str, progress, played: int) -> dict[str, Any]:
     """Reference and random returns on fresh episodes: the maximum over evaluations would flatter."""
     from mtmarl.algos.base import no_carry, random_act
-    from mtmarl.checkpoint import load_params
-    from mtmarl.evaluator import Evaluator
+    from mtmarl.training.checkpoint import load_params
+    from mtmarl.training.evaluator import Evaluator
 
     best = load_params(run_dir / "policy_best", job.initial_state().learner.params)
     random = Evaluator({task: job.env}, random_act, no_carry, cfg.collect.eval_episodes, cfg.seed)

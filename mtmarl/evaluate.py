@@ -18,8 +18,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(cfg: config.Config) -> None:
     """Prints one line per task, acting as when the run was scored, and greedily; a JSON line at the end."""
-    from mtmarl import build, sharding
+    from mtmarl import build
     from mtmarl.data import vault
+    from mtmarl.training import sharding
 
     sharding.start()
     assert cfg.run is not None

@@ -1,4 +1,4 @@
-"""Numbers with bounds, as types of settings: `gamma: Share`. `config.parse` holds values to them."""
+"""Numbers with bounds, as types of settings: `gamma: Share`. `parsing.parse` holds values to them."""
 
 from dataclasses import dataclass
 from math import inf
@@ -49,7 +49,7 @@ Width = Annotated[int, Range(1), _at_most(2**14)]
 Several = Annotated[int, Range(2), _at_most(2**14)]
 Share = Annotated[float, Range(0, 1)]
 SomeShare = Annotated[float, Range(0, 1, above=True)]
-# Floats are finite as float32; `config.parse` holds all of them to that.
+# Floats are finite as float32; `parsing.parse` holds all of them to that.
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.parsing import convert
 from mtmarl.ranges import Natural, Range
 
 _Counts = Mapping[str, Annotated[int, Range(0)]]
@@ -67,7 +67,7 @@ def _check(
         raise _wrong(path, f"{within}{' and '.join(needs)} missing")
     for key in hints.keys() & value.keys():
         try:
-            config.convert(hints[key], value[key], str(path), within + key)
+            convert(hints[key], value[key], str(path), within + key)
         except UserError as error:
             raise UserError(f"{error}: not the record of a run; restore or remove it") from None
 

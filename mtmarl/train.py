@@ -22,7 +22,8 @@ from mtmarl.files import only_writer, write_json
 from mtmarl.sinks.summary import score
 
 if TYPE_CHECKING:
-    from mtmarl import build, trainer
+    from mtmarl import build
+    from mtmarl.training import loop
 
 # Index of the final evaluation: its start states are met in no other.
 FINAL = 2**31 - 1
@@ -47,13 +48,14 @@ def run(cfg: config.Config) -> Path:
 
 
 def _run(cfg: config.Config, stack: ExitStack) -> Path:
-    from mtmarl import sharding
+    from mtmarl.training import sharding
 
     # Several processes must find each other before anything computes, which some libraries do when imported.
     sharding.start(cfg.distributed)
-    from mtmarl import build, trainer
-    from mtmarl.checkpoint import newest_whole
+    from mtmarl import build
     from mtmarl.report import write_report
+    from mtmarl.training import loop
+    from mtmarl.training.checkpoint import newest_whole
 
     job = build.prepare(cfg)
     runs = [Run(one, job) for one in build.single_seeds(cfg)]
@@ -69,7 +71,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         if cfg.seeds is not None:
             plan = plan._replace(seed=tuple(r.cfg.seed for r in left))
         state = job.initial_state(plan.seed)
-        split = trainer.unstack if cfg.seeds is not None else lambda state: [state]
+        split = loop.unstack if cfg.seeds is not None else lambda state: [state]
         places = [r.directory for r in left]
         done, parts, damaged = newest_whole(
             [(r.checkpoints, like) for r, like in zip(left, split(state), strict=True)],
@@ -78,7 +80,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
         for line in damaged:
             print(f"{line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
         if done is not None:
-            state = trainer.stack(parts, plan.seed) if isinstance(plan.seed, tuple) else parts[0]
+            state = loop.stack(parts, plan.seed) if isinstance(plan.seed, tuple) else parts[0]
         for r in left:
             r.start(done)
 
@@ -100,12 +102,12 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
                 _raise_diverged(runs, root)
 
         with stops.awaited(root, GOES_ON) as stop:
-            state = trainer.train(
+            state = loop.train(
                 job.algo,
                 job.sources,
                 plan,
                 state,
-                [trainer.Event(cfg.evaluator.every, evaluate)],
+                [loop.Event(cfg.evaluator.every, evaluate)],
                 [r.log for r in left],
                 partial(each, Run.save),
                 list(job.train_envs),
@@ -127,8 +129,8 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
 
 def _raise_diverged(runs: "list[Run]", root: Path) -> NoReturn:
     """Raises Diverged, which says which seeds did, how, and what to change. A report without scores says it too."""
-    from mtmarl import sharding
     from mtmarl.report import write_report
+    from mtmarl.training import sharding
 
     if not (root / "report" / "results.json").exists() and sharding.is_primary():
         write_report([r.directory for r in runs], root / "report")
@@ -144,7 +146,8 @@ class Run:
     sinks: Any
 
     def __init__(self, cfg: config.Config, job: "build.Job"):
-        from mtmarl import build, sharding
+        from mtmarl import build
+        from mtmarl.training import sharding
 
         self.cfg, self.began = cfg, time.time()
         self.primary, self.local = sharding.is_primary(), sharding.on_this_process
@@ -167,7 +170,7 @@ class Run:
 
     def open(self, stack: ExitStack, quiet: bool, sharing: int) -> None:
         """`quiet`: without the terminal, which one of several seeds has. `sharing`: seeds in this program."""
-        from mtmarl.checkpoint import Checkpoints
+        from mtmarl.training.checkpoint import Checkpoints
 
         self.stack, self.quiet, self.sharing = stack, quiet, sharing
         if self.primary:
@@ -196,7 +199,7 @@ class Run:
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a chunk, with what has been done since the start."""
-        from mtmarl.trainer import EPISODES, GRADIENT_STEPS
+        from mtmarl.training.loop import EPISODES, GRADIENT_STEPS
 
         counts = self.counts
         if EPISODES in metrics:
@@ -238,7 +241,7 @@ class Run:
     def keep_score(self, summary: Mapping[str, Mapping[str, Any]], params: Any, update: int) -> None:
         """Logs an evaluation, and saves the policy if none before it was as good."""
         from mtmarl import build
-        from mtmarl.checkpoint import save_params
+        from mtmarl.training.checkpoint import save_params
 
         self.sinks.log_evaluation(update, summary)
         value = score(summary, self.tasks)
@@ -253,7 +256,7 @@ class Run:
         progress = {"minutes": round(minutes, 2), "counts": self.counts, "counts_at": self.counts_at}
         write_json(self.directory / "run.json", {**self.record, **progress})
 
-    def save(self, state: "trainer.TrainState") -> None:
+    def save(self, state: "loop.TrainState") -> None:
         update = int(state.update)
         kept = {str(u) for u in self.checkpoints.updates()}
         self.counts_at = {u: c for u, c in self.counts_at.items() if u in kept} | {
@@ -263,10 +266,11 @@ class Run:
             self.keep_progress()  # Before the checkpoint: one without its counts could not be gone on from.
         self.checkpoints.save(update, state)
 
-    def finish(self, state: "trainer.TrainState") -> None:
+    def finish(self, state: "loop.TrainState") -> None:
         """The final scores, of the best and of the last policy."""
-        from mtmarl import build, sharding
-        from mtmarl.checkpoint import load_params, save_params
+        from mtmarl import build
+        from mtmarl.training import sharding
+        from mtmarl.training.checkpoint import load_params, save_params
 
         settings, updates, last = self.cfg.evaluator, self.job.plan.updates, self.local(state.learner.params)
         if self.primary:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Int
 from mtmarl.data.replay import Kept, ended, keep, kept_length, kept_scale, kept_windows, nothing_kept, play
 from mtmarl.data.source import Source, Windows
 from mtmarl.random_streams import Stream, branch
-from mtmarl.rollout import RolloutState, Trajectory, as_batch, start, where_rows
+from mtmarl.training.rollout import RolloutState, Trajectory, as_batch, start, where_rows
 from mtmarl.types import Act, Batch, Env, Params
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from mtmarl.data.source import Source
 from mtmarl.ops.agents import random_orders, reorder, reorder_agents
-from mtmarl.rollout import as_batch, observe, rollout, start, where_rows
+from mtmarl.training.rollout import as_batch, observe, rollout, start, where_rows
 from mtmarl.types import Act, Env
 
 

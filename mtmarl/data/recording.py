@@ -9,7 +9,7 @@ import numpy as np
 from mtmarl.data.features import encode
 from mtmarl.data.vault import Recording
 from mtmarl.errors import UserError
-from mtmarl.rollout import Trajectory, rollout, start
+from mtmarl.training.rollout import Trajectory, rollout, start
 from mtmarl.types import Act, Env, Params
 
 

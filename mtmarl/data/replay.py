@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 from mtmarl.data.features import fits_int8
 from mtmarl.data.source import Source
 from mtmarl.errors import UserError
-from mtmarl.rollout import RolloutState, Trajectory, as_batch, rollout, start
+from mtmarl.training.rollout import RolloutState, Trajectory, as_batch, rollout, start
 from mtmarl.types import Act, Batch, Env, Params
 
 

@@ -22,7 +22,7 @@ import sys
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
 import numpy as np
-from mtmarl import sharding, trainer
+from mtmarl.training import loop, sharding
 from mtmarl.algos import mt_oryx
 from mtmarl.data import sampling, vault
 from mtmarl.data.source import vault_source
@@ -34,7 +34,7 @@ config = mt_oryx.Config(1e-4, 10.0, 0.9, 0.1, 1.0, 0.5, 1.0, "task", True, 11, 0
 algo = mt_oryx.make(config, dims, (-1.0, 1.0))
 vaults = [vault.read_vault(p) for p in vault.list_vaults(sys.argv[1]).values()]
 source = vault_source(sampling.make_task_data(vaults, dims), batch_size=8, context=5)
-plan = trainer.Plan(0, 3, 1, 3)
+plan = loop.Plan(0, 3, 1, 3)
 for case in sys.argv[3:]:
     count, limit = map(int, case.split(":"))
     mesh = sharding.make_mesh(count)
@@ -43,8 +43,8 @@ for case in sys.argv[3:]:
         placed = sharding.place_data(source.data, mesh)
         assert len({str(s.index) for s in placed.obs.addressable_shards}) == count, "steps are not split"
         assert placed.length.is_fully_replicated
-    state = trainer.initial_state(algo, source, example_batch(dims), 0, mesh)
-    state = trainer.train(algo, {"default": source}, plan, state, mesh=mesh)
+    state = loop.initial_state(algo, source, example_batch(dims), 0, mesh)
+    state = loop.train(algo, {"default": source}, plan, state, mesh=mesh)
     assert len(jax.tree.leaves(state.learner.params)[0].devices()) == count
     np.savez(f"{sys.argv[2]}/{count}-{limit}.npz", *jax.tree.leaves(state.learner.params))
 """

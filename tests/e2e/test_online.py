@@ -10,8 +10,8 @@ import pytest
 
 import mtmarl
 from mtmarl import build, config, report, train
-from mtmarl.checkpoint import Checkpoints
 from mtmarl.networks import sable
+from mtmarl.training.checkpoint import Checkpoints
 from mtmarl.types import example_batch
 
 SIZES = ["algo.network.embed_dim=16", "algo.network.heads=2"]

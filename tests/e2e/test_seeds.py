@@ -8,7 +8,7 @@ import pytest
 
 import mtmarl
 from mtmarl import report, train
-from mtmarl.checkpoint import Checkpoints
+from mtmarl.training.checkpoint import Checkpoints
 from tests.e2e.test_train import arguments
 
 

@@ -9,9 +9,9 @@ import pytest
 
 import mtmarl
 from mtmarl import build, collect, config, evaluate, report, train
-from mtmarl.checkpoint import Checkpoints
 from mtmarl.data.vault import identity, write_reference
 from mtmarl.files import only_writer
+from mtmarl.training.checkpoint import Checkpoints
 
 SMALL = [
     "+algo=mt_oryx", "algo.network.embed_dim=16", "algo.network.heads=2",

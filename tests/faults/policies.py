@@ -58,7 +58,7 @@ def checkpoint(scratch: Path, run: Path) -> list[np.ndarray]:
     """The state that a resumed run goes on from."""
     from contextlib import closing
 
-    from mtmarl.checkpoint import Checkpoints, newest_whole
+    from mtmarl.training.checkpoint import Checkpoints, newest_whole
 
     with closing(Checkpoints(run)) as saved:
         pairs = [(saved, _like(scratch))]

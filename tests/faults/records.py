@@ -187,14 +187,15 @@ def _damage(here: Path, place: str, rng: np.random.Generator) -> str:
 
 def _resume(here: Path) -> list[np.ndarray]:
     """The state from which the run goes on; none where it is over."""
-    from mtmarl import config, train, trainer
+    from mtmarl import config, train
+    from mtmarl.training import loop
 
     def stop(algo: Any, sources: Any, plan: Any, state: Any, *args: Any, **more: Any) -> None:
         raise _Seen(state)
 
     argv = [*options(here / "vaults", here / "run"), "sinks=[jsonl,marl_eval]"]
     try:
-        with _instead(trainer, train=stop), ExitStack() as stack:
+        with _instead(loop, train=stop), ExitStack() as stack:
             train._run(config.compose(argv, "train"), stack)
     except _Seen as seen:
         return leaves(seen.state)

@@ -3,12 +3,12 @@
 import jax
 import pytest
 
-from mtmarl import trainer
 from mtmarl.algos import care, mappo
 from mtmarl.data.on_policy import on_policy_source
 from mtmarl.data.source import side_by_side
-from mtmarl.evaluator import Evaluator
 from mtmarl.networks import care as mixture
+from mtmarl.training import loop
+from mtmarl.training.evaluator import Evaluator
 from mtmarl.types import Dims, example_batch
 from tests.counting import Counting
 
@@ -35,13 +35,13 @@ def test_one_policy_learns_tasks_that_want_opposite_things(name):
     algo = ALGOS[name]()
     make = lambda env: on_policy_source(env, algo.act, algo.init_carry, 8, 8, pool=8)
     source = side_by_side([make(env) for env in TASKS.values()])
-    plan = trainer.Plan((0, 1), 40, 10, 40)
-    state = trainer.initial_state(algo, source, example_batch(DIMS), plan.seed)
+    plan = loop.Plan((0, 1), 40, 10, 40)
+    state = loop.initial_state(algo, source, example_batch(DIMS), plan.seed)
     logs = ([], [])
     collect = [lambda update, metrics, to=to: to.append(metrics["episodes"]) for to in logs]
-    state = trainer.train(algo, {"on_policy": source}, plan, state, log=collect)
+    state = loop.train(algo, {"on_policy": source}, plan, state, log=collect)
     evaluator = Evaluator(TASKS, algo.act, algo.init_carry, 4, 0)
-    for one in trainer.unstack(state):
+    for one in loop.unstack(state):
         scores = evaluator.evaluate(one.learner.params, 0, 4, explore=0.0)
         assert {task: s.mean for task, s in scores.items()} == {"two": 2.0, "three": 3.0}
     # 640 env steps a task in each chunk, of episodes of 5 and of 7 steps.

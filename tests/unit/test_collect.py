@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from mtmarl import build, collect, config, trainer
+from mtmarl import build, collect, config
 from mtmarl.data import vault
+from mtmarl.training import loop
 from tests.unit.data.recordings import save
 
 TASK = "lbf/5x5-2p-1f-t20"
@@ -171,4 +172,4 @@ def test_a_warm_up_lasts_as_long_as_it_says(warmup):
     """Its end is where a chunk ends, however few updates it is."""
     cfg = config.compose(["+algo=sable", "+tasks=lbf_5", f"algo.critic_warmup={warmup}"], "collect")
     job = build.online(cfg, TASK)
-    assert trainer.phase_ends(job.algo, job.plan)[:-1] == ([warmup] if warmup else [])
+    assert loop.phase_ends(job.algo, job.plan)[:-1] == ([warmup] if warmup else [])

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl import divergence, trainer
+from mtmarl import divergence
 from mtmarl.algos.base import Algorithm, Phase
 from mtmarl.data.source import Source
 from mtmarl.divergence import Divergence, Trace
 from mtmarl.errors import Diverged, failed
 from mtmarl.random_streams import Stream, stream
+from mtmarl.training import loop
 from mtmarl.types import Dims, Learner, example_batch
 
 DIMS = Dims(agents=2, obs=3, actions=4, horizon=5, tasks=2)
@@ -42,9 +43,9 @@ def make(bad_reward=None, loss=lambda w, step, key: w, weight=lambda w, step: w)
 
 
 def run(algo, source, seed: "int | tuple[int, ...]" = 0, **options):
-    plan = trainer.Plan(seed, 8, 2, 2)
-    state = trainer.initial_state(algo, source, example_batch(DIMS), seed)
-    return trainer.train(algo, {"default": source}, plan, state, task_names=NAMES, **options)
+    plan = loop.Plan(seed, 8, 2, 2)
+    state = loop.initial_state(algo, source, example_batch(DIMS), seed)
+    return loop.train(algo, {"default": source}, plan, state, task_names=NAMES, **options)
 
 
 at = lambda update, value: lambda w, step, *key: jnp.where(step == update - 1, value, w)
@@ -65,7 +66,7 @@ at_5 = lambda value: at(5, value)
 )
 def test_a_chunk_that_is_not_finite_ends_training(parts, line):
     saved, evaluated = [], []
-    event = trainer.Event(2, lambda update, params: evaluated.append(update) or {})
+    event = loop.Event(2, lambda update, params: evaluated.append(update) or {})
     with pytest.raises(Diverged) as caught:
         run(*make(**parts), events=[event], save=lambda state: saved.append(int(state.update)))
     assert str(caught.value) == line
@@ -74,10 +75,10 @@ def test_a_chunk_that_is_not_finite_ends_training(parts, line):
 
 def test_it_is_found_although_nothing_is_evaluated_or_saved_at_its_end():
     algo, source = make(loss=at_5(jnp.nan))
-    plan = trainer.Plan(0, 24, 2, 12)
-    state = trainer.initial_state(algo, source, example_batch(DIMS), 0)
+    plan = loop.Plan(0, 24, 2, 12)
+    state = loop.initial_state(algo, source, example_batch(DIMS), 0)
     with pytest.raises(Diverged, match="update 5"):
-        trainer.train(algo, {"default": source}, plan, state)
+        loop.train(algo, {"default": source}, plan, state)
 
 
 def test_metrics_that_are_no_losses_may_be_anything():

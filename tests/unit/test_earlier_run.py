@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from mtmarl import build, config
-from mtmarl.checkpoint import save_params
 from mtmarl.data import vault
 from mtmarl.errors import UserError
 from mtmarl.networks.sable import Sable
 from mtmarl.random_streams import RULE
+from mtmarl.training.checkpoint import save_params
 from mtmarl.types import example_batch
 
 

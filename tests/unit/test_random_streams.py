@@ -11,8 +11,8 @@ import pytest
 import mtmarl
 from mtmarl.algos.base import no_carry, random_act
 from mtmarl.errors import UserError
-from mtmarl.evaluator import Evaluator
 from mtmarl.random_streams import Stream, branch, stream
+from mtmarl.training.evaluator import Evaluator
 
 OF_SEEDS = [s for s in Stream if s < Stream.TASK]
 OF_KEYS = [s for s in Stream if s >= Stream.TASK]

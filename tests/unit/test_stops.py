@@ -11,17 +11,18 @@ import jax
 import numpy as np
 import pytest
 
-from mtmarl import stops, trainer
+from mtmarl import stops
+from mtmarl.training import loop
 from mtmarl.types import example_batch
 from tests.unit.test_divergence import DIMS, make
 
-PLAN = trainer.Plan(0, 8, 2, 4)
+PLAN = loop.Plan(0, 8, 2, 4)
 
 
 def run(state=None, **options):
     algo, source = make(weight=lambda w, step: w * 1.5 + step)
-    state = trainer.initial_state(algo, source, example_batch(DIMS), 0) if state is None else state
-    return trainer.train(algo, {"default": source}, PLAN, state, **options)
+    state = loop.initial_state(algo, source, example_batch(DIMS), 0) if state is None else state
+    return loop.train(algo, {"default": source}, PLAN, state, **options)
 
 
 def received(request):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from recordings import make_vault, save
 
-from mtmarl import build, config, trainer
+from mtmarl import build, config
 from mtmarl.algos import mt_bc_sable
 from mtmarl.algos.base import Algorithm, Phase, no_carry, random_act
 from mtmarl.data import host_source as h
@@ -19,6 +19,7 @@ from mtmarl.data import sampling, vault
 from mtmarl.data.source import together, vault_source
 from mtmarl.errors import UserError
 from mtmarl.networks import sable
+from mtmarl.training import loop
 from mtmarl.types import Dims, Learner, example_batch
 
 DIMS = Dims(agents=4, obs=7, actions=5, horizon=12, tasks=2)
@@ -138,9 +139,9 @@ def test_training_on_four_times_the_memory(tmp_path, monkeypatch):
 
     monkeypatch.setattr(h, "release", look)
     algo = mt_bc_sable.make(mt_bc_sable.Config(1e-3, 1.0, sable.Config(16, 2, 1, 0.5)), dims)
-    plan = trainer.Plan(0, 20, 2, 20)
-    state = trainer.initial_state(algo, source, example_batch(dims), 0)
-    state = trainer.train(algo, {"default": source}, plan, state)
+    plan = loop.Plan(0, 20, 2, 20)
+    state = loop.initial_state(algo, source, example_batch(dims), 0)
+    state = loop.train(algo, {"default": source}, plan, state)
     assert int(state.source) == 20 and len(seen) >= 10
     assert 0 < max(seen) <= memory
 
@@ -187,15 +188,15 @@ def test_each_phase_counts_the_batches_of_its_own_source(paths, tmp_path):
         Phase(n, f, update, s) for n, f, s in (("a", 0.25, "x"), ("b", 0.5, "y"), ("c", 0.25, "x"))
     )
     init = lambda key, batch: Learner((), (), {}, jnp.zeros((), jnp.int32))
-    algo, plan = Algorithm(init, phases, random_act, no_carry), trainer.Plan(0, 12, 3, 3)
+    algo, plan = Algorithm(init, phases, random_act, no_carry), loop.Plan(0, 12, 3, 3)
 
     def run(make):
         sources, seen, states = together({"x": make(5), "y": make(3)}), [], {}
         log = lambda u, metrics: seen.append({k: v for k, v in metrics.items() if k != "updates_per_second"})
-        start = trainer.initial_state(algo, sources["x"], example_batch(DIMS), 0)
+        start = loop.initial_state(algo, sources["x"], example_batch(DIMS), 0)
         keep = lambda state: states.setdefault(int(state.update), jax.device_get(state))
-        trainer.train(algo, sources, plan, start, log=log, save=keep)
-        trainer.train(algo, sources, plan, jax.device_put(states[6]), log=log)
+        loop.train(algo, sources, plan, start, log=log, save=keep)
+        loop.train(algo, sources, plan, jax.device_put(states[6]), log=log)
         return seen
 
     want, got = run(lambda rows: vault_source(data, rows, 5)), run(bring)
@@ -209,12 +210,12 @@ def test_several_seeds_get_their_own_windows(paths, tmp_path, seeds):
     there = h.host_source(mapped, DIMS, 4, 5, chunk=4, memory=4 * MB)
     here = vault_source(sampling.make_task_data([vault.read_vault(p) for p in paths], DIMS), 4, 5)
     algo = mt_bc_sable.make(mt_bc_sable.Config(1e-3, 1.0, sable.Config(16, 2, 1, 0.5)), DIMS)
-    plan = trainer.Plan(seeds, 4, 2, 4)
+    plan = loop.Plan(seeds, 4, 2, 4)
 
     def run(source):
-        state = trainer.initial_state(algo, source, example_batch(DIMS), plan.seed)
+        state = loop.initial_state(algo, source, example_batch(DIMS), plan.seed)
         logs = [[] for _ in seeds]
-        state = trainer.train(
+        state = loop.train(
             algo, {"default": source}, plan, state, log=[lambda u, m, to=to: to.append(m) for to in logs]
         )
         return state.learner.params, [[m["bc/loss"] for m in seen] for seen in logs]

@@ -9,7 +9,7 @@ from mtmarl.envs import smax
 from mtmarl.envs.entities import CELL, FAMILIES, of_layout
 from mtmarl.envs.layout import Layout
 from mtmarl.envs.registry import make_env
-from mtmarl.rollout import observe
+from mtmarl.training.rollout import observe
 from mtmarl.types import Observation
 from tests.extras import needs_jaxmarl
 

@@ -15,7 +15,7 @@ from mtmarl.envs.layout import FEATURE_STEP, TASK_FEATURES, Layout, TaskScale
 from mtmarl.envs.lbf import FIELDS
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
-from mtmarl.rollout import observe
+from mtmarl.training.rollout import observe
 from mtmarl.types import Dims
 from tests.extras import needs_jaxmarl
 from tests.unit.data.recordings import make_recording

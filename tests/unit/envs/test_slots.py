@@ -15,7 +15,7 @@ from mtmarl.envs.layout import Layout
 from mtmarl.envs.lbf import SLOTS
 from mtmarl.envs.registry import make_env
 from mtmarl.ops.slots import shuffled_columns, take_columns
-from mtmarl.rollout import observe
+from mtmarl.training.rollout import observe
 from tests.unit.data.recordings import make_recording
 
 LBF, CONNECTOR = "lbf/6x6-3p-2f-t8", "connector/con-3x3x2a"

@@ -9,7 +9,7 @@ import pytest
 
 from mtmarl.networks import causal
 from mtmarl.networks.entities import Memory
-from mtmarl.rollout import where_rows
+from mtmarl.training.rollout import where_rows
 from mtmarl.types import Observation
 from tests.batches import ACTIONS, ROWS, STEPS, make_batch, pad
 

@@ -8,8 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtmarl.checkpoint import Checkpoints, Damaged, load_matching, load_params, newest_whole, save_params
 from mtmarl.errors import UserError
+from mtmarl.training.checkpoint import (
+    Checkpoints,
+    Damaged,
+    load_matching,
+    load_params,
+    newest_whole,
+    save_params,
+)
 
 LIKE = {"head": {"kernel": jnp.zeros(2)}}
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mtmarl.random_streams import Stream, stream
-from mtmarl.rollout import rollout, start
+from mtmarl.training.rollout import rollout, start
 from mtmarl.types import Act, Env, Params, TaskSpec
 
 

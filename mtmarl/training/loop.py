@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl import divergence, sharding
+from mtmarl import divergence
 from mtmarl.algos.base import Algorithm, Phase
-from mtmarl.checkpoint import names
 from mtmarl.data.source import Source
 from mtmarl.divergence import Divergence, Trace
 from mtmarl.errors import Diverged, UserError
 from mtmarl.random_streams import Stream, stream
 from mtmarl.stops import Request
+from mtmarl.training import sharding
+from mtmarl.training.checkpoint import names
 from mtmarl.types import Batch, Learner, Params
 
 

@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from mtmarl import sharding, trainer
 from mtmarl.algos import mt_oryx
 from mtmarl.algos.base import Algorithm, Phase, freeze, gradient_step
 from mtmarl.data import sampling, vault
 from mtmarl.data.source import vault_source
 from mtmarl.errors import UserError
 from mtmarl.networks import sable
+from mtmarl.training import loop, sharding
 from mtmarl.types import Dims, example_batch
 
 DIMS = Dims(agents=3, obs=36, actions=6, horizon=20, tasks=2)
@@ -21,7 +21,7 @@ CONFIG = mt_oryx.Config(
     critic_weight=1.0, icq_grouping="task", hl_gauss=True, bins=11, sigma_ratio=0.75,
     network=sable.Config(16, 2, 1, 0.5),
 )  # fmt: skip
-PLAN = trainer.Plan(seed=0, updates=8, chunk=2, checkpoint_every=4)
+PLAN = loop.Plan(seed=0, updates=8, chunk=2, checkpoint_every=4)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def source(micro_vaults):
 
 def run(source, mesh=None, plan=PLAN, **options):
     algo = mt_oryx.make(CONFIG, DIMS, (-1.0, 1.0))
-    state = trainer.initial_state(algo, source, example_batch(DIMS), plan.seed, mesh)
-    return trainer.train(algo, {"default": source}, plan, state, mesh=mesh, **options)
+    state = loop.initial_state(algo, source, example_batch(DIMS), plan.seed, mesh)
+    return loop.train(algo, {"default": source}, plan, state, mesh=mesh, **options)
 
 
 def test_two_devices_are_one(source):
@@ -45,7 +45,7 @@ def test_two_devices_are_one(source):
 
 def test_order_of_events_and_metrics(source):
     seen = []
-    event = trainer.Event(4, lambda update, params: seen.append(("event", update)) or {"score": 1.0})
+    event = loop.Event(4, lambda update, params: seen.append(("event", update)) or {"score": 1.0})
     log = lambda update, metrics: seen.append(("score" if "score" in metrics else "metrics", update))
     run(
         source,
@@ -64,7 +64,7 @@ def test_order_of_events_and_metrics(source):
 def test_the_time_of_a_chunk_is_counted_once(source, monkeypatch):
     """A chunk is handed over while the one before it runs: with a clock that each look puts forward by one."""
     ticks = itertools.count()
-    monkeypatch.setattr(trainer.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
     speeds = []
     plan = PLAN._replace(checkpoint_every=8)
     run(source, plan=plan, log=lambda update, metrics: speeds.append(metrics["updates_per_second"]))
@@ -85,21 +85,21 @@ def test_per_task_metrics_carry_the_names_of_tasks(source):
 
 def test_spans_must_fall_on_chunks():
     with pytest.raises(UserError, match="multiple of trainer.chunk"):
-        trainer.check_plan(trainer.Plan(0, 9, 2, 4), [])
+        loop.check_plan(loop.Plan(0, 9, 2, 4), [])
 
 
 def test_a_run_of_another_chunk_length_is_not_gone_on_with(source):
     algo = mt_oryx.make(CONFIG, DIMS, (-1.0, 1.0))
-    state = trainer.initial_state(algo, source, example_batch(DIMS), PLAN.seed)
+    state = loop.initial_state(algo, source, example_batch(DIMS), PLAN.seed)
     with pytest.raises(UserError, match=r"update 3.* multiple of trainer.chunk \(2\)"):
-        trainer.train(algo, {"default": source}, PLAN, state._replace(update=state.update + 3))
+        loop.train(algo, {"default": source}, PLAN, state._replace(update=state.update + 3))
 
 
 def test_phases_take_their_share_of_updates():
     update = lambda learner, batch, key: (learner, {})
     algo = Algorithm(None, (Phase("a", 0.25, update), Phase("b", 0.75, update)), None, None)
-    plan = trainer.Plan(0, 16, 2, 16)
-    assert [trainer.phase_of(algo, u, plan) for u in range(0, 16, 2)] == [0, 0, 1, 1, 1, 1, 1, 1]
+    plan = loop.Plan(0, 16, 2, 16)
+    assert [loop.phase_of(algo, u, plan) for u in range(0, 16, 2)] == [0, 0, 1, 1, 1, 1, 1, 1]
 
 
 def test_gradient_steps_keep_their_own_moments_and_frozen_parts():
@@ -128,15 +128,15 @@ def alone(source):
 @pytest.mark.parametrize("seeds", [(5, 0), (5, 2, 0)], ids=["split over the devices", "rows split instead"])
 def test_seeds_side_by_side_are_each_as_if_alone(source, alone, seeds):
     algo, plan = mt_oryx.make(CONFIG, DIMS, (-1.0, 1.0)), PLAN._replace(seed=seeds)
-    state = trainer.initial_state(algo, source, example_batch(DIMS), seeds)
+    state = loop.initial_state(algo, source, example_batch(DIMS), seeds)
     seen = [[] for _ in seeds]
     logs = [lambda update, metrics, to=to: to.append((update, metrics["oryx/critic_loss"])) for to in seen]
-    state = trainer.train(algo, {"default": source}, plan, state, log=logs)
-    parts = trainer.unstack(state)
+    state = loop.train(algo, {"default": source}, plan, state, log=logs)
+    parts = loop.unstack(state)
     # Where a gradient is nearly zero, Adam makes a visible part of a step of a rounding error.
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
     jax.tree.map(close, parts[-1].learner.params, alone.learner.params)
     assert [u for u, _ in seen[0]] == [2, 4, 6, 8] and seen[0] != seen[-1]
-    again = trainer.stack(parts, seeds)
+    again = loop.stack(parts, seeds)
     jax.tree.map(np.testing.assert_array_equal, again, state)
     assert jax.tree.leaves(again)[0].sharding == jax.tree.leaves(state)[0].sharding

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mtmarl.evaluator import EvalResult
 from mtmarl.sinks.summary import score
+from mtmarl.training.evaluator import EvalResult
 from mtmarl.types import TaskSpec
 
 SPEC = TaskSpec("toy/a", "toy", agents=1, obs=1, actions=2, horizon=5)
