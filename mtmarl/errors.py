@@ -52,7 +52,9 @@ def described(error: UserError | OSError) -> str:
 
 
 def failed(error: UserError | OSError) -> int:
-    """Prints what stopped a command; the exit code."""
+    """Prints what stopped a command; the exit code. A closed output is no error of a file: it is raised again."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     print(f"error: {described(error)}", file=sys.stderr)
     return error.code if isinstance(error, UserError) else 2
 

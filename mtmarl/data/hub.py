@@ -80,14 +80,12 @@ def connect(address: str) -> Store:
         raise UserError(f"hubs need {error.name}: pip install 'mtmarl[hub]'") from None
 
     check_address(address)
-    url, mark, fingerprint = str(address).partition("#")
-    if mark and not _FINGERPRINT.fullmatch(fingerprint):
-        raise UserError(f"{address}: what follows # must be sha256= and at least 12 hexadecimal digits")
+    url, fingerprint = split(str(address))
     scheme, separator, _ = url.partition("://")
     if not separator:
         if not url:
             raise UserError("no hub: give an address, such as hf://datasets/ORG/NAME@REVISION, or a folder")
-        scheme, url = "file", str(Path(url).expanduser().resolve())
+        return folder(Path(url), fingerprint)
     if scheme == "hf":
         return _connect_huggingface(address, url, fingerprint)
     options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
@@ -101,6 +99,26 @@ def connect(address: str) -> Store:
     except (ImportError, ValueError) as error:
         raise UserError(f"{address}: {_line(error)}") from error
     return Store(address, url, fs, base.rstrip("/"), fingerprint)
+
+
+def split(address: str) -> tuple[str, str]:
+    """An address without its fingerprint, and that. The name of a folder that is there may hold # as well."""
+    url, mark, fingerprint = address.rpartition("#")
+    if mark and _FINGERPRINT.fullmatch(fingerprint):
+        address = url
+    else:
+        fingerprint = ""
+    if "#" in address and not Path(address).expanduser().is_dir():
+        raise UserError(f"{address}: what follows # must be sha256= and at least 12 hexadecimal digits")
+    return address, fingerprint
+
+
+def folder(path: Path, fingerprint: str = "") -> Store:
+    """A folder of this machine as a store, whatever characters its name has."""
+    from fsspec.implementations.local import LocalFileSystem
+
+    place = str(path.expanduser().resolve())
+    return Store(place, place, LocalFileSystem(skip_instance_cache=True), place, fingerprint)
 
 
 def huggingface_parts(url: str) -> dict[str, str] | None:

@@ -112,7 +112,7 @@ def _name(store: Store) -> str:
 def _to_write(address: str, create: bool) -> Store:
     """The place to publish at, made if need be."""
     hub.check_address(address)
-    if "#" in address:
+    if hub.split(address)[1]:
         raise UserError(f"{address}: a fingerprint says what is there already; push without it")
     if address.startswith(("http://", "https://")):
         raise UserError(f"{address}: can only be read; push to hf://, s3://, gs:// or a folder")
@@ -140,7 +140,7 @@ def _publish(
         return _commit(store, files, stale, f"{name}: {entry['steps']:,} steps")
     if hub.is_folder(store):
         target = Path(store.base)
-        source = hub.connect(str(root))
+        source = hub.folder(root)
         with ThreadPoolExecutor(WORKERS) as pool:
             hub.install(source, name, entry, target, True, pool, hub.Job(), say)
         for place, of in files.items():

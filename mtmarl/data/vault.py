@@ -364,6 +364,7 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     if path.parent.suffix != ".vlt":
         raise UserError(f"{path}: not a place for a vault; use <root>/<family>/<scenario>.vlt/<quality>")
     name = "/".join(vault_parts(f"{path.parent.parent.name}/{path.parent.stem}/{path.name}"))
+    check_place(path)
     for key in ("task", "obs_scale"):
         if key not in metadata:
             raise UserError(f"{path}: metadata has no {key!r}; pass it to write_vault")

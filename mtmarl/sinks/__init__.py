@@ -22,6 +22,8 @@ _log = logging.getLogger("mtmarl.sinks")
 
 # Entries that wait for a sink that fails; of more, the oldest go.
 KEPT = 100_000
+# What an entry raises that a sink cannot take, however often it is tried.
+_REFUSALS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
 @runtime_checkable
@@ -112,7 +114,7 @@ def check_sinks(names: Iterable[str]) -> None:
 
 class Sinks:
     """Several sinks as one. A run outlives its loggers: what a full disk or a lost connection kept from being written
-    is tried again with what follows; what a sink cannot take is left out.
+    is tried again with what follows; what a sink cannot take is left out. No sink keeps another from its entries.
     """
 
     def __init__(self, sinks: Mapping[str, Sink]):
@@ -150,11 +152,11 @@ class Sinks:
         while waiting:
             try:
                 waiting[0](self._sinks[name])
-            except OSError as error:
+            except _REFUSALS as error:
+                self._warn(name, "what it cannot take is left out", error)
+            except Exception as error:  # Clients of trackers have errors of their own for a lost connection.
                 self._warn(name, "what it misses is kept and written later", error)
                 return
-            except Exception as error:
-                self._warn(name, "what it cannot take is left out", error)
             else:
                 if name in self._failing:
                     self._failing.discard(name)

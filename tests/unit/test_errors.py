@@ -44,6 +44,11 @@ def test_a_reader_that_has_had_enough_is_no_error():
         assert process.stderr.read() == "" and process.wait() == 1
 
 
+def test_a_closed_output_is_no_error_of_a_command_either():
+    with pytest.raises(BrokenPipeError):
+        failed(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to a device that is always full")
 def test_output_to_a_full_disk_is_one_line():
     code = "from mtmarl.errors import exit_with; exit_with(lambda: print('x') or 0)"

@@ -36,3 +36,15 @@ def test_a_run_that_diverged_is_named_beside_the_others(tmp_path):
     text, results = made(tmp_path, tmp_path / "runs")
     assert "diverged at update 7" in text
     assert [run["seed"] for run in results["experiments"][0]["runs"]] == [0]
+
+
+def test_a_run_of_a_sweep_that_diverged_is_named_and_in_no_mean(tmp_path):
+    score = lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5 + s})
+    root = write_sweep(tmp_path / "s", {"n": ["1", "2"]}, score, seeds=(0, 1))
+    for lost in (root / "n=1/seed_1", root / "n=2/seed_0", root / "n=2/seed_1"):
+        (lost / "final.json").unlink()
+        write_json(lost / "diverged.json", {"line": "diverged at update 7: loss is nan"})
+    text, results = made(tmp_path, root)
+    assert text.count("diverged at update 7: loss is nan") == 3
+    (sweep,) = results["sweeps"]
+    assert [cell["seeds"] for cell in sweep["cells"]] == [[0], []] and not sweep["to_do"]

@@ -17,6 +17,7 @@ from mtmarl.sinks.console import Console
 from mtmarl.sinks.jsonl import Jsonl
 from mtmarl.sinks.marl_eval import MarlEval
 from mtmarl.sinks.summary import HEADLINE, HEADLINE_TEST, summarise
+from mtmarl.sinks.tracker import Tracker
 
 RUN = {"algo": "mt_oryx", "tasks": "lbf_2", "seed": 3, "config": {"a": 1}, "quiet": True}
 RESULTS = {
@@ -304,6 +305,33 @@ def test_what_waits_is_written_at_the_end_or_counted(caplog):
     broken.clear()
     sink.close()
     assert seen[2:] == [1, "closed"]
+
+
+class Lost(Exception):
+    """As clients of trackers raise it, of no class of Python's own."""
+
+
+@pytest.mark.parametrize(
+    "error", [Lost("gone"), ConnectionError("gone"), RuntimeError("not started"), ValueError("?")]
+)
+def test_a_tracker_that_fails_costs_no_other_sink_a_row(tmp_path, caplog, error):
+    failing, seen = [True], []
+
+    def write(metrics, step):
+        if failing:
+            raise error
+        seen.append(step)
+
+    both = sinks.Sinks({"tracker": Tracker(write, lambda: None), "jsonl": Jsonl(tmp_path / "m.jsonl")})
+    both.log(1, {"x": 1.0})
+    both.log_evaluation(2, RESULTS)
+    assert [r["step"] for r in rows(tmp_path / "m.jsonl")] == [1, 2]
+    failing.clear()
+    both.log(3, {"x": 3.0})
+    both.close()
+    assert [r["step"] for r in rows(tmp_path / "m.jsonl")] == [1, 2, 3]
+    assert seen == ([3] if isinstance(error, ValueError) else [1, 2, 3])
+    assert caplog.text.count("sink tracker failed, the run goes on") == 1
 
 
 def test_a_row_that_a_sink_cannot_take_is_left_out(tmp_path, caplog):
