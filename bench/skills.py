@@ -40,7 +40,7 @@ def smax_data() -> TaskData:
     mask[..., 0] = True
     return data._replace(
         obs=jnp.asarray(rng.integers(0, 2, (*shape, WIDTH), np.int8)),
-        mask=jnp.asarray(mask),
+        action_mask=jnp.asarray(mask),
         action=jnp.asarray(np.argmax(mask * rng.random(mask.shape), -1).astype(np.int8)),
         obs_scale=jnp.asarray(np.tile(smax.OBS_SCALE, (TASKS, 1))),
         agents=jnp.asarray(TEAMS),

@@ -54,11 +54,11 @@ def random_data(agents: int, steps: int = STEPS) -> TaskData:
     ends = np.arange(total) % 100 == 99
     return TaskData(
         obs=jnp.asarray(rng.integers(0, 2, (total, agents, OBS), np.int8)),
-        mask=jnp.ones((total, agents, ACTIONS), bool),
+        action_mask=jnp.ones((total, agents, ACTIONS), bool),
         action=jnp.asarray(rng.integers(0, ACTIONS, (total, agents), np.int8)),
         reward=jnp.asarray(rng.random(total, np.float32)),
         first=jnp.asarray(np.roll(ends, 1)),
-        terminal=jnp.asarray(ends),
+        terminated=jnp.asarray(ends),
         truncated=jnp.zeros(total, bool),
         agents=jnp.full(TASKS, agents, jnp.int32),
         offset=jnp.arange(TASKS, dtype=jnp.int32) * steps,

@@ -13,26 +13,26 @@ Settings = Mapping[str, Any]
 Words = Callable[[Settings, float], str]
 
 
-def by_policy(settings: Settings, explore: float) -> str:
-    return _partly(SAMPLED, explore)
+def by_policy(settings: Settings, sample_probability: float) -> str:
+    return _partly(SAMPLED, sample_probability)
 
 
-def by_values(settings: Settings, explore: float) -> str:
+def by_values(settings: Settings, sample_probability: float) -> str:
     temperature = settings.get("acting_temperature", 0.0)
     way = f"sampled from a softmax over values at temperature {temperature:g}"
-    return _partly(way, explore if temperature else 0.0)
+    return _partly(way, sample_probability if temperature else 0.0)
 
 
-def greedily(settings: Settings, explore: float) -> str:
+def greedily(settings: Settings, sample_probability: float) -> str:
     return GREEDY
 
 
-def nearly_greedily(settings: Settings, explore: float) -> str:
-    """A share `explore * final_epsilon` is random."""
-    if not explore:
+def nearly_greedily(settings: Settings, sample_probability: float) -> str:
+    """A share `sample_probability * final_epsilon` is random."""
+    if not sample_probability:
         return GREEDY
     known = settings.get("final_epsilon")
-    return "epsilon-greedy" + ("" if known is None else f" with epsilon {explore * known:g}")
+    return "epsilon-greedy" + ("" if known is None else f" with epsilon {sample_probability * known:g}")
 
 
 def _partly(way: str, share: float) -> str:

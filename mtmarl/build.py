@@ -32,7 +32,14 @@ from mtmarl.data.hybrid import hybrid_source
 from mtmarl.data.on_policy import on_policy_source
 from mtmarl.data.replay import replay_source
 from mtmarl.data.sampling import make_task_data, thin
-from mtmarl.data.source import Source, Windows, beside, side_by_side, together, vault_source
+from mtmarl.data.source import (
+    Source,
+    Windows,
+    combine_phases,
+    stack_task_sources,
+    vault_source,
+    with_offline_batch,
+)
 from mtmarl.envs import entities
 from mtmarl.envs.api import InUnits
 from mtmarl.envs.layout import Layout, family_of
@@ -286,7 +293,7 @@ class Parts:
         """`make(env, act, init_carry, num_envs, steps, pool, *more)` of every task, side by side."""
         c, algo = self.cfg.collect, self.algo
         played = (algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
-        return side_by_side([make(env, *played, *more) for env in self.envs])
+        return stack_task_sources([make(env, *played, *more) for env in self.envs])
 
 
 def _on_policy(parts: Parts) -> Source:
@@ -304,13 +311,13 @@ def _replay(parts: Parts) -> Source:
     """Every task has its share of the capacity and of the rows."""
     s, tasks = parts.settings, len(parts.envs)
     rows = -(-s.batch_size // tasks) * s.gradient_steps
-    explore = partial(s.explore, updates=parts.updates)
+    explore = partial(s.exploration, updates=parts.updates)
     return parts.played(replay_source, s.capacity // tasks, rows, s.context, explore)
 
 
 def _played_and_vault(parts: Parts) -> Source:
     rows = len(parts.envs) * parts.cfg.collect.num_envs
-    return beside(_on_policy(parts), parts.vault_windows(rows))
+    return with_offline_batch(_on_policy(parts), parts.vault_windows(rows))
 
 
 def _hybrid(parts: Parts) -> Source:
@@ -319,7 +326,7 @@ def _hybrid(parts: Parts) -> Source:
     windows = Windows((), t.batch_size, t.context, **parts.options)
     vault = parts.vault_windows(t.batch_size, shuffle=False, ids=0, mask=True)
     played = (parts.envs, algo.act, algo.init_carry, c.num_envs, c.rollout_length, c.num_envs)
-    share, explore = (partial(schedule, updates=parts.updates) for schedule in (s.share_at, s.explore))
+    share, explore = (partial(schedule, updates=parts.updates) for schedule in (s.share_at, s.exploration))
     return hybrid_source(vault, windows, *played, s.capacity, share, explore)
 
 
@@ -340,7 +347,7 @@ def source_names(algo: Algorithm) -> list[str]:
 
 def make_sources(parts: Parts) -> dict[str, Source]:
     """What the phases of the algorithm draw from, by name, with one state for all."""
-    return together({name: SOURCES[name][1](parts) for name in source_names(parts.algo)})
+    return combine_phases({name: SOURCES[name][1](parts) for name in source_names(parts.algo)})
 
 
 def make_algorithm(

@@ -54,7 +54,7 @@ def check(
     `agents`: of each training task. `episodes`: how many are played at once, after the setting that says so.
     """
     seeds, tasks, c, t = len(cfg.seeds or (0,)), len(agents), cfg.collect, cfg.trainer
-    step = size((example.obs, example.mask, example.action)) // math.prod(example.first.shape)
+    step = size((example.obs, example.action_mask, example.action)) // math.prod(example.first.shape)
     recorded = ("trainer.batch_size", t.batch_size * t.context)
     played = ("collect.num_envs", tasks * c.num_envs * c.rollout_length)
     steps = {"default": recorded, "hybrid": recorded, "on_policy": played, "on_policy+vault": played}

@@ -85,7 +85,7 @@ class Observation(NamedTuple):
     step before, 0 at the start of an episode; None where nobody needs it.
     """
 
-    view: Float[Array, "*b N O"]
+    obs: Float[Array, "*b N O"]
     action_mask: Bool[Array, "*b N A"]
     agent_mask: Bool[Array, "*b N"]
     reward: Float[Array, "*b"] | None = None
@@ -137,7 +137,7 @@ class TimeStep(NamedTuple):
     """
 
     obs: Float[Array, "*b N O"]
-    mask: Bool[Array, "*b N A"]
+    action_mask: Bool[Array, "*b N A"]
     reward: Float[Array, "*b"]
     terminated: Bool[Array, "*b"]
     truncated: Bool[Array, "*b"]
@@ -171,7 +171,7 @@ class AtMost:
 class Batch(NamedTuple):
     """A batch of windows, time-major inside a row. The only thing a loss sees.
 
-    `first[t]`: reset memory before t. `terminal[t]` / `truncated[t]`: the transition at t ended the
+    `first[t]`: reset memory before t. `terminated[t]` / `truncated[t]`: the transition at t ended the
     episode by termination / by time limit or by the end of the recording. `time_mask[t]`: step t is
     real. `return_to_go[t]`: the undiscounted reward from t to the end of the episode, beyond the window too; None
     where the future is not recorded. `last_action`: what each agent did in the step before the window, -1 where an
@@ -181,12 +181,12 @@ class Batch(NamedTuple):
     """
 
     obs: Float[Array, "B T N O"]
-    mask: Bool[Array, "B T N A"]
+    action_mask: Bool[Array, "B T N A"]
     action: Int[Array, "B T N"]
     agent_mask: Bool[Array, "B T N"]
     reward: Float[Array, "B T"]
     first: Bool[Array, "B T"]
-    terminal: Bool[Array, "B T"]
+    terminated: Bool[Array, "B T"]
     truncated: Bool[Array, "B T"]
     time_mask: Bool[Array, "B T"]
     task_id: Int[Array, "B"]
@@ -197,7 +197,7 @@ class Batch(NamedTuple):
 
     @property
     def observation(self) -> Observation:
-        return Observation(self.obs, self.mask, self.agent_mask)
+        return Observation(self.obs, self.action_mask, self.agent_mask)
 
 
 def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
@@ -206,12 +206,12 @@ def example_batch(dims: Dims, rows: int = 1, steps: int = 2) -> Batch:
     no = jnp.zeros((rows, steps), bool)
     return Batch(
         obs=jnp.zeros((*agents, dims.obs), jnp.float32),
-        mask=jnp.ones((*agents, dims.actions), bool),
+        action_mask=jnp.ones((*agents, dims.actions), bool),
         action=jnp.zeros(agents, jnp.int32),
         agent_mask=jnp.ones(agents, bool),
         reward=jnp.zeros((rows, steps), jnp.float32),
         first=no,
-        terminal=no,
+        terminated=no,
         truncated=no,
         time_mask=~no,
         task_id=jnp.zeros(rows, jnp.int32),
@@ -230,7 +230,7 @@ class Learner(NamedTuple):
     step: Int[Array, ""]
 
 
-# act(params, carry, observation, key, explore) -> (carry, action [B, N], extras).
-# explore: 0 greedy … 1 sample. The caller clears the carry at episode starts.
+# act(params, carry, observation, key, sample_probability) -> (carry, action [B, N], extras).
+# sample_probability: 0 greedy … 1 sample. The caller clears the carry at episode starts.
 Act = Callable[..., tuple[Carry, Array, Mapping[str, Array]]]
 Update = Callable[[Learner, Batch, jax.Array], tuple[Learner, Metrics]]

@@ -9,14 +9,14 @@ OBS, ACTIONS, ROWS, STEPS = 7, 5, 4, 6
 
 
 def _toy_targets(obs: Observation):
-    targets = obs.view[..., 2 : obs.action_mask.shape[-1] - 1, None]
+    targets = obs.obs[..., 2 : obs.action_mask.shape[-1] - 1, None]
     return targets, targets[..., 0] > -1
 
 
 def _toy_observe(obs: Observation) -> Tokens:
     targets, seen = _toy_targets(obs)
-    ally = obs.view[..., None, 4:7][..., : obs.view.shape[-2] - 1, :]
-    return Tokens(obs.view[..., :2], ally, targets, ally[..., 0] > -1, seen)
+    ally = obs.obs[..., None, 4:7][..., : obs.obs.shape[-2] - 1, :]
+    return Tokens(obs.obs[..., :2], ally, targets, ally[..., 0] > -1, seen)
 
 
 def _toy_team(obs: Observation) -> TeamTokens:
@@ -24,7 +24,7 @@ def _toy_team(obs: Observation) -> TeamTokens:
     seen &= obs.agent_mask[..., None]
     count = seen.sum(-2)
     mean = (targets * seen[..., None]).sum(-3) / jnp.maximum(count, 1)[..., None]
-    return TeamTokens(obs.view, mean, count > 0)
+    return TeamTokens(obs.obs, mean, count > 0)
 
 
 # An agent with two numbers of its own sees two targets of one number and, unless it is alone, an ally of three; actions
@@ -37,17 +37,17 @@ def make_batch(agents, seed=0, tasks=2):
     mask = jax.random.bernoulli(keys[0], 0.7, (ROWS, STEPS, agents, ACTIONS)).at[..., 0].set(True)
     action = jax.random.categorical(keys[1], jnp.where(mask, 0.0, -jnp.inf))
     ends = jax.random.bernoulli(keys[2], 0.3, (ROWS, STEPS))
-    terminal = ends & jax.random.bernoulli(keys[3], 0.5, (ROWS, STEPS))
+    terminated = ends & jax.random.bernoulli(keys[3], 0.5, (ROWS, STEPS))
     first = jnp.concatenate([jax.random.bernoulli(keys[4], 0.5, (ROWS, 1)), ends[:, :-1]], 1)
     return Batch(
         obs=jax.random.normal(keys[5], (ROWS, STEPS, agents, OBS)),
-        mask=mask,
+        action_mask=mask,
         action=action,
         agent_mask=jnp.ones((ROWS, STEPS, agents), bool),
         reward=jax.random.normal(keys[6], (ROWS, STEPS)),
         first=first,
-        terminal=terminal,
-        truncated=ends & ~terminal,
+        terminated=terminated,
+        truncated=ends & ~terminated,
         time_mask=jnp.ones((ROWS, STEPS), bool),
         task_id=jnp.arange(ROWS) % tasks,
         return_to_go=jax.random.normal(keys[7], (ROWS, STEPS)),
@@ -78,7 +78,7 @@ def by_hand(batch, q, following, gamma, scale=1.0, of=lambda row, t, error: erro
         for t in range(q.shape[1] - 1):
             if batch.truncated[row, t]:
                 continue
-            more = 0.0 if batch.terminal[row, t] else gamma * float(following[row, t + 1])
+            more = 0.0 if batch.terminated[row, t] else gamma * float(following[row, t + 1])
             value = of(row, t, scale * float(batch.reward[row, t]) + more - float(q[row, t]))
             if value is not None:
                 errors.setdefault(task, []).append(value)
@@ -92,7 +92,7 @@ def pad(batch, agents):
     )
     return batch._replace(
         obs=grow(batch.obs, 7.0),
-        mask=grow(batch.mask, False).at[:, :, batch.action.shape[2] :, 0].set(True),
+        action_mask=grow(batch.action_mask, False).at[:, :, batch.action.shape[2] :, 0].set(True),
         action=grow(batch.action, 0),
         agent_mask=grow(batch.agent_mask, False),
     )
@@ -100,21 +100,23 @@ def pad(batch, agents):
 
 def extreme_batches(batch):
     """By name, batches of the shapes of `batch` that are rare and legal: the ends of what a run may meet."""
-    yes, no = jnp.ones_like(batch.terminal), jnp.zeros_like(batch.terminal)
+    yes, no = jnp.ones_like(batch.terminated), jnp.zeros_like(batch.terminated)
     rewards = lambda value: jnp.full_like(batch.reward, value)
     only_first = lambda x: jnp.zeros_like(x).at[:, :, 0].set(x[:, :, 0])
     cases = {
-        "every step an episode": dict(first=yes, terminal=yes, truncated=no),
-        "every step ends at a time limit": dict(first=yes, terminal=no, truncated=yes),
-        "several episodes in a window": dict(first=no.at[:, ::2].set(True), terminal=no.at[:, 1::2].set(True)),
+        "every step an episode": dict(first=yes, terminated=yes, truncated=no),
+        "every step ends at a time limit": dict(first=yes, terminated=no, truncated=yes),
+        "several episodes in a window": dict(first=no.at[:, ::2].set(True), terminated=no.at[:, 1::2].set(True)),
         "no rewards": dict(reward=rewards(0.0)),
         "constant rewards": dict(reward=rewards(3.0)),
         "large rewards": dict(reward=rewards(1e6)),
-        "large losses": dict(reward=rewards(-1e6), first=no, terminal=no, truncated=no),
+        "large losses": dict(reward=rewards(-1e6), first=no, terminated=no, truncated=no),
         "large rewards of both signs": dict(reward=1e6 * jnp.sign(batch.reward)),
         "one agent": dict(agent_mask=only_first(jnp.ones_like(batch.agent_mask)), action=only_first(batch.action)),
         "no agent": dict(agent_mask=jnp.zeros_like(batch.agent_mask), action=jnp.zeros_like(batch.action)),
-        "no choice": dict(mask=jnp.zeros_like(batch.mask).at[..., 0].set(True), action=jnp.zeros_like(batch.action)),
+        "no choice": dict(
+            action_mask=jnp.zeros_like(batch.action_mask).at[..., 0].set(True), action=jnp.zeros_like(batch.action)
+        ),
         "one real step": dict(time_mask=no.at[:, 0].set(True)),
         "no real step": dict(time_mask=no),
         "one task": dict(task_id=jnp.zeros_like(batch.task_id)),

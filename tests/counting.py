@@ -47,7 +47,7 @@ class Counting(NamedTuple):
         return TimeStep(obs.astype(jnp.float32), mask, reward, over & ~limited, over & limited)
 
 
-def act_when_possible(params, carry, obs, key, explore):
+def act_when_possible(params, carry, obs, key, sample_probability):
     """Each agent does what pays in its task as soon as it may; nothing where it is told not to explore."""
-    pays = 1 + jnp.round(2 * obs.view[..., 1]).astype(jnp.int32) % 2
-    return carry, pays * (obs.action_mask[..., 1] & obs.agent_mask & (explore > 0)), {}
+    pays = 1 + jnp.round(2 * obs.obs[..., 1]).astype(jnp.int32) % 2
+    return carry, pays * (obs.action_mask[..., 1] & obs.agent_mask & (sample_probability > 0)), {}

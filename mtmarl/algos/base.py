@@ -81,7 +81,7 @@ class Spec:
     decentralised: bool = False
 
 
-def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:
+def drop_unused_actions(algo: Algorithm, dims: Dims) -> Algorithm:
     """`algo`, whose parameters do not depend on how many targets there are, learning from batches without the actions
     that aim at targets which no task has: the numbers are the same, sooner.
     """
@@ -89,7 +89,7 @@ def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:
     if split is None or not split.aimed or split.most_targets is None:
         return algo
     actions = split.base_actions + split.most_targets
-    cut = lambda batch: batch._replace(mask=batch.mask[..., :actions])
+    cut = lambda batch: batch._replace(action_mask=batch.action_mask[..., :actions])
 
     def on_less(update: Update) -> Update:
         return lambda learner, batch, key: update(learner, cut(batch), key)
@@ -98,9 +98,11 @@ def without_absent_targets(algo: Algorithm, dims: Dims) -> Algorithm:
     return algo._replace(init=lambda key, batch: algo.init(key, cut(batch)), phases=phases)
 
 
-def random_act(params: Params, carry: Carry, obs: Observation, key: jax.Array, explore: Any):
+def random_act(
+    params: Params, carry: Carry, observation: Observation, key: jax.Array, sample_probability: Any
+):
     """Uniform over legal actions: what every normalised score is measured from. It has no parameters."""
-    return carry, jax.random.categorical(key, jnp.where(obs.action_mask, 0.0, masked.NEVER)), {}
+    return carry, jax.random.categorical(key, jnp.where(observation.action_mask, 0.0, masked.NEG_INF)), {}
 
 
 def no_carry(batch_size: int, agents: int) -> Carry:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from mtmarl.algos import bc_t
-from mtmarl.algos.base import Algorithm, Spec, adam, without_absent_targets
+from mtmarl.algos.base import Algorithm, Spec, adam, drop_unused_actions
 from mtmarl.networks import entities
 from mtmarl.ranges import Positive
 from mtmarl.types import Batch, Dims
@@ -39,14 +39,14 @@ def make(config: Config, dims: Dims) -> Algorithm:
     def init_carry(batch_size: int, agents: int):
         return net.init_carry(batch_size, agents), jnp.full(batch_size, config.target_return)
 
-    def act(params, carry, obs, key, explore):
-        memory, left = carry
-        left = left if obs.reward is None else left - obs.reward
-        history, logits = net.act(params, memory, obs, left)
-        action = entities.choose(logits, obs, key, explore)
-        return (entities.Memory(history, action), left), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        carry, left = carry
+        left = left if observation.reward is None else left - observation.reward
+        history, logits = net.act(params, carry, observation, left)
+        action = entities.choose(logits, observation, key, sample_probability)
+        return (entities.AgentCarry(history, action), left), action, {}
 
-    return without_absent_targets(Algorithm(init, phases, act, init_carry), dims)
+    return drop_unused_actions(Algorithm(init, phases, act, init_carry), dims)
 
 
 SPEC = Spec(Config=Config, make=make, kind="offline", title="BC-r", decentralised=True)

@@ -17,9 +17,9 @@ from mtmarl.algos.base import (
     Phase,
     Spec,
     adam,
+    drop_unused_actions,
     gradient_step,
     init_learner,
-    without_absent_targets,
 )
 from mtmarl.networks import entities
 from mtmarl.ops import masked
@@ -40,7 +40,7 @@ def accuracy(best: Array, batch: Batch, dims: Dims) -> Array:
     """Per task, how often the best actions [B, T, N] are the recorded ones, of agents that had a choice: the dead and
     the padded have one action.
     """
-    choice = batch.agent_mask & batch.time_mask[..., None] & (batch.mask.sum(-1) > 1)
+    choice = batch.agent_mask & batch.time_mask[..., None] & (batch.action_mask.sum(-1) > 1)
     return masked.per_task(best == batch.action, choice, batch.task_id, dims.tasks)
 
 
@@ -48,7 +48,7 @@ def cloning(logits: Array, batch: Batch, dims: Dims) -> tuple[Array, dict[str, A
     """-mean log pi(a | what the agent saw), every task weighing the same, over legal actions."""
     valid = batch.agent_mask & batch.time_mask[..., None]
     share = masked.task_weights(valid, batch.task_id, dims.tasks)
-    log_probs = masked.log_softmax(logits, batch.mask)
+    log_probs = masked.log_softmax(logits, batch.action_mask)
     log_prob = masked.take(log_probs, batch.action)
     nll = -(share * log_prob).sum()
     return nll, {
@@ -80,12 +80,12 @@ def make(config: Config, dims: Dims) -> Algorithm:
     net = entities.Agent.make(config.network, dims)
     init, phases = training(net, adam(config.learning_rate, config.max_grad_norm), dims)
 
-    def act(params, memory, obs, key, explore):
-        history, logits = net.act(params, memory, obs)
-        action = entities.choose(logits, obs, key, explore)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        history, logits = net.act(params, carry, observation)
+        action = entities.choose(logits, observation, key, sample_probability)
+        return entities.AgentCarry(history, action), action, {}
 
-    return without_absent_targets(Algorithm(init, phases, act, net.init_carry), dims)
+    return drop_unused_actions(Algorithm(init, phases, act, net.init_carry), dims)
 
 
 SPEC = Spec(Config=Config, make=make, kind="offline", title="BC-t", decentralised=True)

@@ -23,7 +23,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     policy = care.Policy(config.network, dims.actions, dims.task_features)
     actor = recurrent.Agent(policy, config.network.embed_dim)
     critic = care.Value(config.network, dims.task_features)
-    model = mappo.beside_critic(actor, critic, lambda obs, last_action: obs)
+    model = mappo.beside_critic(actor, critic, lambda observation, last_action: observation)
     return ppo.make(config, dims.tasks, updates, model)
 
 

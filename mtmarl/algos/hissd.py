@@ -30,10 +30,10 @@ from mtmarl.algos.base import (
     Phase,
     Spec,
     adamw,
+    drop_unused_actions,
     gradient_step,
     init_learner,
     route,
-    without_absent_targets,
 )
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, hissd
@@ -126,13 +126,13 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         """[B, T-1]: squared error of the next state, a mean over its entities and features."""
         predictor = predictor_for(state)
 
-        def one(memory, x):
-            agents, targets, memory = run(predictor, params, "predictor", *x, memory)
-            return memory, (agents, targets)
+        def one(carry, x):
+            agents, targets, carry = run(predictor, params, "predictor", *x, carry)
+            return carry, (agents, targets)
 
         now = jax.tree.map(lambda x: x[:, :-1], (skills, batch.agent_mask))
-        memory = jnp.zeros((batch.action.shape[0], state.targets.shape[-2], width))
-        _, (agents, targets) = entities.unroll(one, memory, now, batch.first[:, :-1])
+        carry = jnp.zeros((batch.action.shape[0], state.targets.shape[-2], width))
+        _, (agents, targets) = entities.unroll(one, carry, now, batch.first[:, :-1])
 
         def error(x, y, mask):
             each = ((x - y) ** 2).sum(-1) / max(y.shape[-1], 1)
@@ -162,7 +162,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             if config.contrast == "half":
                 negative &= tasks[None, :] == (tasks[:, None] - 1) % dims.tasks
             loss, counts = contrastive.info_nce(alike, negative, counts)
-            rivals = jnp.where(negative & valid[rows, t][None], alike, masked.NEVER).max(-1)
+            rivals = jnp.where(negative & valid[rows, t][None], alike, masked.NEG_INF).max(-1)
             nearest = jnp.diagonal(alike) > rivals
         return masked.mean(loss, counts), masked.mean(nearest.astype(jnp.float32), counts)
 
@@ -219,22 +219,22 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         if predicts:
             state = hissd.next_state(split, batch.observation, batch.action)
             now = jax.tree.map(lambda x: x[:, :-1], (skills, batch.agent_mask))
-            memory = jnp.zeros((*state.targets.shape[:-1], width))
-            params["predictor"] = make_params(predictor_for(state), *now, memory)
+            carry = jnp.zeros((*state.targets.shape[:-1], width))
+            params["predictor"] = make_params(predictor_for(state), *now, carry)
             params["value"] = make_params(value, tokens, history)
             team = entities.team_of(split, batch)
             q = jnp.zeros(batch.action.shape)
             params["mixer"] = make_params(mixer, q, team, batch.agent_mask)
         return init_learner(params, {"hissd": tx})
 
-    def act(params, memory, obs, key, explore):
-        tokens = entities.agent_inputs(split, obs, memory.last_action)
-        history, (logits, *_) = step(params, memory.history, tokens)
-        action = entities.choose(logits, obs, key, explore)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        tokens = entities.agent_inputs(split, observation, carry.last_action)
+        history, (logits, *_) = step(params, carry.history, tokens)
+        action = entities.choose(logits, observation, key, sample_probability)
+        return entities.AgentCarry(history, action), action, {}
 
     phase = Phase("train", 1.0, gradient_step("hissd", loss, tx, period=config.target_period))
-    return without_absent_targets(Algorithm(init, (phase,), act, init_carry), dims)
+    return drop_unused_actions(Algorithm(init, (phase,), act, init_carry), dims)
 
 
 SPEC = Spec(

@@ -65,9 +65,9 @@ class Config(odis.Config, EpsilonGreedy):
         done = jnp.clip(update / (self.decay_fraction * self._choosing(updates)), 0.0, 1.0)
         return self.start_share + (self.end_share - self.start_share) * done
 
-    def explore(self, update: jax.Array, updates: int | float) -> jax.Array:
+    def exploration(self, update: jax.Array, updates: int | float) -> jax.Array:
         """As for QMIX, of the second phase, from which on `update` counts."""
-        return super().explore(update, self._choosing(updates))
+        return super().exploration(update, self._choosing(updates))
 
     def _choosing(self, updates: int | float) -> float:
         """Updates of the second phase."""
@@ -97,11 +97,13 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             total, metrics = total + config.refine_weight * nll, {**metrics, "decoder_loss": nll}
         return total, metrics
 
-    def act(params, memory, obs, key, explore):
-        """Greedy but for a share `explore * final_epsilon` of actions, which are uniform over the legal ones."""
-        history, logits = model.play(params, memory, obs)
-        action = entities.choose(logits, obs, key, explore * config.final_epsilon, uniform=True)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        """Epsilon-greedy over legal actions, with epsilon = `sample_probability * final_epsilon`."""
+        history, logits = model.play(params, carry, observation)
+        action = entities.choose(
+            logits, observation, key, sample_probability * config.final_epsilon, uniform=True
+        )
+        return entities.AgentCarry(history, action), action, {}
 
     return odis.two_phases(config, model, dims, loss, act, frozen, "hybrid")
 

@@ -86,7 +86,7 @@ def make(config: Config, dims: Dims) -> Algorithm:
         counts = masked.varies(target, valid, batch.task_id, dims.tasks)[batch.task_id][:, None, None]
         wrong = (counts * (view - target) ** 2).sum(-1) / jnp.maximum(counts.sum(-1), 1)
         # Of the step before the window it is not recorded what was legal: its action is told, not recovered.
-        before = jnp.concatenate([batch.mask[:, :1], batch.mask[:, :-1]], axis=1)
+        before = jnp.concatenate([batch.action_mask[:, :1], batch.action_mask[:, :-1]], axis=1)
         done = entities.last_actions(batch._replace(last_action=None))
         nll = -masked.take(masked.log_softmax(last, before), jnp.maximum(done, 0))
         return wrong, nll, done >= 0

@@ -40,13 +40,13 @@ def near_data(config: Config, model: ppo.Model, dims: Dims) -> ppo.More:
 
     def more(params, target, batch: Batch, key):
         offline: Batch = batch.extras["offline"]
-        memory = entities.memory_before(model.init_carry, offline)
-        logits, value = model.evaluate(params, offline._replace(extras={"memory": memory}))
+        carry = entities.carry_before(model.init_carry, offline)
+        logits, value = model.evaluate(params, offline._replace(extras={"carry": carry}))
         if config.normalise_values:
             value = moments.denormalise(value, target, offline.task_id)
         better = jax.vmap(lambda v: td.target(offline, 1.0, config.gamma, v) - v[:, :-1], 2, 2)(value)
         weight = clipped_exponential(better, 1.0 / config.awac_temperature, config.awac_max_weight)
-        log_prob = masked.take(masked.log_softmax(logits, offline.mask), offline.action)[:, :-1]
+        log_prob = masked.take(masked.log_softmax(logits, offline.action_mask), offline.action)[:, :-1]
         valid = td.known(offline)[..., None] & offline.agent_mask[:, :-1]
         mean = lambda x: masked.mean_over_tasks(x, valid, offline.task_id, dims.tasks)
         loss = -mean(weight * log_prob)

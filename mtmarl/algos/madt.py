@@ -34,10 +34,10 @@ class Config:
 def policy_act(net: causal.Agent):
     """`act` of an algorithm that draws from the logits of `net` alone; its parameters are those of the actor."""
 
-    def act(params, memory, obs, key, explore):
-        history, logits = net.act(params["actor"], memory, obs)
-        action = entities.choose(logits, obs, key, explore)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        history, logits = net.act(params["actor"], carry, observation)
+        action = entities.choose(logits, observation, key, sample_probability)
+        return entities.AgentCarry(history, action), action, {}
 
     return act
 

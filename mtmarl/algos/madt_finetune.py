@@ -31,13 +31,13 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     actor = make_actor(config.network, config.tell_actions, config.target_return, dims)
     model = mappo.make_model(actor, config.critic, dims)
 
-    def act(params, memory, obs, key, explore):
+    def act(params, carry, observation, key, sample_probability):
         """What was asked for is written down: rewards alone do not tell it where a rollout goes on."""
-        memory, action, out = model.act(params, memory, obs, key, explore)
-        to_go = memory.history.get("to_go")
+        carry, action, out = model.act(params, carry, observation, key, sample_probability)
+        to_go = carry.history.get("to_go")
         if to_go is not None:
             out = {**out, "to_go": jnp.broadcast_to(to_go[:, None], action.shape)}
-        return memory, action, out
+        return carry, action, out
 
     return ppo.make(config, dims.tasks, updates, model._replace(act=act))
 

@@ -43,23 +43,23 @@ class Config(ppo.Config):
     network: Network
 
 
-def team_tokens(dims: Dims, obs: Observation, last_action: Any) -> TeamTokens:
+def team_tokens(dims: Dims, observation: Observation, last_action: Any) -> TeamTokens:
     """What the team sees; of tasks that do not split into entities, what each of its agents sees."""
     if dims.entities is not None:
-        return entities.team_inputs(dims.entities, obs, last_action)
-    nothing = jnp.zeros((*obs.view.shape[:-2], 0, 0))
-    return TeamTokens(obs.view, nothing, nothing.any(-1))
+        return entities.team_inputs(dims.entities, observation, last_action)
+    nothing = jnp.zeros((*observation.obs.shape[:-2], 0, 0))
+    return TeamTokens(observation.obs, nothing, nothing.any(-1))
 
 
 def act_by(actor: Any, value: Any):
     """`act` with what PPO must know of it: each agent draws its action by itself."""
 
-    def act(params, memory, obs, key, explore):
-        history, logits = actor.act(params["actor"], memory, obs)
-        action = entities.choose(logits, obs, key, explore)
-        log_prob = masked.take(masked.log_softmax(logits, obs.action_mask), action)
-        out = {"log_prob": log_prob, "value": value(params, obs, memory.last_action)}
-        return entities.Memory(history, action), action, out
+    def act(params, carry, observation, key, sample_probability):
+        history, logits = actor.act(params["actor"], carry, observation)
+        action = entities.choose(logits, observation, key, sample_probability)
+        log_prob = masked.take(masked.log_softmax(logits, observation.action_mask), action)
+        out = {"log_prob": log_prob, "value": value(params, observation, carry.last_action)}
+        return entities.AgentCarry(history, action), action, out
 
     return act
 
@@ -75,13 +75,15 @@ def beside_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], An
     look(observation, last actions) and the mask of the agents.
     """
 
-    def value(params, obs: Observation, last_action) -> Any:
-        return critic.apply({"params": params["critic"]}, look(obs, last_action), obs.agent_mask)
+    def value(params, observation: Observation, last_action) -> Any:
+        return critic.apply(
+            {"params": params["critic"]}, look(observation, last_action), observation.agent_mask
+        )
 
     def evaluate(params, batch: Batch):
-        memory = batch.extras["memory"]
-        last = entities.last_actions(batch, memory.last_action)
-        logits = actor.window(params["actor"], batch, memory=memory)
+        carry = batch.extras["carry"]
+        last = entities.last_actions(batch, carry.last_action)
+        logits = actor.window(params["actor"], batch, carry=carry)
         return logits, value(params, batch.observation, last)
 
     def init(key: jax.Array, batch: Batch):

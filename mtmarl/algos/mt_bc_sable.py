@@ -29,7 +29,7 @@ def make(config: Config, dims: Dims) -> Algorithm:
         out, _ = net.window(params, batch.observation, batch.action, batch.first)
         valid = batch.agent_mask & batch.time_mask[..., None]
         share = masked.task_weights(valid, batch.task_id, dims.tasks)
-        log_probs = masked.log_softmax(out.logits, batch.mask)
+        log_probs = masked.log_softmax(out.logits, batch.action_mask)
         log_prob = masked.take(log_probs, batch.action)
         nll = -(share * log_prob).sum()
         return nll, {
@@ -42,7 +42,7 @@ def make(config: Config, dims: Dims) -> Algorithm:
         return init_learner(net.init(key, batch.observation), {"bc": tx}, target=False)
 
     phase = Phase("train", 1.0, gradient_step("bc", loss, tx))
-    return Algorithm(init, (phase,), sable.policy_act(net), net.init_memory)
+    return Algorithm(init, (phase,), sable.policy_act(net), net.init_carry)
 
 
 SPEC = Spec(Config=Config, make=make, kind="offline", title="MT BC-Sable", shuffles_slots=True)

@@ -63,11 +63,11 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         valid = batch.agent_mask & batch.time_mask[..., None]
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         per_task = lambda x, where: masked.per_task(x, where, batch.task_id, dims.tasks)
-        legal = lambda q: jnp.where(batch.mask, q, masked.NEVER)
+        legal = lambda q: jnp.where(batch.action_mask, q, masked.NEG_INF)
         q, q_target = value.decode(online.q), value.decode(frozen.q)
         q_data = masked.take(q, batch.action)
 
-        discount = config.gamma * ~batch.terminal[:, :-1, None]
+        discount = config.gamma * ~batch.terminated[:, :-1, None]
         reward = batch.reward[:, :-1, None]
         known = td.known(batch)[..., None] & batch.agent_mask[:, :-1]
         if config.next_value == "double_q":
@@ -96,17 +96,17 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             "target_clip_rate": per_task(value.clipped(y), known),
         }
 
-    def choose(logits, q, legal, key, explore):
-        utility = jnp.where(legal, value.decode(q), masked.NEVER)
+    def choose(logits, q, legal, key, sample_probability):
+        utility = jnp.where(legal, value.decode(q), masked.NEG_INF)
         if config.acting_temperature == 0:
             return utility.argmax(-1).astype(jnp.int32)
-        return sable.sample_policy(utility / config.acting_temperature, None, legal, key, explore)
+        return sable.sample_policy(utility / config.acting_temperature, None, legal, key, sample_probability)
 
     def init(key: jax.Array, batch: Batch):
         return init_learner(net.init(key, batch.observation), {"cql": tx})
 
     phase = Phase("train", 1.0, gradient_step("cql", loss, tx, tau=config.tau))
-    return Algorithm(init, (phase,), sable.policy_act(net, choose), net.init_memory)
+    return Algorithm(init, (phase,), sable.policy_act(net, choose), net.init_carry)
 
 
 SPEC = Spec(

@@ -58,7 +58,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         outputs = masked.take_rows(online.q, batch.action)
         q_target = value.decode(masked.take_rows(frozen.q, batch.action))
         w_value = weights(q_target, valid, batch, config.value_temperature)
-        discount = config.gamma * ~batch.terminal[:, :-1, None]
+        discount = config.gamma * ~batch.terminated[:, :-1, None]
         y = batch.reward[:, :-1, None] + discount * (w_value * q_target)[:, 1:]
         y = jax.lax.stop_gradient(y)
         known = td.known(batch)[..., None] & batch.agent_mask[:, :-1]
@@ -66,10 +66,12 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         critic_loss = (share(known) * error).sum()
 
         # Policy: imitation weighted by exp(advantage), against the counterfactual baseline of the policy itself.
-        log_probs = masked.log_softmax(online.logits, batch.mask)
+        log_probs = masked.log_softmax(online.logits, batch.action_mask)
         log_prob = masked.take(log_probs, batch.action)
         q_all = value.decode(online.q)
-        advantage = masked.take(q_all, batch.action) - counterfactual_baseline(log_probs, q_all, batch.mask)
+        advantage = masked.take(q_all, batch.action) - counterfactual_baseline(
+            log_probs, q_all, batch.action_mask
+        )
         advantage = jax.lax.stop_gradient(advantage)
         w_policy = weights(advantage, valid, batch, config.policy_temperature)
         policy_loss = -(share(valid) * w_policy * log_prob).sum()
@@ -91,7 +93,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return init_learner(net.init(key, batch.observation), {"oryx": tx})
 
     update = gradient_step("oryx", loss, tx, tau=config.tau)
-    return Algorithm(init, (Phase("train", 1.0, update),), sable.policy_act(net), net.init_memory)
+    return Algorithm(init, (Phase("train", 1.0, update),), sable.policy_act(net), net.init_carry)
 
 
 SPEC = Spec(

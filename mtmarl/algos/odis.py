@@ -27,10 +27,10 @@ from mtmarl.algos.base import (
     Phase,
     Spec,
     adam,
+    drop_unused_actions,
     freeze,
     gradient_step,
     init_learner,
-    without_absent_targets,
 )
 from mtmarl.algos.bc_t import cloning
 from mtmarl.networks import entities, odis
@@ -177,21 +177,21 @@ def make_model(
 
     def init(key: jax.Array, batch: Batch):
         key_net, key_mixer = jax.random.split(key)
-        obs, agents = batch.observation, batch.agent_mask
+        observation, agents = batch.observation, batch.agent_mask
         state = entities.team_of(split, batch)
-        team = entities.team_inputs(split, obs, last(batch), batch.action)
+        team = entities.team_inputs(split, observation, last(batch), batch.action)
         history = jnp.zeros((*batch.action.shape, config.network.embed_dim))
         return {
             **net.init(key_net, team, inputs(batch), agents, history)["params"],
             "mixer": mixer.init(key_mixer, jnp.zeros(batch.action.shape), state, agents)["params"],
         }
 
-    def play(params, memory, obs):
+    def play(params, carry, observation):
         """Each agent takes the skill of the highest value."""
-        tokens = entities.agent_inputs(split, obs, memory.last_action)
-        q, _, observer = apply(params, "value", tokens, memory.history["observer"])
+        tokens = entities.agent_inputs(split, observation, carry.last_action)
+        q, _, observer = apply(params, "value", tokens, carry.history["observer"])
         skill = jax.nn.one_hot(q.argmax(-1), config.skills)
-        logits, decoder = apply(params, "act", tokens, skill, memory.history["decoder"])
+        logits, decoder = apply(params, "act", tokens, skill, carry.history["decoder"])
         return {"observer": observer, "decoder": decoder}, logits
 
     return Model(init, discover, choose, refine, play, init_carry)
@@ -219,7 +219,7 @@ def two_phases(
         Phase("skills", config.skill_fraction, discover),
         Phase("policy", 1 - config.skill_fraction, choose, source),
     )
-    return without_absent_targets(Algorithm(init, phases, act, model.init_carry), dims)
+    return drop_unused_actions(Algorithm(init, phases, act, model.init_carry), dims)
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
@@ -229,11 +229,11 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         everywhere = jnp.ones(batch.task_id.shape, bool)
         return model.choose(params, target, batch, config.conservative_weight, everywhere)
 
-    def act(params, memory, obs, key, explore):
-        """The action is drawn from the decoder as far as `explore`."""
-        history, logits = model.play(params, memory, obs)
-        action = entities.choose(logits, obs, key, explore)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        """The action is sampled from the decoder with probability `sample_probability`, else greedy."""
+        history, logits = model.play(params, carry, observation)
+        action = entities.choose(logits, observation, key, sample_probability)
+        return entities.AgentCarry(history, action), action, {}
 
     return two_phases(config, model, dims, loss, act)
 

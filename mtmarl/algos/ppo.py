@@ -122,11 +122,11 @@ def training(
     def loss(params, target, batch: Batch, key):
         batch = before(batch, key)
         logits, value = model.evaluate(params, batch)
-        log_probs = masked.log_softmax(logits, batch.mask)
+        log_probs = masked.log_softmax(logits, batch.action_mask)
         log_prob = masked.take(log_probs, batch.action)
         advantage, returns = batch.extras["advantage"], batch.extras["returns"]
         valid = batch.agent_mask
-        acting = valid & (batch.mask.sum(-1) > 1) if config.only_choices else valid
+        acting = valid & (batch.action_mask.sum(-1) > 1) if config.only_choices else valid
         mean = lambda x, where: masked.mean_over_tasks(x, where, batch.task_id, tasks)
         centre = _per_row(advantage, acting, batch, tasks)
         spread = jnp.sqrt(_per_row((advantage - centre) ** 2, acting, batch, tasks))
@@ -148,7 +148,7 @@ def training(
     def on_rollouts(step: Update) -> Update:
         def update(learner: Learner, batch: Batch, key):
             reward = jnp.broadcast_to(batch.reward[..., None], batch.action.shape)
-            ended = (batch.terminal | batch.truncated)[..., None]
+            ended = (batch.terminated | batch.truncated)[..., None]
             discount = jnp.broadcast_to(config.gamma * ~ended, reward.shape)
             time_first = lambda x: jnp.moveaxis(x, 1, 0)
             meant = lambda x: x

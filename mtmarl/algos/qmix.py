@@ -38,7 +38,7 @@ class EpsilonGreedy:
                 "and never be 0: acting is told the share of random actions as a multiple of the last one"
             )
 
-    def explore(self, update: jax.Array, updates: int | float) -> jax.Array:
+    def exploration(self, update: jax.Array, updates: int | float) -> jax.Array:
         """What acting is told while it collects; 1 means `final_epsilon`, as it does in evaluation."""
         done = update / (self.epsilon_fraction * updates)
         epsilon = self.epsilon + (self.final_epsilon - self.epsilon) * jnp.clip(done, 0.0, 1.0)
@@ -77,13 +77,13 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     def values(params, batch: Batch):
         rows, _, agents = batch.action.shape
         last = entities.last_actions(batch)
-        one = lambda memory, x: recurrent.scores(agent, params["agent"], x[0], x[1], memory)
+        one = lambda carry, x: recurrent.scores(agent, params["agent"], x[0], x[1], carry)
         start = init_carry(rows, agents).history["agent"]
         return entities.unroll_agents(one, start, (batch.observation, last), batch)
 
     def loss(params, target, batch: Batch, key):
         online, frozen = values(params, batch), values(target, batch)
-        best = td.best_legal(online, batch.mask)
+        best = td.best_legal(online, batch.action_mask)
         total = mix(params, masked.take(online, batch.action), batch)
         following = mix(target, masked.take(frozen, best), batch)
         y = td.target(batch, config.reward_scale, config.gamma, following)
@@ -93,19 +93,19 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
 
     def init(key: jax.Array, batch: Batch):
         key_agent, key_mixer = jax.random.split(key)
-        q, memory = jnp.zeros(batch.action.shape), jnp.zeros((*batch.action.shape, width))
+        q, carry = jnp.zeros(batch.action.shape), jnp.zeros((*batch.action.shape, width))
         params = {
-            "agent": agent.init(key_agent, batch.observation, batch.action, memory)["params"],
+            "agent": agent.init(key_agent, batch.observation, batch.action, carry)["params"],
             "mixer": mixer.init(key_mixer, q, entities.team_of(split, batch), batch.agent_mask)["params"],
         }
         return init_learner(params, {"qmix": tx})
 
-    def act(params, memory, obs, key, explore):
-        """Greedy but for a share `explore * final_epsilon` of actions, which are uniform over the legal ones."""
-        before = memory.history["agent"]
-        history, q = recurrent.scores(agent, params["agent"], obs, memory.last_action, before)
-        action = entities.choose(q, obs, key, explore * config.final_epsilon, uniform=True)
-        return entities.Memory({"agent": history}, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        """Epsilon-greedy over legal actions, with epsilon = `sample_probability * final_epsilon`."""
+        before = carry.history["agent"]
+        history, q = recurrent.scores(agent, params["agent"], observation, carry.last_action, before)
+        action = entities.choose(q, observation, key, sample_probability * config.final_epsilon, uniform=True)
+        return entities.AgentCarry({"agent": history}, action), action, {}
 
     step = gradient_step("qmix", loss, tx, period=config.target_period)
     phase = Phase("train", 1.0, minibatches(step, 1, config.gradient_steps), source="replay")

@@ -22,14 +22,14 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     """PPO for tasks of these dims, of the joint policy that acts agent after agent."""
     net = sable.Sable.make(config.network, dims, value=True)
 
-    def act(params, memory, obs, key, explore):
-        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, explore)
-        memory, action, out = net.act(params, memory, obs, key, choose)
-        log_prob = masked.take(masked.log_softmax(out.logits, obs.action_mask), action)
-        return memory, action, {"log_prob": log_prob, "value": out.value}
+    def act(params, carry, observation, key, sample_probability):
+        choose = lambda logits, q, legal, k: sable.sample_policy(logits, q, legal, k, sample_probability)
+        carry, action, out = net.act(params, carry, observation, key, choose)
+        log_prob = masked.take(masked.log_softmax(out.logits, observation.action_mask), action)
+        return carry, action, {"log_prob": log_prob, "value": out.value}
 
     def evaluate(params, batch: Batch):
-        out, _ = net.window(params, batch.observation, batch.action, batch.first, batch.extras["memory"])
+        out, _ = net.window(params, batch.observation, batch.action, batch.first, batch.extras["carry"])
         return out.logits, out.value
 
     def shuffle(batch: Batch, key):
@@ -37,7 +37,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
         return reorder_agents(batch, order, ("log_prob", "value", "advantage", "returns"))
 
     init = lambda key, batch: net.init(key, batch.observation)
-    model = ppo.Model(init, act, evaluate, net.init_memory, ("value_head",))
+    model = ppo.Model(init, act, evaluate, net.init_carry, ("value_head",))
     options = {"before": shuffle} if config.reshuffle_agents else {}
     return ppo.make(config, dims.tasks, updates, model, **options)
 

@@ -21,9 +21,9 @@ from mtmarl.algos.base import (
     Phase,
     Spec,
     adam,
+    drop_unused_actions,
     gradient_step,
     init_learner,
-    without_absent_targets,
 )
 from mtmarl.algos.bc_t import accuracy
 from mtmarl.networks import entities
@@ -62,14 +62,14 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
 
     def loss(params, target, batch: Batch, key):
         online, frozen = net.window(params["agent"], batch), net.window(target["agent"], batch)
-        best = td.best_legal(online, batch.mask)
+        best = td.best_legal(online, batch.action_mask)
         total = mix(params, masked.take(online, batch.action), batch)
         y = td.target(batch, scale, config.gamma, mix(target, masked.take(frozen, best), batch))
         share = lambda where: masked.task_weights(where, batch.task_id, dims.tasks)
         known = td.known(batch)
         td_loss = (share(known) * (total[:, :-1] - y) ** 2).sum()
         gap = td.conservative_gap(
-            partial(mix, batch=batch), params, online, batch.mask, batch.action,
+            partial(mix, batch=batch), params, online, batch.action_mask, batch.action,
             config.conservative_temperature,
         )  # fmt: skip
         gap_loss = (share(batch.time_mask) * gap).sum()
@@ -89,14 +89,14 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         params = {"agent": net.init(key_agent, batch), "mixer": variables.get("params", {})}
         return init_learner(params, {"updet": tx})
 
-    def act(params, memory, obs, key, explore):
-        """Greedy, whatever `explore`: it learns values and no policy."""
-        history, q = net.act(params["agent"], memory, obs)
-        action = entities.choose(q, obs, key, 0.0)
-        return entities.Memory(history, action), action, {}
+    def act(params, carry, observation, key, sample_probability):
+        """Greedy, whatever `sample_probability`: it learns values and no policy."""
+        history, q = net.act(params["agent"], carry, observation)
+        action = entities.choose(q, observation, key, 0.0)
+        return entities.AgentCarry(history, action), action, {}
 
     phase = Phase("train", 1.0, gradient_step("updet", loss, tx, period=config.target_period))
-    return without_absent_targets(Algorithm(init, (phase,), act, net.init_carry), dims)
+    return drop_unused_actions(Algorithm(init, (phase,), act, net.init_carry), dims)
 
 
 SPEC = Spec(

@@ -143,13 +143,8 @@ class _Bringer:
         before = np.zeros((rows, self.dims.agents), np.int8)
         obs, mask, action = padded_columns(rows * steps, self.dims, self.dtype)
         flat = lambda dtype: np.zeros(rows * steps, dtype)
-        out = {
-            "reward": flat(np.float32),
-            "first": flat(bool),
-            "terminal": flat(bool),
-            "truncated": flat(bool),
-        }
-        out["return_to_go"] = flat(np.float32)
+        out = {name: flat(bool) for name in ("first", "terminated", "truncated")}
+        out |= {name: flat(np.float32) for name in ("reward", "return_to_go")}
         span = np.arange(steps)
         for k, r in enumerate(self.recordings):
             per_row = _touched(r, steps)
@@ -159,14 +154,20 @@ class _Bringer:
                 there = (some[:, None] * steps + span).ravel()
                 here = (start[some][:, None] + span).ravel()
                 constant = None if self.constants is None else self.constants[k]
-                columns = (r.obs[here], r.mask[here], r.action[here])
-                write_padded((obs, mask, action), there, columns, constant)
-                for field in ("reward", "first", "terminal", "truncated"):
-                    out[field][there] = getattr(r, field)[here]
-                out["return_to_go"][there] = self.to_go[k][here]
+                wide = (r.obs[here], r.mask[here], r.action[here])
+                write_padded((obs, mask, action), there, wide, constant)
+                columns = {
+                    "reward": r.reward,
+                    "first": r.first,
+                    "terminated": r.terminal,
+                    "truncated": r.truncated,
+                    "return_to_go": self.to_go[k],
+                }
+                for name, column in columns.items():
+                    out[name][there] = column[here]
                 before[some, : r.action.shape[1]] = r.action[np.maximum(start[some] - 1, 0)]
                 release(r)
-        return {"obs": obs, "mask": mask, "action": action, "before": before, **out}
+        return {"obs": obs, "action_mask": mask, "action": action, "before": before, **out}
 
 
 def _touched(recording: Recording, steps: int) -> int:

@@ -39,8 +39,8 @@ def pad_team(new: Trajectory, agents: int) -> Trajectory:
     if not more:
         return new
     grow = lambda x: jnp.pad(x, [(0, more if axis == 2 else 0) for axis in range(x.ndim)])
-    mask = grow(new.mask).at[:, :, agents - more :, 0].set(True)
-    return new._replace(obs=grow(new.obs), mask=mask, action=grow(new.action))
+    mask = grow(new.action_mask).at[:, :, agents - more :, 0].set(True)
+    return new._replace(obs=grow(new.obs), action_mask=mask, action=grow(new.action))
 
 
 def hybrid_source(
@@ -54,7 +54,7 @@ def hybrid_source(
     pool: int,
     capacity: int,
     share: Callable[[jax.Array], jax.Array],
-    explore: Callable[[jax.Array], jax.Array],
+    exploration: Callable[[jax.Array], jax.Array],
 ) -> Source:
     """The batches of `vault` with all but a share of their rows replaced by replayed windows of the same tasks.
 
@@ -62,7 +62,8 @@ def hybrid_source(
     `capacity` env steps, of which every task has its own part. `vault` gives windows in which agents have neither been
     shuffled nor numbered; `windows` does that to rows of both kinds, so that nothing tells them apart. At a share of 1
     the batch is the one that a vault source with the options of `windows` draws. `share(update)` and
-    `explore(update)` are the share of recorded rows and what acting is told, of the batches drawn so far.
+    `exploration(update)` are the share of recorded rows and the sample probability of acting, by the number of batches
+    drawn so far.
 
     `extras`, per row: the share, whether the row is `recorded`, and `episodes`. How returns go on is not known of what
     was just played, so `return_to_go` is None. Raises UserError where no window fits.
@@ -83,7 +84,7 @@ def hybrid_source(
         return HybridState(vault.init(key_vault), started, kept, jnp.zeros((), jnp.int32))
 
     def play_all(state: HybridState, params: Params, key: jax.Array) -> tuple[tuple, Trajectory]:
-        told, keys = explore(state.update), jax.random.split(key, len(envs))
+        told, keys = exploration(state.update), jax.random.split(key, len(envs))
         states, news = zip(
             *(
                 play(env, act, init_carry, own, params, k, steps, told, pool, scale, dtype)

@@ -29,10 +29,12 @@ def in_order(act: Act, order: jax.Array, held: Any = None) -> Act:
     """
     back = jnp.argsort(order, axis=1)
 
-    def acting(params, carry, obs, key, explore):
+    def acting(params, carry, observation, key, sample_probability):
         per_agent = ("view", "action_mask", "agent_mask")
-        obs = obs._replace(**{name: reorder(getattr(obs, name), order) for name in per_agent})
-        carry, *out = act(params, turn(carry, order, held), obs, key, explore)
+        observation = observation._replace(
+            **{name: reorder(getattr(observation, name), order) for name in per_agent}
+        )
+        carry, *out = act(params, turn(carry, order, held), observation, key, sample_probability)
         return turn(carry, back, held), *jax.tree.map(lambda x: reorder(x, back), out)
 
     return acting
@@ -48,7 +50,7 @@ def on_policy_source(
     probabilities that it acted with; shuffling the agents afterwards, as the released Sable does, compares two
     different factorisations of the joint policy, and the ratio drifts from 1 as the policy learns to coordinate.
 
-    `extras`: whatever acting wrote, the memory before the first step, and `bootstrap`, the value after the last.
+    `extras`: whatever acting wrote, the `carry` before the first step, and `bootstrap`, the value after the last.
     at_limit: as for `rollout`.
     """
     held = held_per_agent(init_carry)
@@ -57,13 +59,13 @@ def on_policy_source(
         key_steps, key_bootstrap, key_order = jax.random.split(key, 3)
         order = random_orders(key_order, num_envs, env.spec.agents)
         acting = in_order(act, order, held)
-        memory = turn(state.carry, order, held)
+        carry_before = turn(state.carry, order, held)
         state, seen = rollout(env, acting, init_carry, params, state, key_steps, steps, 1.0, pool, at_limit)
         carry = where_rows(state.first, init_carry(num_envs, env.spec.agents), state.carry)
         _, _, after = acting(params, carry, observe(state.step), key_bootstrap, 1.0)
         rows = jax.tree.map(lambda y: jnp.swapaxes(y, 0, 1), seen)
         bootstrap = reorder(after["value"], order)
-        more = {"memory": memory, "bootstrap": bootstrap, "episodes": rows.done.sum(1)}
+        more = {"carry": carry_before, "bootstrap": bootstrap, "episodes": rows.done.sum(1)}
         batch = as_batch(rows, {**rows.extras, **more})
         return state, reorder_agents(batch, order, tuple(seen.extras))
 

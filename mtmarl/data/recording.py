@@ -13,7 +13,7 @@ from mtmarl.training.rollout import Trajectory, rollout, start
 from mtmarl.types import Act, Env, Params
 
 
-def make_recorder(env: Env, act: Act, init_carry, episodes: int, explore: float = 1.0) -> Callable:
+def make_recorder(env: Env, act: Act, init_carry, episodes: int, sample_probability: float = 1.0) -> Callable:
     """(params, key) -> the first episode of each of `episodes` environments. Raises UserError for sizes that a vault
     cannot hold.
     """
@@ -29,7 +29,9 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int, explore: float 
     def run(params: Params, key: jax.Array) -> Trajectory:
         key_start, key_steps = jax.random.split(key)
         state = start(env, init_carry, episodes, key_start)
-        _, seen = rollout(env, act, init_carry, params, state, key_steps, env.spec.horizon, explore)
+        _, seen = rollout(
+            env, act, init_carry, params, state, key_steps, env.spec.horizon, sample_probability
+        )
         return seen._replace(action=seen.action.astype(jnp.int8), extras=())
 
     return run
@@ -38,17 +40,17 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int, explore: float 
 def cut(seen: Trajectory, policy_step: int, obs_scale: np.ndarray) -> Recording:
     """The first episodes of [T, B, …] one after another along one time axis, observations encoded (`features`)."""
     seen = jax.tree.map(np.asarray, seen)
-    lengths = (seen.terminal | seen.truncated).argmax(0) + 1
+    lengths = (seen.terminated | seen.truncated).argmax(0) + 1
     episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
     join = lambda x: np.concatenate([x[e] for e in episodes])
     step_count = np.concatenate([np.arange(n, dtype=np.int16) for n in lengths])
     return Recording(
         obs=encode(join(seen.obs), obs_scale),
-        mask=join(seen.mask),
+        mask=join(seen.action_mask),
         action=join(seen.action),
         reward=join(seen.reward).astype(np.float32),
         first=step_count == 0,
-        terminal=join(seen.terminal),
+        terminal=join(seen.terminated),
         truncated=join(seen.truncated),
         step_count=step_count,
         policy_step=np.full(step_count.shape, policy_step, np.int32),

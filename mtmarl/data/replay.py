@@ -56,22 +56,22 @@ def nothing_kept(num_envs: int, length: int, agents: int, obs: int, actions: int
     no = zero.astype(bool)
     empty = Trajectory(
         obs=jnp.zeros((num_envs, length, agents, obs), dtype),
-        mask=jnp.zeros((num_envs, length, agents, actions), bool),
+        action_mask=jnp.zeros((num_envs, length, agents, actions), bool),
         action=jnp.zeros((num_envs, length, agents), jnp.int32),
-        reward=zero, first=no, terminal=no, truncated=no,
+        reward=zero, first=no, terminated=no, truncated=no,
         episode_return=zero, episode_length=zero.astype(jnp.int32), extras=(),
     )  # fmt: skip
     return Kept(empty, jnp.zeros((), jnp.int32))
 
 
 def play(
-    env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, explore, pool: int,
+    env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, exploration, pool: int,
     scale: np.ndarray, dtype: Any,
 ) -> tuple[RolloutState, Trajectory]:  # fmt: skip
     """`steps` more steps in every environment, in the form that is kept: rows first, the first columns of observations
     in units of `scale` [O]; see `kept_scale`.
     """
-    state, seen = rollout(env, act, init_carry, params, state, key, steps, explore, pool)
+    state, seen = rollout(env, act, init_carry, params, state, key, steps, exploration, pool)
     raw = seen.obs[..., : scale.size] / jnp.asarray(scale)
     raw = jnp.round(raw).astype(dtype) if dtype == jnp.int8 else raw
     return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), seen._replace(obs=raw, extras=()))
@@ -117,12 +117,12 @@ def replay_source(
     capacity: int,
     batch_size: int,
     context: int,
-    explore: Callable[[jax.Array], jax.Array],
+    exploration: Callable[[jax.Array], jax.Array],
 ) -> Source:
     """Each batch: `steps` more steps in every environment, then `batch_size` windows of `context` steps, uniformly.
 
-    `capacity` counts env steps of all environments; `explore(update)` is what acting is told. Windows may begin inside
-    an episode and span several; none reaches from the newest step to the oldest.
+    `capacity` counts env steps of all environments; `exploration(update)` is the sample probability of acting. Windows
+    may begin inside an episode and span several; none reaches from the newest step to the oldest.
     """
     length = kept_length(capacity, num_envs, steps, context)
     spec = env.spec
@@ -141,7 +141,7 @@ def replay_source(
 
     def next_batch(state: ReplayState, data: Any, x: Any, params: Params, key: jax.Array):
         key_steps, key_windows = jax.random.split(key)
-        share = explore(state.update)
+        share = exploration(state.update)
         envs, new = play(env, act, init_carry, state.env, params, key_steps, steps, share, pool, scale, dtype)
         kept = keep(state.kept, new)
         return ReplayState(envs, kept, state.update + 1), windows(kept, new, key_windows)

@@ -21,11 +21,11 @@ class TaskData(NamedTuple):
     """
 
     obs: Int[Array, "S N O"] | Float[Array, "S N O"]
-    mask: Bool[Array, "S N A"]
+    action_mask: Bool[Array, "S N A"]
     action: Int[Array, "S N"]
     reward: Float[Array, "S"]
     first: Bool[Array, "S"]
-    terminal: Bool[Array, "S"]
+    terminated: Bool[Array, "S"]
     truncated: Bool[Array, "S"]
     agents: Int[Array, "K"]
     offset: Int[Array, "K"]
@@ -90,11 +90,11 @@ def make_task_data(
 
     return TaskData(
         obs=jnp.asarray(obs),
-        mask=jnp.asarray(mask),
+        action_mask=jnp.asarray(mask),
         action=jnp.asarray(action),
         reward=join("reward"),
         first=join("first"),
-        terminal=join("terminal"),
+        terminated=join("terminal"),
         truncated=join("truncated"),
         agents=jnp.asarray([r.mask.shape[1] for r in records], jnp.int32),
         offset=jnp.asarray(offset, jnp.int32),
@@ -188,7 +188,7 @@ def sample_starts(
 def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "B"], steps: int) -> Batch:
     """Windows of `steps` steps from `start` within each row's task, observations scaled to float32.
 
-    `first`, `terminal` and `truncated` are as stored: a window may begin inside an episode and span several.
+    `first`, `terminated` and `truncated` are as stored: a window may begin inside an episode and span several.
     """
     at = (data.offset[task_id] + start)[:, None] + jnp.arange(steps, dtype=jnp.int32)
     return gather(data, task_id, at, data.action[jnp.maximum(at[:, 0] - 1, 0)])
@@ -201,12 +201,12 @@ def gather(
     active = jnp.arange(data.action.shape[1]) < data.agents[task_id][:, None]
     return Batch(
         obs=data.obs[at].astype(jnp.float32) * data.obs_scale[task_id][:, None, None, :],
-        mask=data.mask[at],
+        action_mask=data.action_mask[at],
         action=data.action[at].astype(jnp.int32),
         agent_mask=jnp.broadcast_to(active[:, None], (*at.shape, active.shape[1])),
         reward=data.reward[at].astype(jnp.float32),
         first=data.first[at],
-        terminal=data.terminal[at],
+        terminated=data.terminated[at],
         truncated=data.truncated[at],
         time_mask=jnp.ones(at.shape, bool),
         task_id=task_id,

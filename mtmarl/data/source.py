@@ -40,7 +40,7 @@ class Source(NamedTuple):
     env_steps: int = 0
 
 
-def together(sources: Mapping[str, Source]) -> dict[str, Source]:
+def combine_phases(sources: Mapping[str, Source]) -> dict[str, Source]:
     """The sources with one state for all, of which each moves its own part; a single one keeps its state as it is."""
     if len(sources) == 1:
         return dict(sources)
@@ -59,7 +59,7 @@ def together(sources: Mapping[str, Source]) -> dict[str, Source]:
     return {name: source._replace(init=init, next=part(name)) for name, source in sources.items()}
 
 
-def side_by_side(sources: Sequence[Source]) -> Source:
+def stack_task_sources(sources: Sequence[Source]) -> Source:
     """Sources of one task each, of as many rows, as one of all of them; a single one is left as it is."""
     if len(sources) == 1:
         return sources[0]
@@ -87,12 +87,12 @@ def stack_tasks(batches: Sequence[Batch]) -> Batch:
         return jnp.stack([pad(x) for x in parts], axis=1).reshape(-1, *shape[1:])
 
     batch = jax.tree.map(join, *batches)
-    noop = jnp.arange(batch.mask.shape[-1]) == 0
-    mask = jnp.where(batch.agent_mask[..., None], batch.mask, noop)
-    return batch._replace(mask=mask, present=AtMost(slots))
+    noop = jnp.arange(batch.action_mask.shape[-1]) == 0
+    mask = jnp.where(batch.agent_mask[..., None], batch.action_mask, noop)
+    return batch._replace(action_mask=mask, present=AtMost(slots))
 
 
-def beside(played: Source, vault: Source) -> Source:
+def with_offline_batch(played: Source, vault: Source) -> Source:
     """The batches of `played`, each with a batch of `vault`, of as many rows, in extras["offline"].
 
     What is played is what `played` alone would play under the same keys.
@@ -181,7 +181,7 @@ class Windows(NamedTuple):
             batch = shuffle_agents(batch, branch(key, Stream.ORDER))
         if self.end_at_limits:
             batch = batch._replace(
-                terminal=batch.terminal | batch.truncated, truncated=jnp.zeros_like(batch.truncated)
+                terminated=batch.terminated | batch.truncated, truncated=jnp.zeros_like(batch.truncated)
             )
         if self.agents:
             batch = batch._replace(present=AtMost(self.most_agents))

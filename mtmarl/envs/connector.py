@@ -72,7 +72,7 @@ class Connector:
         terminated, truncated = flags(raw)
         return TimeStep(
             obs=views(state.grid, state.agents.position, state.agents.target).astype(jnp.float32) * OBS_SCALE,
-            mask=raw.observation.action_mask,
+            action_mask=raw.observation.action_mask,
             reward=raw.reward.mean().astype(jnp.float32),
             terminated=terminated,
             truncated=truncated,

@@ -28,16 +28,16 @@ def of_layout(layout: Layout, trained_on: Iterable[TaskSpec] = ()) -> Entities |
     family = FAMILIES[name]
     most = max((int(spec.task_features["targets"]) for spec in trained_on), default=None)
 
-    def observe(obs: Observation) -> Tokens:
-        tokens = family.observe(obs._replace(view=obs.view[..., : layout.features]))
-        numbers = obs.view[..., layout.known :]
+    def observe(observation: Observation) -> Tokens:
+        tokens = family.observe(observation._replace(obs=observation.obs[..., : layout.features]))
+        numbers = observation.obs[..., layout.known :]
         return tokens._replace(own=jnp.concatenate([tokens.own, numbers], axis=-1))
 
     return Entities(
         family.base_actions,
         family.aimed,
         observe,
-        lambda obs: family.team(obs._replace(view=obs.view[..., : layout.features])),
+        lambda observation: family.team(observation._replace(obs=observation.obs[..., : layout.features])),
         most,
     )
 
@@ -83,11 +83,11 @@ def _lbf_parts(view: Array) -> tuple[Array, Array, Array]:
     return _slots(view[..., :_FOOD], lbf.MAX_FOODS, 3), view[..., _FOOD : _FOOD + 3], view[..., _FOOD + 3 :]
 
 
-def _observe_lbf(obs: Observation) -> Tokens:
-    foods, own, others = _lbf_parts(obs.view)
+def _observe_lbf(observation: Observation) -> Tokens:
+    foods, own, others = _lbf_parts(observation.obs)
     others = _slots(others, lbf.MAX_AGENTS - 1, 3)
     # Slots may be shuffled: an ally may stand in any of them.
-    allies, _ = _present_first(others, others[..., 2] > 0, obs.view.shape[-2] - 1)
+    allies, _ = _present_first(others, others[..., 2] > 0, observation.obs.shape[-2] - 1)
 
     def relative(x):
         distance = (x[..., :2] - own[..., None, :2]) * (CELL / lbf.OBS_SCALE[0])
@@ -98,10 +98,10 @@ def _observe_lbf(obs: Observation) -> Tokens:
     return Tokens(own, allies, foods, ally_mask, target_mask)
 
 
-def _team_lbf(obs: Observation) -> TeamTokens:
+def _team_lbf(observation: Observation) -> TeamTokens:
     """With limited sight the coordinates are those of each agent's own window, and so is their mean."""
-    foods, own, _ = _lbf_parts(obs.view)
-    targets, mask = _together(foods, (foods[..., 2] > 0) & obs.agent_mask[..., None])
+    foods, own, _ = _lbf_parts(observation.obs)
+    targets, mask = _together(foods, (foods[..., 2] > 0) & observation.agent_mask[..., None])
     return TeamTokens(own, targets, mask)
 
 
@@ -123,18 +123,18 @@ def _own_connector(view: Array) -> Array:
     return jnp.concatenate([view, way], axis=-1)
 
 
-def _observe_connector(obs: Observation) -> Tokens:
+def _observe_connector(observation: Observation) -> Tokens:
     """Allies are the heads in the window; where to go is one place per agent, and part of `own`."""
-    blockers = obs.view[..., 4 : 4 + _WINDOW]
+    blockers = observation.obs[..., 4 : 4 + _WINDOW]
     heads = jnp.delete(blockers, _WINDOW // 2, axis=-1) == _HEAD
     where = jnp.broadcast_to(CELL * _around(connector.REACH), (*heads.shape, 2))
-    allies, mask = _present_first(where, heads, obs.view.shape[-2] - 1)
-    own = _own_connector(obs.view)
+    allies, mask = _present_first(where, heads, observation.obs.shape[-2] - 1)
+    own = _own_connector(observation.obs)
     return Tokens(own, allies, _nothing(own[..., 0]), mask, _nowhere(own[..., 0]))
 
 
-def _team_connector(obs: Observation) -> TeamTokens:
-    own = _own_connector(obs.view)
+def _team_connector(observation: Observation) -> TeamTokens:
+    own = _own_connector(observation.obs)
     return TeamTokens(own, _nothing(own[..., 0, 0]), _nowhere(own[..., 0, 0]))
 
 
@@ -143,18 +143,22 @@ def _team_connector(obs: Observation) -> TeamTokens:
 _OWN = 8
 
 
-def _observe_rware(obs: Observation) -> Tokens:
+def _observe_rware(observation: Observation) -> Tokens:
     """Allies are the robots next to the agent; the shelves around it are part of `own`."""
     sides = _around(rware.SENSOR)
-    cells = _slots(obs.view[..., _OWN : _OWN + 5 * len(sides)], len(sides), 5)
+    cells = _slots(observation.obs[..., _OWN : _OWN + 5 * len(sides)], len(sides), 5)
     where = jnp.broadcast_to(sides, (*cells.shape[:-1], 2))
     robots = jnp.concatenate([cells[..., 1:], where], axis=-1)
-    allies, mask = _present_first(robots, cells[..., 0] > 0, obs.view.shape[-2] - 1)
-    return Tokens(obs.view, allies, _nothing(obs.view[..., 0]), mask, _nowhere(obs.view[..., 0]))
+    allies, mask = _present_first(robots, cells[..., 0] > 0, observation.obs.shape[-2] - 1)
+    return Tokens(
+        observation.obs, allies, _nothing(observation.obs[..., 0]), mask, _nowhere(observation.obs[..., 0])
+    )
 
 
-def _team_rware(obs: Observation) -> TeamTokens:
-    return TeamTokens(obs.view, _nothing(obs.view[..., 0, 0]), _nowhere(obs.view[..., 0, 0]))
+def _team_rware(observation: Observation) -> TeamTokens:
+    return TeamTokens(
+        observation.obs, _nothing(observation.obs[..., 0, 0]), _nowhere(observation.obs[..., 0, 0])
+    )
 
 
 # --------------------------------------------------------------------------------------------------- SMAX
@@ -165,38 +169,38 @@ _ENEMIES = slice(_UNIT, _UNIT + smax.MAX_ENEMIES * _ENEMY)
 _TYPE = slice(4, 4 + len(smax.UNITS))
 
 
-def _enemies(obs: Observation) -> tuple[Array, Array]:
+def _enemies(observation: Observation) -> tuple[Array, Array]:
     """The blocks of the enemies that there are actions for, and which of them are in sight: health may round to 0, the
     type does not.
     """
-    enemies = _slots(obs.view[..., _ENEMIES], smax.MAX_ENEMIES, _ENEMY)
-    enemies = enemies[..., : obs.action_mask.shape[-1] - smax.MOVES, :]
+    enemies = _slots(observation.obs[..., _ENEMIES], smax.MAX_ENEMIES, _ENEMY)
+    enemies = enemies[..., : observation.action_mask.shape[-1] - smax.MOVES, :]
     return enemies, enemies[..., _TYPE].sum(-1) > 0
 
 
-def _observe_smax(obs: Observation) -> Tokens:
+def _observe_smax(observation: Observation) -> Tokens:
     """An enemy also carries whether it can be attacked."""
-    enemies, target_mask = _enemies(obs)
-    in_reach = obs.action_mask[..., smax.MOVES :, None]
-    allies = _slots(obs.view[..., _ENEMIES.stop :], smax.MAX_ALLIES - 1, _ALLY)
-    allies = allies[..., : obs.view.shape[-2] - 1, :]
+    enemies, target_mask = _enemies(observation)
+    in_reach = observation.action_mask[..., smax.MOVES :, None]
+    allies = _slots(observation.obs[..., _ENEMIES.stop :], smax.MAX_ALLIES - 1, _ALLY)
+    allies = allies[..., : observation.obs.shape[-2] - 1, :]
     return Tokens(
-        own=obs.view[..., :_UNIT],
+        own=observation.obs[..., :_UNIT],
         allies=allies,
-        targets=jnp.concatenate([enemies, in_reach.astype(obs.view.dtype)], axis=-1),
+        targets=jnp.concatenate([enemies, in_reach.astype(observation.obs.dtype)], axis=-1),
         ally_mask=allies[..., _TYPE].sum(-1) > 0,
         target_mask=target_mask,
     )
 
 
-def _team_smax(obs: Observation) -> TeamTokens:
+def _team_smax(observation: Observation) -> TeamTokens:
     """Enemies at their place on the map: that of an ally who sees them, and how far from it they are."""
-    own = obs.view[..., :_UNIT]
-    enemies, seen = _enemies(obs)
+    own = observation.obs[..., :_UNIT]
+    enemies, seen = _enemies(observation)
     sight = own[..., _TYPE] @ jnp.asarray([*smax.SIGHT.values()], jnp.float32) / smax.MAP
     place = own[..., None, 1:3] + sight[..., None, None] * enemies[..., 1:3]
     seen_as = jnp.concatenate([enemies[..., :1], place, enemies[..., 3:_UNIT]], axis=-1)
-    targets, mask = _together(seen_as, seen & obs.agent_mask[..., None])
+    targets, mask = _together(seen_as, seen & observation.agent_mask[..., None])
     return TeamTokens(own, targets, mask)
 
 

@@ -242,6 +242,6 @@ class LaidOut:
             jnp.broadcast_to(constant, (agents, constant.size)),
             *(() if state.ids is None else (state.ids,)),
         )
-        more_actions = self.layout.actions - step.mask.shape[1]
-        mask = jnp.pad(step.mask, ((0, 0), (0, more_actions)))
-        return step._replace(obs=jnp.concatenate(parts, axis=1), mask=mask)
+        more_actions = self.layout.actions - step.action_mask.shape[1]
+        mask = jnp.pad(step.action_mask, ((0, 0), (0, more_actions)))
+        return step._replace(obs=jnp.concatenate(parts, axis=1), action_mask=mask)

@@ -90,7 +90,7 @@ class Lbf:
         terminated, truncated = flags(raw)
         return TimeStep(
             obs=view.astype(jnp.float32) * OBS_SCALE,
-            mask=raw.observation.action_mask,
+            action_mask=raw.observation.action_mask,
             reward=raw.reward.sum().astype(jnp.float32),
             terminated=terminated,
             truncated=truncated,

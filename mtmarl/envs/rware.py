@@ -91,7 +91,7 @@ class Rware:
         collision = jax.vmap(collided)(state.agents, jnp.arange(self.raw.num_agents)).any()
         return TimeStep(
             obs=raw.observation.agents_view.astype(jnp.float32) * OBS_SCALE,
-            mask=raw.observation.action_mask,
+            action_mask=raw.observation.action_mask,
             reward=jnp.asarray(raw.reward, jnp.float32),
             terminated=raw.last() & collision,
             truncated=raw.last() & ~collision,

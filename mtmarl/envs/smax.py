@@ -112,7 +112,7 @@ class Smax:
         terminated = ~alive[:allies].any() | ~alive[allies:].any()
         return TimeStep(
             obs=self._views(units),
-            mask=self._legal(units),
+            action_mask=self._legal(units),
             reward=jnp.asarray(reward, jnp.float32),
             terminated=terminated,
             truncated=(count >= self.horizon) & ~terminated,

@@ -67,12 +67,12 @@ class Policy(nn.Module):
 
     @nn.compact
     def __call__(
-        self, obs: Observation, last_action: Int[Array, "*b N"], memory: Float[Array, "*b N D"]
+        self, observation: Observation, last_action: Int[Array, "*b N"], carry: Float[Array, "*b N D"]
     ) -> tuple[Float[Array, "*b N A"], Float[Array, "*b N D"]]:
         c = self.config
-        seen = Mixture(c.experts, c.mixture_dim, self.told, name="mixture")(obs.view)
+        seen = Mixture(c.experts, c.mixture_dim, self.told, name="mixture")(observation.obs)
         policy = GruPolicy(c.embed_dim, self.actions, name="policy")
-        return policy(obs._replace(view=seen), last_action, memory)
+        return policy(observation._replace(obs=seen), last_action, carry)
 
 
 class Value(nn.Module):
@@ -82,9 +82,9 @@ class Value(nn.Module):
     told: tuple[int, int]
 
     @nn.compact
-    def __call__(self, obs: Observation, agent_mask: Array) -> Float[Array, "*b N"]:
+    def __call__(self, observation: Observation, agent_mask: Array) -> Float[Array, "*b N"]:
         c = self.config
-        seen = Mixture(c.experts, c.mixture_dim, self.told, name="mixture")(obs.view)
+        seen = Mixture(c.experts, c.mixture_dim, self.told, name="mixture")(observation.obs)
         nothing = jnp.zeros((*seen.shape[:-2], 0, 0))
         team = TeamTokens(seen, nothing, nothing.any(-1))
         return TeamValue(Transformer(c.embed_dim, 1, 1, False), name="value")(team, agent_mask)

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.networks.entities import Memory, agent_inputs, last_actions, memory_before
+from mtmarl.networks.entities import AgentCarry, agent_inputs, carry_before, last_actions
 from mtmarl.ops import masked
-from mtmarl.ops.agents import each_apart
+from mtmarl.ops.agents import skip_padded_agents
 from mtmarl.ranges import Size, Width, check_heads
 from mtmarl.types import Batch, Entities, Observation, Params
 
@@ -85,7 +85,7 @@ class Layer(nn.Module):
         bias = self.param("position", nn.initializers.zeros, (c.heads, c.context))
         lag = jnp.arange(steps)[:, None] + cached - jnp.arange(cached + steps)[None, :]
         score += bias[:, jnp.clip(lag, 0, c.context - 1)]
-        weight = jax.nn.softmax(jnp.where(mask[:, :, None], score, masked.NEVER), axis=-1)
+        weight = jax.nn.softmax(jnp.where(mask[:, :, None], score, masked.NEG_INF), axis=-1)
         seen = jnp.einsum("bnhtl,bnlhd->btnhd", weight, split(values)).reshape(x.shape)
         x = x + nn.Dense(c.embed_dim, name="out")(seen)
         y = nn.LayerNorm(epsilon=1e-5)(x)
@@ -150,14 +150,14 @@ class Policy(nn.Module):
     @nn.compact
     def __call__(
         self,
-        obs: Observation,
+        observation: Observation,
         last_action: Int[Array, "B T N"],
         to_go: Float[Array, "B T"] | None,
         first: Bool[Array, "B T"],
         cache: Cache,
     ) -> tuple[Float[Array, "B T N A"], Cache]:
         token = Token(self.config.embed_dim, self.actions, name="token")
-        x = token(obs.view, last_action if self.tell_actions else None, to_go)
+        x = token(observation.obs, last_action if self.tell_actions else None, to_go)
         x, cache = Causal(self.config, name="causal")(x, first, cache)
         return nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01), name="head")(x), cache
 
@@ -177,11 +177,11 @@ class Agent(NamedTuple):
     target_return: float | None = None
     entities: Entities | None = None
 
-    def init_carry(self, batch_size: int, agents: int) -> Memory:
+    def init_carry(self, batch_size: int, agents: int) -> AgentCarry:
         history: dict[str, Any] = {"cache": empty_cache(self.module.config, batch_size, agents)}
         if self.target_return is not None:
             history["to_go"] = jnp.full(batch_size, self.target_return, jnp.float32)
-        return Memory(history, jnp.full((batch_size, agents), -1, jnp.int32))
+        return AgentCarry(history, jnp.full((batch_size, agents), -1, jnp.int32))
 
     def told(self, batch: Batch) -> Array | None:
         """[B, T]: the return to go at every step, None where it is not told."""
@@ -197,29 +197,31 @@ class Agent(NamedTuple):
         seen = self.seen(batch.observation, batch.action)
         return self.module.init(key, *seen, self.told(batch), batch.first, cache)["params"]
 
-    def seen(self, obs: Observation, last_action: Array) -> tuple[Observation, Any]:
+    def seen(self, observation: Observation, last_action: Array) -> tuple[Observation, Any]:
         """What the module is shown first: an observation, and last actions or, with `entities`, tokens."""
-        return obs, last_action if self.entities is None else agent_inputs(self.entities, obs, last_action)
+        return observation, last_action if self.entities is None else agent_inputs(
+            self.entities, observation, last_action
+        )
 
-    def window(self, params: Params, batch: Batch, memory: Memory | None = None) -> Any:
-        """What the module says at every step of a window; `memory`: see `memory_before`."""
-        memory = memory_before(self.init_carry, batch) if memory is None else memory
-        last = last_actions(batch, memory.last_action)
+    def window(self, params: Params, batch: Batch, carry: AgentCarry | None = None) -> Any:
+        """What the module says at every step of a window; `carry`: see `carry_before`."""
+        carry = carry_before(self.init_carry, batch) if carry is None else carry
+        last = last_actions(batch, carry.last_action)
 
         def run(steps, cache, rows):
             return self.module.apply({"params": params}, *steps, *rows, cache)[0]
 
         steps, rows = self.seen(batch.observation, last), (self.told(batch), batch.first)
-        return each_apart(run, batch, steps, memory.history["cache"], rows)
+        return skip_padded_agents(run, batch, steps, carry.history["cache"], rows)
 
-    def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[dict[str, Any], Any]:
+    def act(self, params: Params, carry: AgentCarry, observation: Observation) -> tuple[dict[str, Any], Any]:
         """(history, what the module says) of one step."""
         history, to_go = {}, None
         if self.target_return is not None:
-            received = 0.0 if obs.reward is None else obs.reward
-            to_go = history["to_go"] = memory.history["to_go"] - received
-        seen = self.seen(obs._replace(reward=None), memory.last_action)
+            received = 0.0 if observation.reward is None else observation.reward
+            to_go = history["to_go"] = carry.history["to_go"] - received
+        seen = self.seen(observation._replace(reward=None), carry.last_action)
         now = jax.tree.map(lambda x: x[:, None], (*seen, to_go))
-        first = jnp.zeros((obs.view.shape[0], 1), bool)
-        out, history["cache"] = self.module.apply({"params": params}, *now, first, memory.history["cache"])
+        first = jnp.zeros((observation.obs.shape[0], 1), bool)
+        out, history["cache"] = self.module.apply({"params": params}, *now, first, carry.history["cache"])
         return history, jax.tree.map(lambda x: x[:, 0], out)

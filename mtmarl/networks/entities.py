@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from mtmarl.ops import masked
-from mtmarl.ops.agents import each_apart
+from mtmarl.ops.agents import skip_padded_agents
 from mtmarl.ranges import Width
 from mtmarl.types import Batch, Carry, Dims, Entities, Observation, Params, TeamTokens, Tokens
 
@@ -46,12 +46,12 @@ def whole(base_actions: int) -> Entities:
     """Observations of which no more is known: one own token that is all of it."""
     nothing = lambda x: (jnp.zeros((*x.shape, 0, 0)), jnp.zeros((*x.shape, 0), bool))
 
-    def observe(obs: Observation) -> Tokens:
-        none, mask = nothing(obs.view[..., 0])
-        return Tokens(obs.view, none, none, mask, mask)
+    def observe(observation: Observation) -> Tokens:
+        none, mask = nothing(observation.obs[..., 0])
+        return Tokens(observation.obs, none, none, mask, mask)
 
-    def team(obs: Observation) -> TeamTokens:
-        return TeamTokens(obs.view, *nothing(obs.view[..., 0, 0]))
+    def team(observation: Observation) -> TeamTokens:
+        return TeamTokens(observation.obs, *nothing(observation.obs[..., 0, 0]))
 
     return Entities(base_actions, False, observe, team)
 
@@ -90,9 +90,9 @@ def actions_before(batch: Batch) -> Int[Array, "B N"]:
     return jnp.full_like(batch.action[:, 0], -1) if batch.last_action is None else batch.last_action
 
 
-def agent_inputs(entities: Entities, obs: Observation, last_action: Int[Array, "*b N"]) -> Tokens:
+def agent_inputs(entities: Entities, observation: Observation, last_action: Int[Array, "*b N"]) -> Tokens:
     """What each agent sees, with its own last action: compact on its token, as a bit on the target aimed at."""
-    tokens = entities.observe(obs)
+    tokens = entities.observe(observation)
     own = _append(tokens.own, compact(last_action, entities))
     if not entities.aimed:
         return tokens._replace(own=own)
@@ -102,21 +102,21 @@ def agent_inputs(entities: Entities, obs: Observation, last_action: Int[Array, "
 
 def team_inputs(
     entities: Entities,
-    obs: Observation,
+    observation: Observation,
     last_action: Int[Array, "*b N"],
     action: Int[Array, "*b N"] | None = None,
 ) -> TeamTokens:
     """What the team sees, agents with their last action; with their present one too where it is given, and targets
     with whether any agent aims at them now.
     """
-    team = entities.team(obs)
+    team = entities.team(observation)
     agents = _append(team.agents, compact(last_action, entities))
     if action is None:
         return team._replace(agents=agents)
     agents = _append(agents, compact(action, entities))
     if not entities.aimed:
         return team._replace(agents=agents)
-    aim = aimed_at(action, entities, team.targets.shape[-2]) * obs.agent_mask[..., None]
+    aim = aimed_at(action, entities, team.targets.shape[-2]) * observation.agent_mask[..., None]
     return team._replace(agents=agents, targets=_append(team.targets, aim.max(-2)[..., None]))
 
 
@@ -155,7 +155,7 @@ def attend(
 ) -> Float[Array, "*b Q F"]:
     """What each of Q tokens sees of those of L that are there, by H heads; F = H D, one head after the other."""
     score = jnp.einsum("...qhd,...khd->...hqk", q, k) / q.shape[-1] ** 0.5
-    weight = jax.nn.softmax(jnp.where(mask[..., None, None, :], score, masked.NEVER), axis=-1)
+    weight = jax.nn.softmax(jnp.where(mask[..., None, None, :], score, masked.NEG_INF), axis=-1)
     seen = jnp.einsum("...hqk,...khd->...qhd", weight, v)
     return seen.reshape(*seen.shape[:-2], -1)
 
@@ -210,7 +210,7 @@ class Mlp(nn.Module):
         return jnp.tanh(nn.LayerNorm(epsilon=1e-5)(x)) if self.bounded else x
 
 
-class Relate(nn.Module):
+class SetAttention(nn.Module):
     """Each of the first `outputs` entities (None: of all) as a mixture of all: attention of width 8 without values of
     its own and without a residual.
     """
@@ -222,7 +222,7 @@ class Relate(nn.Module):
     def __call__(self, x: Float[Array, "*b L D"], mask: Bool[Array, "*b L"]) -> Float[Array, "*b K D"]:
         asks, answers = nn.Dense(self.width)(x[..., : self.outputs, :]), nn.Dense(self.width)(x)
         score = jnp.einsum("...qd,...kd->...qk", asks, answers) / self.width**0.5
-        return jax.nn.softmax(jnp.where(mask[..., None, :], score, masked.NEVER), axis=-1) @ x
+        return jax.nn.softmax(jnp.where(mask[..., None, :], score, masked.NEG_INF), axis=-1) @ x
 
 
 class Seen(NamedTuple):
@@ -239,7 +239,7 @@ class Seen(NamedTuple):
         return jnp.concatenate([self.own[..., None, :], self.targets, self.allies], axis=-2)
 
 
-class Look(nn.Module):
+class TokenEmbedding(nn.Module):
     """Embeds what agents see."""
 
     features: int
@@ -251,7 +251,7 @@ class Look(nn.Module):
         return Seen(own, targets, allies, _append(here, tokens.target_mask, tokens.ally_mask))
 
 
-class Read(nn.Module):
+class HistoryTransformer(nn.Module):
     """A transformer over an agent's tokens and its history token, whose output is the next step's history.
 
     Returns own [*b, N, D], the targets [*b, N, E, D] if they are asked for (else none of them), and the history.
@@ -317,7 +317,7 @@ class Mixer(nn.Module):
         agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
         x = jnp.concatenate([agents, targets], axis=-2)
         mask = _append(agent_mask, team.target_mask)
-        related = Relate()(x, mask) * mask[..., None]
+        related = SetAttention(name="Relate_0")(x, mask) * mask[..., None]
         state = related.sum(-2) / jnp.maximum(mask.sum(-1), 1)[..., None]
         each = jnp.broadcast_to(state[..., None, :], agents.shape)
         first = jnp.abs(Mlp(self.hidden, self.hyper)(_append(each, agents)))
@@ -349,7 +349,7 @@ class TeamValue(nn.Module):
 # --------------------------------------------------------------------------------------------------- time
 
 
-class Memory(NamedTuple):
+class AgentCarry(NamedTuple):
     """What agents carry from step to step: their history tokens, and their last action (-1: none)."""
 
     history: Any
@@ -359,14 +359,14 @@ class Memory(NamedTuple):
 def empty_histories(names: tuple[str, ...], width: int) -> Callable[[int, int], Carry]:
     """`init_carry` for agents with these history tokens, which begin as zeros."""
 
-    def init_carry(batch_size: int, agents: int) -> Memory:
+    def init_carry(batch_size: int, agents: int) -> AgentCarry:
         zeros = jnp.zeros((batch_size, agents, width))
-        return Memory({name: zeros for name in names}, jnp.full((batch_size, agents), -1, jnp.int32))
+        return AgentCarry({name: zeros for name in names}, jnp.full((batch_size, agents), -1, jnp.int32))
 
     return init_carry
 
 
-def memory_before(init_carry: Callable[[int, int], Memory], batch: Batch) -> Memory:
+def carry_before(init_carry: Callable[[int, int], AgentCarry], batch: Batch) -> AgentCarry:
     """The memory before a window of which no other is known: fresh, but for the actions that the batch knows."""
     rows, _, agents = batch.action.shape
     return init_carry(rows, agents)._replace(last_action=actions_before(batch))
@@ -395,37 +395,41 @@ def unroll_agents(step: Callable, history: Any, inputs: Any, batch: Batch) -> An
     are [B, T, N, …], of the history [B, N, …].
     """
     run = lambda inputs, history, first: unroll(step, history, inputs, first)[1]
-    return each_apart(run, batch, inputs, history, batch.first)
+    return skip_padded_agents(run, batch, inputs, history, batch.first)
 
 
 def choose(
-    logits: Float[Array, "B N A"], obs: Observation, key: jax.Array, explore: Any, uniform: bool = False
+    logits: Float[Array, "B N A"],
+    observation: Observation,
+    key: jax.Array,
+    sample_probability: Any,
+    uniform: bool = False,
 ) -> Int[Array, "B N"]:
-    """The best legal action or, with probability `explore` for each agent, a sample. Padded slots do nothing (0).
+    """The best legal action or, for each agent with `sample_probability`, a sample. Padded slots do NOOP (0).
 
     A sample is drawn by the logits or, if `uniform`, with all legal actions alike.
     """
     key_sample, key_coin = jax.random.split(key)
-    among = lambda scores: jnp.where(obs.action_mask, scores, masked.NEVER)
+    among = lambda scores: jnp.where(observation.action_mask, scores, masked.NEG_INF)
     sampled = jax.random.categorical(key_sample, among(0.0 if uniform else logits))
-    coin = jax.random.uniform(key_coin, sampled.shape) < explore
+    coin = jax.random.uniform(key_coin, sampled.shape) < sample_probability
     action = jnp.where(coin, sampled, among(logits).argmax(-1))
-    return jnp.where(obs.agent_mask, action, 0).astype(jnp.int32)
+    return jnp.where(observation.agent_mask, action, 0).astype(jnp.int32)
 
 
 # ---------------------------------------------------------------------------------- the agent of UPDeT, BC
 
 
 class AgentNetwork(nn.Module):
-    """Look, read, and one number per action: the network of UPDeT and of behaviour cloning (BC-t)."""
+    """Tokens, the transformer over them, and one number per action: the network of UPDeT and of cloning (BC-t)."""
 
     config: Config
     entities: Entities
 
     @nn.compact
     def __call__(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Array, Array]:
-        own, targets, history = Read(self.config, name="read")(
-            Look(self.config.embed_dim, name="look")(tokens), history, self.entities.aimed
+        own, targets, history = HistoryTransformer(self.config, name="read")(
+            TokenEmbedding(self.config.embed_dim, name="look")(tokens), history, self.entities.aimed
         )
         return ActionHead(self.entities, self.config.mean_head, name="head")(own, targets), history
 
@@ -443,9 +447,9 @@ class Agent(NamedTuple):
     def init_carry(self) -> Callable[[int, int], Carry]:
         return empty_histories(("agent",), self.module.config.embed_dim)
 
-    def inputs(self, obs: Observation, last_action: Array, more: Array | None = None) -> Tokens:
+    def inputs(self, observation: Observation, last_action: Array, more: Array | None = None) -> Tokens:
         """`more` [*b] is told to every agent on its own token."""
-        tokens = agent_inputs(self.module.entities, obs, last_action)
+        tokens = agent_inputs(self.module.entities, observation, last_action)
         if more is None:
             return tokens
         told = jnp.broadcast_to(more[..., None, None], (*tokens.own.shape[:-1], 1))
@@ -465,16 +469,16 @@ class Agent(NamedTuple):
         params: Params,
         batch: Batch,
         more: Float[Array, "B T"] | None = None,
-        memory: Memory | None = None,
+        carry: AgentCarry | None = None,
     ) -> Shaped[Array, "B T N A"]:
-        """One number per action at every step of a window; `memory`: see `memory_before`."""
-        before = memory_before(self.init_carry, batch) if memory is None else memory
+        """One number per action at every step of a window; `carry`: see `carry_before`."""
+        before = carry_before(self.init_carry, batch) if carry is None else carry
         last = last_actions(batch, before.last_action)
         tokens = self.inputs(batch.observation, last, more)
         return unroll_agents(lambda h, x: self.step(params, h, x), before.history, tokens, batch)
 
     def act(
-        self, params: Params, memory: Memory, obs: Observation, more: Array | None = None
+        self, params: Params, carry: AgentCarry, observation: Observation, more: Array | None = None
     ) -> tuple[Any, Array]:
         """(history, numbers [B, N, A]) of one step."""
-        return self.step(params, memory.history, self.inputs(obs, memory.last_action, more))
+        return self.step(params, carry.history, self.inputs(observation, carry.last_action, more))

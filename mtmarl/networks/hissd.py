@@ -13,11 +13,11 @@ from jaxtyping import Array, Bool, Float, Int
 from mtmarl.networks.entities import (
     ActionHead,
     Config,
-    Look,
+    HistoryTransformer,
     Mlp,
-    Read,
-    Relate,
     Seen,
+    SetAttention,
+    TokenEmbedding,
     Transformer,
     aimed_at,
     compact,
@@ -37,7 +37,7 @@ class Planner(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Seen, Array]:
-        seen = Look(self.config.embed_dim)(tokens)
+        seen = TokenEmbedding(self.config.embed_dim, name="Look_0")(tokens)
         mask = jnp.concatenate([jnp.ones_like(seen.mask[..., :1]), seen.mask], axis=-1)
         x = _join(history[..., None, :], seen.stacked)
         out = Transformer(self.config)(x, mask, x.shape[-2])
@@ -58,24 +58,24 @@ class Predictor(nn.Module):
 
     @nn.compact
     def __call__(
-        self, skills: Seen, agent_mask: Bool[Array, "*b N"], memory: Float[Array, "*b E D"]
+        self, skills: Seen, agent_mask: Bool[Array, "*b N"], carry: Float[Array, "*b E D"]
     ) -> tuple[Array, Array, Array]:
         agents, count = skills.own, skills.targets.shape[-2]
-        together, mask, there = agents, agent_mask, jnp.zeros(memory.shape[:-1], bool)
+        together, mask, there = agents, agent_mask, jnp.zeros(carry.shape[:-1], bool)
         if count:
             views = jnp.moveaxis(skills.targets, -3, -2)
             by_whom = jnp.moveaxis(skills.mask[..., 1 : 1 + count] & agent_mask[..., None], -1, -2)
-            there = by_whom.any(-1) | memory.any(-1)
-            views = _join(memory[..., None, :], views)
+            there = by_whom.any(-1) | carry.any(-1)
+            views = _join(carry[..., None, :], views)
             by_whom = jnp.concatenate([jnp.ones_like(by_whom[..., :1]), by_whom], axis=-1)
-            gathered = Relate(outputs=1, name="gather")(views, by_whom)[..., 0, :]
+            gathered = SetAttention(outputs=1, name="gather")(views, by_whom)[..., 0, :]
             together = _join(agents, gathered)
             mask = jnp.concatenate([mask, there], axis=-1)
-        related = Relate(name="relate")(together, mask)
+        related = SetAttention(name="relate")(together, mask)
         agents, targets = related[..., : agents.shape[-2], :], related[..., agents.shape[-2] :, :]
         next_agents = Mlp(self.agent_width, name="agents")(agents)
         if not count:
-            return next_agents, jnp.zeros((*targets.shape[:-1], self.target_width)), memory
+            return next_agents, jnp.zeros((*targets.shape[:-1], self.target_width)), carry
         return next_agents, Mlp(self.target_width, name="targets")(targets), targets * there[..., None]
 
 
@@ -87,7 +87,7 @@ class TaskEncoder(nn.Module):
     @nn.compact
     def __call__(self, tokens: Tokens) -> tuple[Float[Array, "*b N D"], Float[Array, "*b N D"]]:
         width = self.config.embed_dim
-        seen = Look(width)(tokens)
+        seen = TokenEmbedding(width, name="Look_0")(tokens)
         own = Transformer(self.config)(seen.stacked, seen.mask, 1)[..., 0, :]
         return Mlp(width, bounded=True, name="skill")(own), Mlp(width, name="contrast")(own)
 
@@ -108,8 +108,9 @@ class Controller(nn.Module):
             kinds = (("own", skills.own[..., None, :]), ("target", skills.targets), ("ally", skills.allies))
             more = _join(*(Mlp(width, bounded=True, name=name)(x) for name, x in kinds if x.shape[-2]))
             more_mask = skills.mask
-        seen = Look(width)(tokens)
-        own, targets, history = Read(self.config)(seen, history, self.entities.aimed, more, more_mask)
+        seen = TokenEmbedding(width, name="Look_0")(tokens)
+        read = HistoryTransformer(self.config, name="Read_0")
+        own, targets, history = read(seen, history, self.entities.aimed, more, more_mask)
         if task_skill is not None:
             told = jnp.broadcast_to(task_skill[..., None, :], targets.shape)
             own = jnp.concatenate([own, task_skill], axis=-1)
@@ -127,7 +128,8 @@ class Value(nn.Module):
     def __call__(
         self, tokens: Tokens, history: Float[Array, "*b N D"]
     ) -> tuple[Float[Array, "*b N"], Float[Array, "*b N D"]]:
-        own, _, history = Read(self.config)(Look(self.config.embed_dim)(tokens), history, False)
+        seen = TokenEmbedding(self.config.embed_dim, name="Look_0")(tokens)
+        own, _, history = HistoryTransformer(self.config, name="Read_0")(seen, history, False)
         return Mlp(1)(own)[..., 0], history
 
 
@@ -143,12 +145,12 @@ class Similarity(nn.Module):
         return unit(a) @ w @ unit(b).T / self.temperature
 
 
-def next_state(entities: Entities, obs: Observation, action: Int[Array, "B T N"]) -> TeamTokens:
+def next_state(entities: Entities, observation: Observation, action: Int[Array, "B T N"]) -> TeamTokens:
     """What the predictor has to say at t [B, T-1, …]: the team at t + 1, agents with their action at t, targets with
     whether anybody aimed at them.
     """
-    team = jax.tree.map(lambda x: x[:, 1:], entities.team(obs))
-    before, active = action[:, :-1], obs.agent_mask[:, :-1]
+    team = jax.tree.map(lambda x: x[:, 1:], entities.team(observation))
+    before, active = action[:, :-1], observation.agent_mask[:, :-1]
     agents = jnp.concatenate([team.agents, compact(before, entities)], axis=-1)
     if not entities.aimed:
         return team._replace(agents=agents)

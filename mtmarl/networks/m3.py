@@ -71,7 +71,7 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(
         self,
-        obs: Observation,
+        observation: Observation,
         last: Int[Array, "B T N"] | Tokens,
         to_go: None,
         first: Bool[Array, "B T"],
@@ -80,16 +80,16 @@ class Actor(nn.Module):
         c, targets = self.config, None
         if not isinstance(last, Tokens):
             token = causal.Token(c.embed_dim, self.actions, name="token")
-            x = token(without(obs.view, self.told), last)
+            x = token(without(observation.obs, self.told), last)
         else:
-            seen = entities.Look(c.embed_dim, name="look")(last)
+            seen = entities.TokenEmbedding(c.embed_dim, name="look")(last)
             count = seen.targets.shape[-2] if self.entities.aimed else 0
             read = entities.Transformer(entities.Config(c.embed_dim, 1, 1), name="read")
             out = read(seen.stacked, seen.mask, 1 + count)
             x, targets = out[..., 0, :], out[..., 1:, :]
         z, cache = causal.Causal(c, name="causal")(x, first, cache)
         shared = nn.Dense(c.embed_dim, name="shared")(z)
-        shared = Condition(c.condition, name="condition")(shared, obs.view[..., slice(*self.told)])
+        shared = Condition(c.condition, name="condition")(shared, observation.obs[..., slice(*self.told)])
         if targets is None:
             logits = nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01), name="head")(shared)
         else:

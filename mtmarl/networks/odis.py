@@ -8,7 +8,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mtmarl.networks.entities import ActionHead, Config, Embed, Look, Read, Relate, attend
+from mtmarl.networks.entities import (
+    ActionHead,
+    Config,
+    Embed,
+    HistoryTransformer,
+    SetAttention,
+    TokenEmbedding,
+    attend,
+)
 from mtmarl.types import Entities, TeamTokens, Tokens
 
 
@@ -21,7 +29,9 @@ class StateEncoder(nn.Module):
     def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
         agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
         mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
-        return Relate(outputs=agents.shape[-2])(jnp.concatenate([agents, targets], axis=-2), mask)
+        return SetAttention(outputs=agents.shape[-2], name="Relate_0")(
+            jnp.concatenate([agents, targets], axis=-2), mask
+        )
 
 
 class MultiHeadEncoder(nn.Module):
@@ -56,7 +66,9 @@ class Decoder(nn.Module):
         self, tokens: Tokens, skill: Float[Array, "*b N K"], history: Float[Array, "*b N D"]
     ) -> tuple[Array, Array]:
         width = self.config.embed_dim
-        own, targets, history = Read(self.config)(Look(width)(tokens), history, self.entities.aimed)
+        seen = TokenEmbedding(width, name="Look_0")(tokens)
+        read = HistoryTransformer(self.config, name="Read_0")
+        own, targets, history = read(seen, history, self.entities.aimed)
         skill = nn.Dense(width, name="skill")(skill)
         told = jnp.broadcast_to(skill[..., None, :], targets.shape)
         join = lambda x, y: jnp.concatenate([x, y], axis=-1)
@@ -76,7 +88,7 @@ class Odis(nn.Module):
         width = self.config.embed_dim
         self.skill_head = nn.Dense(self.skills)
         self.decoder = Decoder(self.config, self.entities)
-        self.look, self.observer = Look(width), Read(self.config)
+        self.look, self.observer = TokenEmbedding(width), HistoryTransformer(self.config)
         self.q_head = nn.Dense(self.skills)
 
     def label(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N K"]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from mtmarl.networks.entities import Memory, empty_histories, last_actions, unroll_agents
+from mtmarl.networks.entities import AgentCarry, empty_histories, last_actions, unroll_agents
 from mtmarl.ranges import Width
 from mtmarl.types import Batch, Carry, Observation, Params
 
@@ -32,17 +32,17 @@ class GruAgent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, obs: Observation, last_action: Int[Array, "*b N"], memory: Float[Array, "*b N D"]
+        self, observation: Observation, last_action: Int[Array, "*b N"], carry: Float[Array, "*b N D"]
     ) -> tuple[Float[Array, "*b N A"], Float[Array, "*b N D"]]:
         width = self.config.embed_dim
-        x = jnp.concatenate([obs.view, jax.nn.one_hot(last_action, self.actions)], axis=-1)
-        memory, x = nn.GRUCell(width)(memory, nn.relu(nn.Dense(width)(x)))
-        return nn.Dense(self.actions)(x), memory
+        x = jnp.concatenate([observation.obs, jax.nn.one_hot(last_action, self.actions)], axis=-1)
+        carry, x = nn.GRUCell(width)(carry, nn.relu(nn.Dense(width)(x)))
+        return nn.Dense(self.actions)(x), carry
 
 
-def scores(module: nn.Module, params: Any, obs: Observation, last_action: Array, memory: Array) -> Any:
+def scores(module: nn.Module, params: Any, observation: Observation, last_action: Array, carry: Array) -> Any:
     """(memory, numbers of the actions) under the parameters."""
-    return module.apply({"params": params}, obs, last_action, memory)[::-1]
+    return module.apply({"params": params}, observation, last_action, carry)[::-1]
 
 
 class GruPolicy(nn.Module):
@@ -55,15 +55,15 @@ class GruPolicy(nn.Module):
 
     @nn.compact
     def __call__(
-        self, obs: Observation, last_action: Int[Array, "*b N"], memory: Float[Array, "*b N D"]
+        self, observation: Observation, last_action: Int[Array, "*b N"], carry: Float[Array, "*b N D"]
     ) -> tuple[Float[Array, "*b N A"], Float[Array, "*b N D"]]:
         norm = lambda x: nn.LayerNorm(epsilon=1e-5)(x)
         dense = lambda x: nn.Dense(self.embed_dim, kernel_init=nn.initializers.orthogonal(2**0.5))(x)
-        x = jnp.concatenate([norm(obs.view), jax.nn.one_hot(last_action, self.actions)], axis=-1)
+        x = jnp.concatenate([norm(observation.obs), jax.nn.one_hot(last_action, self.actions)], axis=-1)
         for _ in range(2):
             x = norm(nn.relu(dense(x)))
-        memory, x = nn.GRUCell(self.embed_dim)(memory, x)
-        return nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01))(norm(x)), memory
+        carry, x = nn.GRUCell(self.embed_dim)(carry, x)
+        return nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01))(norm(x)), carry
 
 
 class Agent(NamedTuple):
@@ -77,21 +77,21 @@ class Agent(NamedTuple):
         return empty_histories(("agent",), self.width)
 
     def init(self, key: jax.Array, batch: Batch) -> Params:
-        memory = jnp.zeros((*batch.action.shape, self.width))
-        return self.module.init(key, batch.observation, batch.action, memory)["params"]
+        carry = jnp.zeros((*batch.action.shape, self.width))
+        return self.module.init(key, batch.observation, batch.action, carry)["params"]
 
-    def window(self, params: Params, batch: Batch, memory: Memory) -> Any:
-        """Its numbers at every step of a window; `memory` is that before the first."""
-        last = last_actions(batch, memory.last_action)
+    def window(self, params: Params, batch: Batch, carry: AgentCarry) -> Any:
+        """Its numbers at every step of a window; `carry` is that before the first."""
+        last = last_actions(batch, carry.last_action)
 
         def step(history, x):
-            obs, last = x
-            hidden, out = scores(self.module, params, obs, last, history["agent"])
+            observation, last = x
+            hidden, out = scores(self.module, params, observation, last, history["agent"])
             return {"agent": hidden}, out
 
-        return unroll_agents(step, memory.history, (batch.observation, last), batch)
+        return unroll_agents(step, carry.history, (batch.observation, last), batch)
 
-    def act(self, params: Params, memory: Memory, obs: Observation) -> tuple[Any, Array]:
+    def act(self, params: Params, carry: AgentCarry, observation: Observation) -> tuple[Any, Array]:
         """(history, its numbers [B, N, A]) of one step."""
-        hidden, out = scores(self.module, params, obs, memory.last_action, memory.history["agent"])
+        hidden, out = scores(self.module, params, observation, carry.last_action, carry.history["agent"])
         return {"agent": hidden}, out

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 Heads = Float[Array, "B H T N F"]
-Memory = Float[Array, "B H F F"]
+RetentionCarry = Float[Array, "B H F F"]
 Form = Literal["auto", "parallel", "factored"]
 # Pairs cost tokens x chunk, states F x F a chunk; around this many tokens a chunk both are cheap (measured on CPU).
 CHUNK_TOKENS = 48
@@ -54,10 +54,10 @@ def chunked(chunk: int) -> Callable:
         k: Heads,
         v: Heads,
         first: Bool[Array, "B T"],
-        memory: Memory | None,
+        carry: RetentionCarry | None,
         kappa: Array,
         causal: bool,
-    ) -> tuple[Heads, Memory]:
+    ) -> tuple[Heads, RetentionCarry]:
         batch, heads, steps, agents, features = q.shape
         chunks, tokens = steps // chunk, chunk * agents
         wide = jnp.promote_types(q.dtype, jnp.float32)
@@ -83,9 +83,9 @@ def chunked(chunk: int) -> Callable:
 
         # What each chunk writes, preceded by the incoming memory, and what is left of it at the start of each chunk.
         written = product("bhcif,bhcig->bhcfg", k * to_tokens(inside[:, :, :, -1]), v)
-        skip = 1 if memory is None else 0  # From no memory the first chunk has nothing to read.
-        if memory is not None:
-            written = jnp.concatenate([memory[:, :, None].astype(wide), written], axis=2)
+        skip = 1 if carry is None else 0  # From no memory the first chunk has nothing to read.
+        if carry is not None:
+            written = jnp.concatenate([carry[:, :, None].astype(wide), written], axis=2)
         left = decay[:, :, :, ends[skip:]]
         if chunks > skip:
             states = jnp.einsum("bhde,bhefg->bhdfg", left[:, :, ends[skip:-1]], written)
@@ -99,37 +99,37 @@ def chunked(chunk: int) -> Callable:
 
 
 def recurrent(
-    q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], memory: Memory, kappa: Array, causal: bool
-) -> tuple[Heads, Memory]:
+    q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], carry: RetentionCarry, kappa: Array, causal: bool
+) -> tuple[Heads, RetentionCarry]:
     """Timestep by timestep and, where causal, agent by agent: the definition that the other forms must meet."""
 
-    def step(memory, x):
+    def step(carry, x):
         q_t, k_t, v_t, first_t = x
-        memory = jnp.where(first_t[:, None, None, None], 0.0, kappa[:, None, None] * memory)
+        carry = jnp.where(first_t[:, None, None, None], 0.0, kappa[:, None, None] * carry)
 
-        def write(memory, token):
+        def write(carry, token):
             q_n, k_n, v_n = token
-            memory, out = retain_token(q_n, k_n, v_n, memory)
-            return memory, out
+            carry, out = retain_token(q_n, k_n, v_n, carry)
+            return carry, out
 
         agents_first = lambda y: jnp.moveaxis(y, 2, 0)
         if causal:
-            memory, out = jax.lax.scan(write, memory, jax.tree.map(agents_first, (q_t, k_t, v_t)))
-            return memory, jnp.moveaxis(out, 0, 2)
-        memory += jnp.einsum("bhnf,bhng->bhfg", k_t, v_t)
-        return memory, jnp.einsum("bhnf,bhfg->bhng", q_t, memory)
+            carry, out = jax.lax.scan(write, carry, jax.tree.map(agents_first, (q_t, k_t, v_t)))
+            return carry, jnp.moveaxis(out, 0, 2)
+        carry += jnp.einsum("bhnf,bhng->bhfg", k_t, v_t)
+        return carry, jnp.einsum("bhnf,bhfg->bhng", q_t, carry)
 
     time_first = lambda y: jnp.moveaxis(y, 2, 0)
-    memory, out = jax.lax.scan(step, memory, (*map(time_first, (q, k, v)), first.T))
-    return jnp.moveaxis(out, 0, 2), memory
+    carry, out = jax.lax.scan(step, carry, (*map(time_first, (q, k, v)), first.T))
+    return jnp.moveaxis(out, 0, 2), carry
 
 
 def retain_token(
-    q: Float[Array, "B H F"], k: Float[Array, "B H F"], v: Float[Array, "B H F"], memory: Memory
-) -> tuple[Memory, Float[Array, "B H F"]]:
+    q: Float[Array, "B H F"], k: Float[Array, "B H F"], v: Float[Array, "B H F"], carry: RetentionCarry
+) -> tuple[RetentionCarry, Float[Array, "B H F"]]:
     """One agent of one step: write, then read. The memory has been decayed for this step before."""
-    memory = memory + k[..., :, None] * v[..., None, :]
-    return memory, jnp.einsum("bhf,bhfg->bhg", q, memory)
+    carry = carry + k[..., :, None] * v[..., None, :]
+    return carry, jnp.einsum("bhf,bhfg->bhg", q, carry)
 
 
 def choose(form: Form, steps: int, agents: int) -> Callable:
@@ -245,29 +245,29 @@ class Retention(nn.Module):
         source: Float[Array, "B T N E"],
         agent_mask: Bool[Array, "B T N"],
         first: Bool[Array, "B T"],
-        memory: Memory | None,
-    ) -> tuple[Float[Array, "B T N E"], Memory]:
+        carry: RetentionCarry | None,
+    ) -> tuple[Float[Array, "B T N E"], RetentionCarry]:
         """A window; no memory is one of zeros. A masked agent writes nothing: its key is zero."""
         q, k, v, gate = self._project(query, source)
         to_heads = lambda x: jnp.moveaxis(x, 3, 1)
         form = choose(self.form, *query.shape[1:3])
         kappa = head_decays(self.heads, self.decay_scale)
         k = k * agent_mask[..., None, None]
-        out, after = form(to_heads(q), to_heads(k), to_heads(v), first, memory, kappa, self.causal)
+        out, after = form(to_heads(q), to_heads(k), to_heads(v), first, carry, kappa, self.causal)
         return self._finish(jnp.moveaxis(out, 1, 3), gate), after
 
-    def decay(self, memory: Memory) -> Memory:
+    def decay(self, carry: RetentionCarry) -> RetentionCarry:
         """Once per timestep, before its first token."""
-        return head_decays(self.heads, self.decay_scale)[:, None, None] * memory
+        return head_decays(self.heads, self.decay_scale)[:, None, None] * carry
 
     def token(
         self,
         query: Float[Array, "B E"],
         source: Float[Array, "B E"],
         active: Bool[Array, "B"],
-        memory: Memory,
-    ) -> tuple[Float[Array, "B E"], Memory]:
+        carry: RetentionCarry,
+    ) -> tuple[Float[Array, "B E"], RetentionCarry]:
         """One agent of the current step, while acting."""
         q, k, v, gate = self._project(query, source)
-        memory, out = retain_token(q, k * active[:, None, None], v, memory)
-        return self._finish(out, gate), memory
+        carry, out = retain_token(q, k * active[:, None, None], v, carry)
+        return self._finish(out, gate), carry

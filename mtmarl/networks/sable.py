@@ -47,7 +47,7 @@ class Config:
             )
 
 
-class Memory(NamedTuple):
+class SableCarry(NamedTuple):
     """What is carried from step to step: encoder, decoder self and decoder cross, each [B, L, H, F, F]."""
 
     encoder: Float[Array, "B L H F F"]
@@ -127,10 +127,10 @@ class EncoderBlock(nn.Module):
         self.retention = Retention(c.embed_dim, c.heads, c.decay_scale, False, c.form, c.official_groupnorm)
         self.norm1, self.norm2, self.ffn = _norm(c), _norm(c), SwiGLU(c.embed_dim)
 
-    def __call__(self, x, agent_mask, first, memory):
-        retained, memory = self.retention(x, x, agent_mask, first, memory)
+    def __call__(self, x, agent_mask, first, carry):
+        retained, carry = self.retention(x, x, agent_mask, first, carry)
         y = self.norm1(x + retained)
-        return self.norm2(y + self.ffn(y)), memory
+        return self.norm2(y + self.ffn(y)), carry
 
 
 class DecoderBlock(nn.Module):
@@ -143,8 +143,8 @@ class DecoderBlock(nn.Module):
         self.norm1, self.norm2, self.norm3 = _norm(c), _norm(c), _norm(c)
         self.ffn = SwiGLU(c.embed_dim)
 
-    def _run(self, self_retention, cross_retention, x, o, memory):
-        own, cross = memory
+    def _run(self, self_retention, cross_retention, x, o, carry):
+        own, cross = carry
         retained, own = self_retention(x, x, own)
         r = self.norm1(x + retained)
         # The residual of the cross block is the observation stream.
@@ -152,21 +152,21 @@ class DecoderBlock(nn.Module):
         y = self.norm2(o + retained)
         return self.norm3(y + self.ffn(y)), (own, cross)
 
-    def __call__(self, x, o, agent_mask, first, memory):
+    def __call__(self, x, o, agent_mask, first, carry):
         window = lambda retention: lambda q, source, m: retention(q, source, agent_mask, first, m)
-        return self._run(window(self.self_retention), window(self.cross_retention), x, o, memory)
+        return self._run(window(self.self_retention), window(self.cross_retention), x, o, carry)
 
-    def token(self, x, o, active, memory):
+    def token(self, x, o, active, carry):
         token = lambda retention: lambda q, source, m: retention.token(q, source, active, m)
-        return self._run(token(self.self_retention), token(self.cross_retention), x, o, memory)
+        return self._run(token(self.self_retention), token(self.cross_retention), x, o, carry)
 
-    def decay(self, memory):
-        own, cross = memory
+    def decay(self, carry):
+        own, cross = carry
         return self.self_retention.decay(own), self.cross_retention.decay(cross)
 
 
-def _layer(memory, i: int):
-    return None if memory is None else memory[:, i]
+def _layer(carry, i: int):
+    return None if carry is None else carry[:, i]
 
 
 class Network(nn.Module):
@@ -189,11 +189,11 @@ class Network(nn.Module):
         self.q_head = Head(c.embed_dim, self.q, self.q_bias) if self.q else None
         self.value_head = Head(c.embed_dim, 1) if self.value else None
 
-    def encode(self, view, agent_mask, first, memory):
+    def encode(self, view, agent_mask, first, carry):
         x = nn.gelu(self.embed_observation(self.norm_observation(view)))
         states = []
         for i, block in enumerate(self.encoder):
-            x, state = block(self.norm_encoder(x), agent_mask, first, _layer(memory, i))
+            x, state = block(self.norm_encoder(x), agent_mask, first, _layer(carry, i))
             states.append(state)
         value = self.value_head(x)[..., 0] if self.value_head else None
         return x, value, jnp.stack(states, 1)
@@ -211,12 +211,12 @@ class Network(nn.Module):
         own, cross = (jnp.stack(s, 1) for s in zip(*states, strict=True))
         return self._heads(x), own, cross
 
-    def __call__(self, view, tokens, agent_mask, first, memory):
-        encoder, own, cross = (None, None, None) if memory is None else memory
+    def __call__(self, view, tokens, agent_mask, first, carry):
+        encoder, own, cross = (None, None, None) if carry is None else carry
         o, value, encoder = self.encode(view, agent_mask, first, encoder)
         run = lambda block, x, m: block(x, o, agent_mask, first, m)
         (logits, q), own, cross = self._decode(run, tokens, own, cross)
-        return Outputs(logits, q, value), Memory(encoder, own, cross)
+        return Outputs(logits, q, value), SableCarry(encoder, own, cross)
 
     def decay(self, own, cross):
         states = [block.decay((own[:, i], cross[:, i])) for i, block in enumerate(self.decoder)]
@@ -257,54 +257,61 @@ class Sable(NamedTuple):
     def _apply(self, params: Params, *args: Any, method: str | None = None) -> Any:
         return self.module.apply({"params": params}, *args, method=method)
 
-    def init_memory(self, batch_size: int, agents: int = 0) -> Memory:
+    def init_carry(self, batch_size: int, agents: int = 0) -> SableCarry:
         """An empty memory; it is the same for any number of agents."""
         c = self.module.config
         features = c.embed_dim // c.heads
         zeros = jnp.zeros((batch_size, c.blocks, c.heads, features, features))
-        return Memory(zeros, zeros, zeros)
+        return SableCarry(zeros, zeros, zeros)
 
-    def init(self, key: jax.Array, obs: Observation) -> Params:
+    def init(self, key: jax.Array, observation: Observation) -> Params:
         """Parameters, from an example window [B, T, N, …]."""
-        batch, steps, agents = obs.view.shape[:3]
+        batch, steps, agents = observation.obs.shape[:3]
         tokens = jnp.zeros((batch, steps, agents, self.actions + 1))
         first = jnp.zeros((batch, steps), bool)
-        variables = self.module.init(key, obs.view, tokens, obs.agent_mask, first, self.init_memory(batch))
+        variables = self.module.init(
+            key, observation.obs, tokens, observation.agent_mask, first, self.init_carry(batch)
+        )
         return variables["params"]
 
     def window(
         self,
         params: Params,
-        obs: Observation,
+        observation: Observation,
         action: Int[Array, "B T N"],
         first: Bool[Array, "B T"],
-        memory: Memory | None = None,
-    ) -> tuple[Outputs, Memory]:
+        carry: SableCarry | None = None,
+    ) -> tuple[Outputs, SableCarry]:
         """Outputs for a window whose actions are known. Q comes back as [B, T, N, A, bins]. No memory: a fresh one."""
-        tokens = previous_actions(action, obs.agent_mask, self.actions)
-        out, after = self._apply(params, obs.view, tokens, obs.agent_mask, first, memory)
+        tokens = previous_actions(action, observation.agent_mask, self.actions)
+        out, after = self._apply(params, observation.obs, tokens, observation.agent_mask, first, carry)
         return self._shape_q(out), after
 
     def _shape_q(self, out: Outputs) -> Outputs:
         return out if out.q is None else out._replace(q=out.q.reshape(*out.q.shape[:-1], self.actions, -1))
 
-    def _encode(self, params, memory, obs):
+    def _encode(self, params, carry, observation):
         expand = lambda x: x[:, None]
-        first = jnp.zeros((obs.view.shape[0], 1), bool)
+        first = jnp.zeros((observation.obs.shape[0], 1), bool)
         o, value, encoder = self._apply(
-            params, expand(obs.view), expand(obs.agent_mask), first, memory.encoder, method="encode"
+            params,
+            expand(observation.obs),
+            expand(observation.agent_mask),
+            first,
+            carry.encoder,
+            method="encode",
         )
         return o[:, 0], None if value is None else value[:, 0], encoder
 
-    def act(self, params: Params, memory: Memory, obs: Observation, key: jax.Array, choose):
+    def act(self, params: Params, carry: SableCarry, observation: Observation, key: jax.Array, choose):
         """One timestep, agent after agent. `choose(logits, q, legal, key) -> action [B]`, a key per agent.
 
         An inactive slot emits NOOP (0), leaves the memory as it is and is skipped as "previous agent".
         Returns (memory, action [B, N], Outputs [B, N, …]).
         """
-        o, value, encoder = self._encode(params, memory, obs)
+        o, value, encoder = self._encode(params, carry, observation)
         apply = lambda method, *args: self._apply(params, *args, method=method)
-        own, cross = apply("decay", memory.self_, memory.cross)
+        own, cross = apply("decay", carry.self_, carry.cross)
 
         def agent(carry, x):
             own, cross, last = carry
@@ -317,29 +324,32 @@ class Sable(NamedTuple):
             return (own, cross, last), (action, out.logits, out.q)
 
         agents_first = lambda x: jnp.moveaxis(x, 1, 0)
-        xs = (*map(agents_first, (o, obs.action_mask, obs.agent_mask)), jax.random.split(key, o.shape[1]))
+        xs = (
+            *map(agents_first, (o, observation.action_mask, observation.agent_mask)),
+            jax.random.split(key, o.shape[1]),
+        )
         start = (own, cross, jnp.zeros(o.shape[0], jnp.int32))
         (own, cross, _), out = jax.lax.scan(agent, start, xs)
         action, logits, q = jax.tree.map(agents_first, out)
-        return Memory(encoder, own, cross), action, Outputs(logits, q, value)
+        return SableCarry(encoder, own, cross), action, Outputs(logits, q, value)
 
 
-def sample_policy(logits, q, legal, key, explore):
-    """Samples with probability `explore`, else takes the likeliest legal action."""
+def sample_policy(logits, q, legal, key, sample_probability):
+    """Samples with probability `sample_probability`, else takes the likeliest legal action."""
     del q
     key_sample, key_coin = jax.random.split(key)
-    logits = jnp.where(legal, logits, masked.NEVER)
+    logits = jnp.where(legal, logits, masked.NEG_INF)
     sampled = jax.random.categorical(key_sample, logits)
-    coin = jax.random.uniform(key_coin, sampled.shape) < explore
+    coin = jax.random.uniform(key_coin, sampled.shape) < sample_probability
     return jnp.where(coin, sampled, logits.argmax(-1)).astype(jnp.int32)
 
 
 def policy_act(net: Sable, choose=sample_policy):
     """`act` of an algorithm that chooses from one step's outputs alone; see `types.Act`."""
 
-    def act(params, memory, obs, key, explore):
-        pick = lambda logits, q, legal, k: choose(logits, q, legal, k, explore)
-        memory, action, _ = net.act(params, memory, obs, key, pick)
-        return memory, action, {}
+    def act(params, carry, observation, key, sample_probability):
+        pick = lambda logits, q, legal, k: choose(logits, q, legal, k, sample_probability)
+        carry, action, _ = net.act(params, carry, observation, key, pick)
+        return carry, action, {}
 
     return act

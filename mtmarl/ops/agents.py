@@ -28,7 +28,7 @@ def reorder_agents(batch: Batch, order: Int[Array, "B N"], extras: Sequence[str]
     last_action = None if batch.last_action is None else reorder(batch.last_action, order)
     return batch._replace(
         obs=permute(batch.obs),
-        mask=permute(batch.mask),
+        action_mask=permute(batch.action_mask),
         action=permute(batch.action),
         agent_mask=permute(batch.agent_mask),
         last_action=last_action,
@@ -42,7 +42,7 @@ def shuffle_agents(batch: Batch, key: jax.Array) -> Batch:
     return reorder_agents(batch, random_orders(key, rows, agents))
 
 
-def each_apart(run: Callable, batch: Batch, steps: Any, start: Any, rows: Any) -> Any:
+def skip_padded_agents(run: Callable, batch: Batch, steps: Any, start: Any, rows: Any) -> Any:
     """`run(steps, start, rows)` for a `run` that treats agents alike and each by itself, without most padded slots.
 
     Leaves of `steps` and of what it returns are [B, T, N, …], of `start` [B, N, …], of `rows` [B, T, …]. Where the

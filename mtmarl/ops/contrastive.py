@@ -20,7 +20,7 @@ def info_nce(
     negative = negative & valid[None, :]
     counts = valid & negative.any(-1)
     diagonal = jnp.eye(similarity.shape[0], dtype=bool)
-    logits = jnp.where(diagonal | negative, similarity, masked.NEVER)
+    logits = jnp.where(diagonal | negative, similarity, masked.NEG_INF)
     loss = jax.nn.logsumexp(logits, axis=-1) - jnp.diagonal(similarity)
     return jnp.where(counts, loss, 0.0), counts
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 # Large enough that exp underflows to exactly 0, small enough that sums of a few stay finite.
-NEVER = -1e9
+NEG_INF = -1e9
 
 
 def mean(x: Float[Array, "*s"], valid: Bool[Array, "..."]) -> Float[Array, ""]:
@@ -45,7 +45,7 @@ def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Fl
 
 def log_softmax(logits: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Float[Array, "*b A"]:
     """Log-probabilities over legal actions; about NEVER for illegal ones."""
-    return jax.nn.log_softmax(jnp.where(legal, logits, NEVER), axis=-1)
+    return jax.nn.log_softmax(jnp.where(legal, logits, NEG_INF), axis=-1)
 
 
 def take(x: Float[Array, "*b A"], index: Int[Array, "*b"]) -> Float[Array, "*b"]:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtmarl.ops.masked import NEVER
+from mtmarl.ops.masked import NEG_INF
 
 Grouping = Literal["task", "position", "awr"]
 
@@ -29,11 +29,11 @@ def icq_weights(
     z = score / temperature
     if grouping == "awr":
         return jnp.where(valid, jnp.minimum(jnp.exp(jnp.minimum(z, 50.0)), max_weight), 0.0)
-    z = jnp.where(valid, z, NEVER)
+    z = jnp.where(valid, z, NEG_INF)
     if grouping == "position":
         return jax.nn.softmax(z, axis=0) * valid * valid.sum(0, keepdims=True)
     row_max = z.max((1, 2))
-    top = jnp.full(tasks, NEVER).at[task_id].max(row_max)[task_id][:, None, None]
+    top = jnp.full(tasks, NEG_INF).at[task_id].max(row_max)[task_id][:, None, None]
     unnormalised = jnp.where(valid, jnp.exp(z - top), 0.0)
     total = jnp.zeros(tasks).at[task_id].add(unnormalised.sum((1, 2)))[task_id][:, None, None]
     count = jnp.zeros(tasks).at[task_id].add(valid.sum((1, 2)))[task_id][:, None, None]

@@ -16,7 +16,7 @@ def known(batch: Batch) -> Bool[Array, "B S"]:
     What follows a truncated step is not recorded, so a time limit is neither bootstrapped nor taken for an end. The
     exception among all algorithms is PPO on rollouts (`algos.ppo`), where it is an end.
     """
-    follows = batch.time_mask[:, 1:] | batch.terminal[:, :-1]
+    follows = batch.time_mask[:, 1:] | batch.terminated[:, :-1]
     return batch.time_mask[:, :-1] & follows & ~batch.truncated[:, :-1]
 
 
@@ -24,7 +24,7 @@ def target(
     batch: Batch, reward_scale: float, gamma: float, value: Float[Array, "B T"]
 ) -> Float[Array, "B S"]:
     """r_t + gamma * value_{t+1}, or r_t alone at the end of an episode. No gradient."""
-    discount = gamma * ~batch.terminal[:, :-1]
+    discount = gamma * ~batch.terminated[:, :-1]
     return jax.lax.stop_gradient(reward_scale * batch.reward[:, :-1] + discount * value[:, 1:])
 
 
@@ -38,12 +38,12 @@ def reward_scale(return_scale: float, value_range: tuple[float, float]) -> float
 
 def best_legal(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Int[Array, "*b"]:
     """The legal action of the highest value; 0 where none is legal."""
-    return jnp.where(legal, q, masked.NEVER).argmax(-1)
+    return jnp.where(legal, q, masked.NEG_INF).argmax(-1)
 
 
 def soft_max(q: Float[Array, "*b A"], legal: Bool[Array, "*b A"], temperature: float) -> Float[Array, "*b"]:
     """temperature * logsumexp(q / temperature) over the legal actions; 0 where none is legal."""
-    soft = temperature * jax.nn.logsumexp(jnp.where(legal, q / temperature, masked.NEVER), axis=-1)
+    soft = temperature * jax.nn.logsumexp(jnp.where(legal, q / temperature, masked.NEG_INF), axis=-1)
     return jnp.where(legal.any(-1), soft, 0.0)
 
 

@@ -54,9 +54,9 @@ SEGMENT = 10
 
 
 def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
-    """(params, key, explore) -> (returns, lengths) of first episodes, stopping once all have ended."""
+    """(params, key, sample_probability) -> (returns, lengths) of first episodes, stopping once all have ended."""
 
-    def run(params: Params, key: jax.Array, explore):
+    def run(params: Params, key: jax.Array, sample_probability):
         key_start, key_steps = jax.random.split(key)
         state = start(env, init_carry, episodes, key_start)
         segments = -(-env.spec.horizon // SEGMENT)
@@ -68,7 +68,7 @@ def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
         def segment(carry):
             i, state, ended, total, length = carry
             key = jax.random.fold_in(key_steps, i)
-            state, seen = rollout(env, act, init_carry, params, state, key, SEGMENT, explore)
+            state, seen = rollout(env, act, init_carry, params, state, key, SEGMENT, sample_probability)
             here = jnp.argmax(seen.done, axis=0)
             now = seen.done.any(0) & ~ended
             at_end = lambda x: jnp.take_along_axis(x, here[None], axis=0)[0]
@@ -120,7 +120,7 @@ class Evaluator:
         params: Params,
         index: int,
         episodes: int,
-        explore: float = 1.0,
+        sample_probability: float = 1.0,
         tasks: Sequence[str] | None = None,
     ) -> dict[str, EvalResult]:
         """The first `episodes` episodes of each task; they are played in whole batches."""
@@ -128,7 +128,7 @@ class Evaluator:
         rounds = -(-episodes // self.batch)
         futures = {
             task: [
-                self._compiled[task](params, self.key(task, index, r), jnp.float32(explore))
+                self._compiled[task](params, self.key(task, index, r), jnp.float32(sample_probability))
                 for r in range(rounds)
             ]
             for task in (self.envs if tasks is None else tasks)

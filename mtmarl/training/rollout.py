@@ -25,11 +25,11 @@ class Trajectory(NamedTuple):
     """What was seen and done, time first: [T, B, …]. `episode_*` count up to and including the step."""
 
     obs: Float[Array, "T B N O"]
-    mask: Bool[Array, "T B N A"]
+    action_mask: Bool[Array, "T B N A"]
     action: Int[Array, "T B N"]
     reward: Float[Array, "T B"]
     first: Bool[Array, "T B"]
-    terminal: Bool[Array, "T B"]
+    terminated: Bool[Array, "T B"]
     truncated: Bool[Array, "T B"]
     episode_return: Float[Array, "T B"]
     episode_length: Int[Array, "T B"]
@@ -37,7 +37,7 @@ class Trajectory(NamedTuple):
 
     @property
     def done(self) -> Bool[Array, "T B"]:
-        return self.terminal | self.truncated
+        return self.terminated | self.truncated
 
 
 def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState:
@@ -50,19 +50,19 @@ def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState
 
 def observe(step: TimeStep) -> Observation:
     """An unpadded team's observation: every slot is an agent."""
-    return Observation(step.obs, step.mask, jnp.ones(step.mask.shape[:-1], bool), step.reward)
+    return Observation(step.obs, step.action_mask, jnp.ones(step.action_mask.shape[:-1], bool), step.reward)
 
 
 def as_batch(seen: Trajectory, extras: Mapping[str, Any]) -> Batch:
     """What an unpadded team of one task saw and did, rows first ([B, T, …]), as a batch."""
     return Batch(
         obs=seen.obs,
-        mask=seen.mask,
+        action_mask=seen.action_mask,
         action=seen.action,
         agent_mask=jnp.ones(seen.action.shape, bool),
         reward=seen.reward,
         first=seen.first,
-        terminal=seen.terminal,
+        terminated=seen.terminated,
         truncated=seen.truncated,
         time_mask=jnp.ones(seen.first.shape, bool),
         task_id=jnp.zeros(seen.first.shape[0], jnp.int32),
@@ -91,7 +91,7 @@ def rollout(
     state: RolloutState,
     key: jax.Array,
     steps: int,
-    explore: float | jax.Array,
+    sample_probability: float | jax.Array,
     pool: int = 0,
     at_limit: str | None = None,
 ) -> tuple[RolloutState, Trajectory]:
@@ -113,16 +113,16 @@ def rollout(
     def one(state: RolloutState, k):
         key_act, key_env, key_reset, key_limit = jax.random.split(k, 4)
         carry = where_rows(state.first, fresh_carry, state.carry)
-        carry, action, extras = act(params, carry, observe(state.step), key_act, explore)
+        carry, action, extras = act(params, carry, observe(state.step), key_act, sample_probability)
         env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
         if at_limit is not None:
-            ask = lambda: act(params, carry, observe(step), key_limit, explore)[2]
+            ask = lambda: act(params, carry, observe(step), key_limit, sample_probability)[2]
             extras = {**extras, **_at_limits(at_limit, ask, step.truncated, extras[at_limit])}
         done = step.terminated | step.truncated
         total = jnp.where(state.first, 0.0, state.episode_return) + step.reward
         length = jnp.where(state.first, 0, state.episode_length) + 1
         seen = Trajectory(
-            state.step.obs, state.step.mask, action, step.reward, state.first, step.terminated, step.truncated,
+            state.step.obs, state.step.action_mask, action, step.reward, state.first, step.terminated, step.truncated,
             total, length, extras,
         )  # fmt: skip
         if pool:

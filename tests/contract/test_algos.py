@@ -33,11 +33,11 @@ def make_batch(algo, learner, dims=DIMS, rows=4, steps=6):
     """A random batch with two tasks and a padded slot, with the extras that acting writes."""
     keys = jax.random.split(jax.random.key(0), 5)
     batch = example_batch(dims, rows, steps)
-    mask = jax.random.bernoulli(keys[0], 0.6, batch.mask.shape).at[..., 0].set(True)
+    mask = jax.random.bernoulli(keys[0], 0.6, batch.action_mask.shape).at[..., 0].set(True)
     agent_mask = batch.agent_mask.at[::2, :, 1].set(False)
     batch = batch._replace(
         obs=jax.random.normal(keys[1], batch.obs.shape),
-        mask=mask,
+        action_mask=mask,
         agent_mask=agent_mask,
         action=jax.random.categorical(keys[2], jnp.where(mask, 0.0, -jnp.inf)) * agent_mask,
         reward=jax.random.normal(keys[3], batch.reward.shape, batch.reward.dtype),
@@ -48,7 +48,7 @@ def make_batch(algo, learner, dims=DIMS, rows=4, steps=6):
     )
     if extras:
         repeat = lambda x: jnp.repeat(x[:, None], steps, axis=1)
-        more = {"memory": algo.init_carry(rows, dims.agents), "bootstrap": extras["value"]}
+        more = {"carry": algo.init_carry(rows, dims.agents), "bootstrap": extras["value"]}
         batch = batch._replace(extras={**{k: repeat(v) for k, v in extras.items()}, **more})
     if any("vault" in phase.source for phase in algo.phases):
         batch = batch._replace(extras={**batch.extras, "offline": batch._replace(extras={})})
@@ -129,14 +129,16 @@ def test_fractions_of_phases_add_up(case):
 
 
 @pytest.mark.parametrize("explore", [0.0, 1.0])
-def test_acts_legally_at_any_team_size(case, explore):
+def test_acts_legally_at_any_team_size(case, sample_probability):
     algo, learner, _ = case
     for agents in (1, 3, 7):
         keys = jax.random.split(jax.random.key(agents), 3)
         mask = jax.random.bernoulli(keys[0], 0.4, (64, agents, 5)).at[..., 2].set(True)
         active = jax.random.bernoulli(keys[1], 0.8, (64, agents))
         obs = Observation(jax.random.normal(keys[2], (64, agents, 7)), mask, active)
-        _, action, _ = jax.jit(algo.act)(learner.params, algo.init_carry(64, agents), obs, keys[0], explore)
+        _, action, _ = jax.jit(algo.act)(
+            learner.params, algo.init_carry(64, agents), obs, keys[0], sample_probability
+        )
         chosen = np.take_along_axis(np.asarray(mask), np.asarray(action)[..., None], -1)[..., 0]
         assert chosen[np.asarray(active)].all()
         assert not np.asarray(action)[~np.asarray(active)].any(), "a padded slot emits NOOP"
@@ -190,7 +192,7 @@ def test_targets_that_no_task_has_are_left_out_and_change_nothing(name):
         aimed = batch.action == DIMS.actions - 1
         batch = batch._replace(
             obs=batch.obs.at[..., 3].set(-2.0),
-            mask=batch.mask.at[..., -1].set(False),
+            action_mask=batch.action_mask.at[..., -1].set(False),
             action=jnp.where(aimed, 0, batch.action),
         )
         given = learner, batch, jax.random.key(0)

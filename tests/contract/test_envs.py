@@ -88,7 +88,7 @@ def test_the_final_observation_is_kept(env):
     state, first = reset(key)
     last = first
     for t in range(env.spec.horizon):
-        assert last.mask[:, 0].all(), "doing nothing is always legal"
+        assert last.action_mask[:, 0].all(), "doing nothing is always legal"
         assert not last.terminated and not last.truncated
         state, last = step(state, still, jax.random.fold_in(key, t))
     assert last.truncated and not last.terminated
@@ -111,7 +111,7 @@ def test_every_task_of_a_set_is_what_its_spec_says(name):
         _, first = jax.eval_shape(env.reset, jax.random.key(0))
         assert (spec.name, spec.family) == (task, task.partition("/")[0])
         assert (first.obs.shape, first.obs.dtype) == ((spec.agents, spec.obs), jnp.float32)
-        assert (first.mask.shape, first.mask.dtype) == ((spec.agents, spec.actions), jnp.bool_)
+        assert (first.action_mask.shape, first.action_mask.dtype) == ((spec.agents, spec.actions), jnp.bool_)
         assert (first.reward.shape, first.reward.dtype) == ((), jnp.float32)
         for end in (first.terminated, first.truncated):
             assert (end.shape, end.dtype) == ((), jnp.bool_)

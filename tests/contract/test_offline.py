@@ -73,7 +73,7 @@ def test_padding_may_stand_anywhere(make):
     padded = shuffle_agents(pad(make_batch(3), 5), jax.random.key(3))
     order = jnp.argsort(~padded.agent_mask[:, 0], axis=1, stable=True)[:, :3]
     pick = lambda x: jnp.take_along_axis(x, order.reshape(ROWS, 1, 3, *[1] * (x.ndim - 3)), axis=2)
-    per_agent = ("obs", "mask", "action", "agent_mask")
+    per_agent = ("obs", "action_mask", "action", "agent_mask")
     plain = padded._replace(**{name: pick(getattr(padded, name)) for name in per_agent})
     assert bool(plain.agent_mask.all())
     after, metrics = update(make, padded)

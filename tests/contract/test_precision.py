@@ -52,7 +52,7 @@ def learn(name):
 
     *learned, (_, action) = run(learner, algo.init_carry(batch.task_id.size, DIMS.agents))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(learned))
-    assert (np.take_along_axis(batch.mask[None, :, 0], action[..., None], -1)).all()
+    assert (np.take_along_axis(batch.action_mask[None, :, 0], action[..., None], -1)).all()
 
 
 if __name__ == "__main__":

@@ -84,12 +84,12 @@ def test_shapes_and_dtypes(drawn):
     shape, n = (9, BATCH, CONTEXT), DIMS.agents
     expected = {
         "obs": ((*shape, n, DIMS.obs), np.float32),
-        "mask": ((*shape, n, DIMS.actions), np.bool_),
+        "action_mask": ((*shape, n, DIMS.actions), np.bool_),
         "action": ((*shape, n), np.int32),
         "agent_mask": ((*shape, n), np.bool_),
         "reward": (shape, np.float32),
         "first": (shape, np.bool_),
-        "terminal": (shape, np.bool_),
+        "terminated": (shape, np.bool_),
         "truncated": (shape, np.bool_),
         "time_mask": (shape, np.bool_),
         "task_id": (shape[:2], np.int32),
@@ -107,10 +107,10 @@ def test_shapes_and_dtypes(drawn):
 
 
 def test_actions_are_legal_and_padded_agents_idle(drawn):
-    assert np.take_along_axis(drawn.mask, drawn.action[..., None], -1).all()
+    assert np.take_along_axis(drawn.action_mask, drawn.action[..., None], -1).all()
     padded = ~drawn.agent_mask
     assert not drawn.obs[padded].any() and not drawn.action[padded].any()
-    assert (drawn.mask[padded] == [True, False, False]).all()
+    assert (drawn.action_mask[padded] == [True, False, False]).all()
     np.testing.assert_array_equal(drawn.agent_mask[..., 0, :].sum(-1), np.array([1, 3, 2])[drawn.task_id])
     assert (drawn.agent_mask == drawn.agent_mask[:, :, :1]).all()
 
@@ -134,7 +134,7 @@ def test_the_action_before_a_window_is_known_inside_an_episode(drawn):
 
 
 def test_memory_is_reset_exactly_after_an_end(drawn):
-    np.testing.assert_array_equal(drawn.first[..., 1:], (drawn.terminal | drawn.truncated)[..., :-1])
+    np.testing.assert_array_equal(drawn.first[..., 1:], (drawn.terminated | drawn.truncated)[..., :-1])
 
 
 def test_split_runs_draw_the_same_batches(source, drawn):
@@ -193,8 +193,8 @@ def test_without_masks_padded_slots_are_agents_that_see_zeros():
 
 def test_limits_may_count_as_ends():
     plain, ended = _draw(), _draw(end_at_limits=True)
-    assert plain.truncated.any() and not plain.terminal.any()
-    np.testing.assert_array_equal(ended.terminal, plain.truncated)
+    assert plain.truncated.any() and not plain.terminated.any()
+    np.testing.assert_array_equal(ended.terminated, plain.truncated)
     assert not ended.truncated.any()
 
 

@@ -34,9 +34,9 @@ def batch_of(key, act) -> Batch:
     view = jax.random.uniform(keys[0], (*shape, 2))
     times = jnp.broadcast_to(jnp.arange(STEPS), shape[:2])
     return Batch(
-        obs=view, mask=jnp.ones((*shape, ACTIONS), bool), action=act(view, keys[1], jnp.arange(ROWS)),
+        obs=view, action_mask=jnp.ones((*shape, ACTIONS), bool), action=act(view, keys[1], jnp.arange(ROWS)),
         agent_mask=jnp.ones(shape, bool), reward=jnp.zeros(shape[:2]), first=times == 0,
-        terminal=times == STEPS - 1, truncated=times < 0, time_mask=jnp.ones(shape[:2], bool),
+        terminated=times == STEPS - 1, truncated=times < 0, time_mask=jnp.ones(shape[:2], bool),
         task_id=jnp.arange(ROWS) % 2, return_to_go=jnp.zeros(shape[:2]),
     )  # fmt: skip
 

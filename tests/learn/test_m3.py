@@ -39,9 +39,9 @@ def batch_of(key, act) -> Batch:
     told = jnp.broadcast_to(CONTEXTS[task_id][:, None, None], (*shape, 2))
     times = jnp.broadcast_to(jnp.arange(STEPS), shape[:2])
     return Batch(
-        obs=jnp.concatenate([view, told], axis=-1), mask=jnp.ones((*shape, ACTIONS), bool),
+        obs=jnp.concatenate([view, told], axis=-1), action_mask=jnp.ones((*shape, ACTIONS), bool),
         action=act(view, task_id[:, None, None], role, keys[2]), agent_mask=jnp.ones(shape, bool),
-        reward=jnp.zeros(shape[:2]), first=times == 0, terminal=times == STEPS - 1, truncated=times < 0,
+        reward=jnp.zeros(shape[:2]), first=times == 0, terminated=times == STEPS - 1, truncated=times < 0,
         time_mask=jnp.ones(shape[:2], bool), task_id=task_id, extras={"role": role},
     )  # fmt: skip
 

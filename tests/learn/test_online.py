@@ -5,7 +5,7 @@ import pytest
 
 from mtmarl.algos import care, mappo
 from mtmarl.data.on_policy import on_policy_source
-from mtmarl.data.source import side_by_side
+from mtmarl.data.source import stack_task_sources
 from mtmarl.networks import care as mixture
 from mtmarl.training import loop
 from mtmarl.training.evaluator import Evaluator
@@ -34,7 +34,7 @@ ALGOS = {
 def test_one_policy_learns_tasks_that_want_opposite_things(name):
     algo = ALGOS[name]()
     make = lambda env: on_policy_source(env, algo.act, algo.init_carry, 8, 8, pool=8)
-    source = side_by_side([make(env) for env in TASKS.values()])
+    source = stack_task_sources([make(env) for env in TASKS.values()])
     plan = loop.Plan((0, 1), 40, 10, 40)
     state = loop.initial_state(algo, source, example_batch(DIMS), plan.seed)
     logs = ([], [])
@@ -42,7 +42,7 @@ def test_one_policy_learns_tasks_that_want_opposite_things(name):
     state = loop.train(algo, {"on_policy": source}, plan, state, log=collect)
     evaluator = Evaluator(TASKS, algo.act, algo.init_carry, 4, 0)
     for one in loop.unstack(state):
-        scores = evaluator.evaluate(one.learner.params, 0, 4, explore=0.0)
+        scores = evaluator.evaluate(one.learner.params, 0, 4, sample_probability=0.0)
         assert {task: s.mean for task, s in scores.items()} == {"two": 2.0, "three": 3.0}
     # 640 env steps a task in each chunk, of episodes of 5 and of 7 steps.
     assert logs[0] == logs[1] and 8 * (80 // 5 + 80 // 7) <= logs[0][0] <= 8 * (80 // 5 + 80 // 7 + 1)

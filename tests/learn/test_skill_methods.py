@@ -19,13 +19,13 @@ ROWS, STEPS, AGENTS, TARGETS = 32, 3, 2, 5
 def _observe(obs: Observation) -> Tokens:
     """[own | distances of the targets]; a target is there where it can be aimed at."""
     mask = obs.action_mask[..., 1:]
-    none = jnp.zeros((*obs.view.shape[:-1], 0, 0))
-    return Tokens(obs.view[..., :1], none, obs.view[..., 1:, None], jnp.zeros(none.shape[:-1], bool), mask)
+    none = jnp.zeros((*obs.obs.shape[:-1], 0, 0))
+    return Tokens(obs.obs[..., :1], none, obs.obs[..., 1:, None], jnp.zeros(none.shape[:-1], bool), mask)
 
 
 def _team(obs: Observation) -> TeamTokens:
     seen = obs.action_mask[..., 1:] & obs.agent_mask[..., None]
-    return TeamTokens(obs.view, obs.view[..., 1:, None].mean(-3), seen.any(-2))
+    return TeamTokens(obs.obs, obs.obs[..., 1:, None].mean(-3), seen.any(-2))
 
 
 AIMING = Entities(1, True, _observe, _team)
@@ -42,8 +42,8 @@ def batch_of(key, present, act, tasks=1) -> Batch:
     view = jax.random.uniform(keys[1], (*shape, 1 + TARGETS))
     times = jnp.broadcast_to(jnp.arange(STEPS), shape[:2])
     return Batch(
-        obs=view, mask=mask, action=act(view, mask, keys[2]), agent_mask=jnp.ones(shape, bool),
-        reward=jnp.zeros(shape[:2]), first=times == 0, terminal=times == STEPS - 1, truncated=times < 0,
+        obs=view, action_mask=mask, action=act(view, mask, keys[2]), agent_mask=jnp.ones(shape, bool),
+        reward=jnp.zeros(shape[:2]), first=times == 0, terminated=times == STEPS - 1, truncated=times < 0,
         time_mask=jnp.ones(shape[:2], bool), task_id=jnp.arange(ROWS) % tasks, return_to_go=jnp.zeros(shape[:2]),
     )  # fmt: skip
 
@@ -104,7 +104,7 @@ def test_values_find_what_pays_in_random_data(mixer):
 
     def make(key):
         batch = batch_of(key, 3, anything)
-        right = batch.action == nearest(batch.obs, batch.mask, None)
+        right = batch.action == nearest(batch.obs, batch.action_mask, None)
         return batch._replace(reward=right.mean(-1, dtype=jnp.float32))
 
     config = updet.Config(
@@ -122,8 +122,8 @@ def test_skills_say_what_cannot_be_seen():
 
     def make(key):
         batch = batch_of(key, 3, anything, tasks=2)
-        three = jnp.broadcast_to(jnp.arange(1 + TARGETS) < 3, batch.mask.shape)
-        return batch._replace(mask=three, action=jax.random.randint(key, batch.action.shape, 0, 3))
+        three = jnp.broadcast_to(jnp.arange(1 + TARGETS) < 3, batch.action_mask.shape)
+        return batch._replace(action_mask=three, action=jax.random.randint(key, batch.action.shape, 0, 3))
 
     config = odis.Config(
         learning_rate=3e-3, max_grad_norm=10.0, gamma=0.9, return_scale=1.0, skills=4, skill_fraction=0.5,

@@ -85,11 +85,11 @@ def test_updet_loss_by_its_formula(temperature):
     learner = learner._replace(target=jax.tree.map(lambda p: p + 0.1, learner.target))
     net = entities.Agent.make(NETWORK, DIMS)
     q, q_target = (np.asarray(net.window(p["agent"], batch)) for p in (learner.params, learner.target))
-    legal, action = np.asarray(batch.mask), np.asarray(batch.action)
+    legal, action = np.asarray(batch.action_mask), np.asarray(batch.action)
     best = np.where(legal, q, -np.inf).argmax(-1)
     at = lambda x, a: np.take_along_axis(x, a[..., None], -1)[..., 0].sum(-1)
     y = 2.0 * np.asarray(batch.reward)[:, :-1]
-    y = y + 0.9 * ~np.asarray(batch.terminal)[:, :-1] * at(q_target, best)[:, 1:]
+    y = y + 0.9 * ~np.asarray(batch.terminated)[:, :-1] * at(q_target, best)[:, 1:]
     known = np.asarray(td.known(batch))
     _, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(0))
     np.testing.assert_allclose(
@@ -130,7 +130,7 @@ def test_padded_steps_add_exactly_nothing():
     for algo in (bc_t.make(bc_t.Config(1e-3, 10.0, NETWORK), DIMS), updet.make(UPDET, DIMS, (-1.0, 1.0))):
         batch = make_batch(3)
         real = batch.time_mask.at[:, 4:].set(False)
-        batch = batch._replace(time_mask=real, mask=batch.mask & real[..., None, None])
+        batch = batch._replace(time_mask=real, action_mask=batch.action_mask & real[..., None, None])
         rubbish = batch._replace(
             reward=jnp.where(real, batch.reward, 1e3), obs=jnp.where(real[..., None, None], batch.obs, 9.0)
         )
@@ -143,11 +143,11 @@ def test_padded_steps_add_exactly_nothing():
 
 def test_accuracy_counts_agents_with_a_choice():
     batch = make_batch(3)
-    alone = batch.mask.at[:, :, 0].set(jax.nn.one_hot(0, ACTIONS, dtype=bool))
-    batch = batch._replace(mask=alone, action=batch.action.at[:, :, 0].set(0))
+    alone = batch.action_mask.at[:, :, 0].set(jax.nn.one_hot(0, ACTIONS, dtype=bool))
+    batch = batch._replace(action_mask=alone, action=batch.action.at[:, :, 0].set(0))
     logits = jnp.where(jax.nn.one_hot(batch.action, ACTIONS, dtype=bool), -5.0, 5.0)
     _, metrics = bc_t.cloning(logits, batch, DIMS)
     choices = masked.per_task(
-        (batch.mask.sum(-1) > 1).astype(jnp.float32), batch.agent_mask, batch.task_id, 2
+        (batch.action_mask.sum(-1) > 1).astype(jnp.float32), batch.agent_mask, batch.task_id, 2
     )
     assert (choices < 1).all() and not metrics["accuracy"].any()

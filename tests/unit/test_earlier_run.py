@@ -123,7 +123,7 @@ def test_a_policy_from_before_decoder_norm_acts_as_it_did(before_decoder_norm):
         _, settings = build.parse_algorithm(cfg, build.ALGOS)
         net = Sable.make(settings.network, policy.dims, q_bins=settings.bins)
         obs = example_batch(policy.dims, 2, 3).observation
-        obs = obs._replace(view=jax.random.normal(jax.random.key(1), obs.view.shape))
+        obs = obs._replace(obs=jax.random.normal(jax.random.key(1), obs.obs.shape))
         action = jnp.zeros(obs.agent_mask.shape, jnp.int32)
         first = jnp.zeros(action.shape[:2], bool)
         return net.window(policy.params, obs, action, first)[0].logits

@@ -46,7 +46,7 @@ def with_play(algo, params, batch):
     _, _, said = algo.act(params, carry, obs, jax.random.key(0), 1.0)
     repeat = lambda x: jnp.repeat(x[:, None], batch.action.shape[1], axis=1)
     extras = {name: repeat(x) for name, x in said.items()}
-    more = {"memory": carry, "bootstrap": said["value"], "offline": make_batch(3, seed=1)}
+    more = {"carry": carry, "bootstrap": said["value"], "offline": make_batch(3, seed=1)}
     return batch._replace(extras={**extras, **more})
 
 
@@ -90,15 +90,15 @@ def test_it_begins_with_the_logits_of_pre_training():
 def test_the_surrogate_at_a_ratio_of_one_is_minus_the_advantage():
     """Unavailable actions have probability 0 under old and new policy, so they change neither."""
     batch = make_batch(3)
-    logits = jax.random.normal(jax.random.key(0), batch.mask.shape)
-    log_probs = masked.log_softmax(logits, batch.mask)
-    assert not jnp.exp(log_probs)[~batch.mask].any()
+    logits = jax.random.normal(jax.random.key(0), batch.action_mask.shape)
+    log_probs = masked.log_softmax(logits, batch.action_mask)
+    assert not jnp.exp(log_probs)[~batch.action_mask].any()
     log_prob, advantage = (
         masked.take(log_probs, batch.action),
         jax.random.normal(jax.random.key(1), batch.action.shape),
     )
     np.testing.assert_allclose(clipped_surrogate(log_prob, log_prob, advantage, 0.2), -advantage, rtol=1e-6)
-    other = masked.log_softmax(jnp.where(batch.mask, logits, logits + 5.0), batch.mask)
+    other = masked.log_softmax(jnp.where(batch.action_mask, logits, logits + 5.0), batch.action_mask)
     np.testing.assert_allclose(masked.take(other, batch.action), log_prob, rtol=1e-5, atol=1e-6)
 
 
@@ -128,15 +128,15 @@ def test_the_term_of_awac_by_its_formula():
     more = m3_finetune.near_data(replace(M3, normalise_values=False), model, DIMS)
     run = jax.jit(jax.value_and_grad(lambda params: more(params, (), batch, None), has_aux=True))
     (loss, metrics), grads = run(learner.params)
-    fresh = offline._replace(extras={"memory": algo.init_carry(ROWS, 3)})
+    fresh = offline._replace(extras={"carry": algo.init_carry(ROWS, 3)})
     logits, value = jax.jit(model.evaluate)(learner.params, fresh)
-    log_prob = np.asarray(masked.take(masked.log_softmax(logits, offline.mask), offline.action))
+    log_prob = np.asarray(masked.take(masked.log_softmax(logits, offline.action_mask), offline.action))
     per_task = {0: [], 1: []}
     for b in range(ROWS):
         for t in range(logits.shape[1] - 1):
             if offline.truncated[b, t]:
                 continue
-            goes_on = 0.0 if offline.terminal[b, t] else 0.9
+            goes_on = 0.0 if offline.terminated[b, t] else 0.9
             for n in range(3):
                 better = offline.reward[b, t] + goes_on * value[b, t + 1, n] - value[b, t, n]
                 weight = min(np.exp(better / 0.5), 2.0)
@@ -182,7 +182,7 @@ def test_training_starts_from_the_probabilities_that_were_acted_with():
     def draw(state, key):
         state, batch = source.next(state, None, None, params, key)
         logits, value = model.evaluate(params, batch)
-        return state, batch, masked.take(masked.log_softmax(logits, batch.mask), batch.action), value
+        return state, batch, masked.take(masked.log_softmax(logits, batch.action_mask), batch.action), value
 
     state = source.init(jax.random.key(1))
     for i in range(3):

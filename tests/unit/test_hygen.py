@@ -85,7 +85,7 @@ def test_by_default_it_plays_little_and_keeps_much():
 
 def test_random_actions_become_rare_within_the_second_phase():
     """Its 700 of 1,000 updates count from its first on; half of them are for falling."""
-    told = CONFIG.explore(jnp.asarray([0, 175, 350, 700]), 1000) * CONFIG.final_epsilon
+    told = CONFIG.exploration(jnp.asarray([0, 175, 350, 700]), 1000) * CONFIG.final_epsilon
     np.testing.assert_allclose(told, [1.0, 0.525, 0.05, 0.05], rtol=1e-5)
 
 
@@ -173,9 +173,11 @@ def test_random_actions_are_uniform_over_what_is_legal(learner):
     rows, keys = 4096, jax.random.split(jax.random.key(1), 3)
     view = jnp.broadcast_to(jax.random.normal(keys[0], (3, OBS)), (rows, 3, OBS))
     legal = jnp.asarray([[1, 1, 0, 1, 1], [0, 0, 1, 0, 0], [0, 1, 1, 0, 0]], bool)
-    obs = Observation(view, jnp.broadcast_to(legal, (rows, 3, ACTIONS)), jnp.ones((rows, 3), bool))
+    observation = Observation(view, jnp.broadcast_to(legal, (rows, 3, ACTIONS)), jnp.ones((rows, 3), bool))
     act = jax.jit(
-        lambda explore, key: algo.act(learner.params, algo.init_carry(rows, 3), obs, key, explore)[1]
+        lambda exploration, key: algo.act(
+            learner.params, algo.init_carry(rows, 3), observation, key, exploration
+        )[1]
     )
     counts = lambda action: np.stack([np.bincount(a, minlength=ACTIONS) for a in np.asarray(action).T])
     alike = counts(act(1 / CONFIG.final_epsilon, keys[1])) / rows

@@ -97,7 +97,7 @@ def test_the_last_action_is_recovered_among_what_was_legal_then():
         for t in range(1, batch.first.shape[1]):
             if batch.first[row, t]:
                 continue
-            log_p = jax.nn.log_softmax(jnp.where(batch.mask[row, t - 1], out[row, t], -jnp.inf))
+            log_p = jax.nn.log_softmax(jnp.where(batch.action_mask[row, t - 1], out[row, t], -jnp.inf))
             found.setdefault(task, []).extend(
                 float(-log_p[i, a]) for i, a in enumerate(batch.action[row, t - 1].tolist())
             )
@@ -139,7 +139,7 @@ def test_padded_features_and_actions_change_nothing():
     end = lambda x, n: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, n)])
     # The features of the task stay behind the padding, as a layout has it.
     obs = jnp.concatenate([end(batch.obs[..., :5], 2), batch.obs[..., 5:]], axis=-1)
-    wide_batch = batch._replace(obs=obs, mask=end(batch.mask, 2))
+    wide_batch = batch._replace(obs=obs, action_mask=end(batch.action_mask, 2))
     wide_dims = replace(DIMS, obs=OBS + 2, actions=ACTIONS + 2, task_features=(7, 9), entities=None)
     algo = m3.make(CONFIG, wide_dims)
     wide = learner_of(algo, wide_batch)

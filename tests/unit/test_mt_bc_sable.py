@@ -19,7 +19,7 @@ def test_loss_is_the_mean_over_tasks_of_their_negative_log_likelihoods():
     out, _ = sable.Sable.make(CONFIG.network, DIMS).window(
         learner.params, batch.observation, batch.action, batch.first
     )
-    logits = np.where(batch.mask, np.asarray(out.logits, np.float64), -np.inf)
+    logits = np.where(batch.action_mask, np.asarray(out.logits, np.float64), -np.inf)
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
     nll = (
         -np.take_along_axis(logits, np.asarray(batch.action)[..., None], -1)[..., 0].reshape(ROWS, -1).mean(1)

@@ -43,20 +43,20 @@ def test_loss_by_the_formulas(next_value):
     for row in range(ROWS):
         for t in range(STEPS):
             for n in range(2):
-                legal = b.mask[row, t, n]
+                legal = b.action_mask[row, t, n]
                 gap.append(np.log(np.exp(q[row, t, n][legal]).sum()) - q[row, t, n, b.action[row, t, n]])
                 if t == STEPS - 1:
                     continue
                 if next_value == "q_transformer" and n == 0:
-                    y = target[row, t, 1][b.mask[row, t, 1]].max()
+                    y = target[row, t, 1][b.action_mask[row, t, 1]].max()
                 elif b.truncated[row, t]:
                     continue
                 elif next_value == "q_transformer":
-                    after = target[row, t + 1, 0][b.mask[row, t + 1, 0]].max()
-                    y = b.reward[row, t] + 0.9 * after * ~b.terminal[row, t]
+                    after = target[row, t + 1, 0][b.action_mask[row, t + 1, 0]].max()
+                    y = b.reward[row, t] + 0.9 * after * ~b.terminated[row, t]
                 else:
-                    choice = np.where(b.mask[row, t + 1, n], q[row, t + 1, n], -np.inf).argmax()
-                    y = b.reward[row, t] + 0.9 * target[row, t + 1, n, choice] * ~b.terminal[row, t]
+                    choice = np.where(b.action_mask[row, t + 1, n], q[row, t + 1, n], -np.inf).argmax()
+                    y = b.reward[row, t] + 0.9 * target[row, t + 1, n, choice] * ~b.terminated[row, t]
                 td.append(0.5 * (y - q[row, t, n, b.action[row, t, n]]) ** 2)
     _, metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(1))
     np.testing.assert_allclose(metrics["cql/td_loss"], np.mean(td), rtol=1e-4)

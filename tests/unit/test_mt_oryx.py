@@ -52,7 +52,9 @@ def test_loss_by_the_formulas(released):
     config, bins, bias = CONFIG, 11, hl_gauss.initial_bias(0.0, support)
     if released:
         config, bins, bias = replace(CONFIG, hl_gauss=False, icq_grouping="position"), 1, jnp.zeros(1)
-        batch = batch._replace(terminal=batch.terminal | batch.truncated, truncated=batch.truncated & False)
+        batch = batch._replace(
+            terminated=batch.terminated | batch.truncated, truncated=batch.truncated & False
+        )
     dims = Dims(2, OBS, ACTIONS, 10, 1)
     algo = mt_oryx.make(config, dims, (-3.0, 3.0))
     learner = jax.jit(algo.init)(jax.random.key(0), batch)
@@ -64,13 +66,13 @@ def test_loss_by_the_formulas(released):
         np.exp(x - x.max(-1, keepdims=True)) / np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)
     )
     q = q_logits[..., 0] if released else softmax(q_logits) @ centres
-    pi = softmax(np.where(b.mask, logits, -np.inf))
+    pi = softmax(np.where(b.action_mask, logits, -np.inf))
     index = (*np.indices(b.action.shape), b.action)
     q_a, pi_a = q[index], pi[index]
     together = lambda x: softmax(x.reshape(-1)).reshape(x.shape) * x.size
     each = lambda x: softmax(x.swapaxes(0, -1)).swapaxes(0, -1) * len(x)
     weigh = each if released else together
-    w_value, w_policy = weigh(q_a / 1.0), weigh((q_a - (pi * np.where(b.mask, q, 0)).sum(-1)) / 0.5)
+    w_value, w_policy = weigh(q_a / 1.0), weigh((q_a - (pi * np.where(b.action_mask, q, 0)).sum(-1)) / 0.5)
     policy = -(w_policy * np.log(pi_a)).mean()
     critic = []
     for row in range(ROWS):
@@ -78,7 +80,7 @@ def test_loss_by_the_formulas(released):
             if b.truncated[row, t]:
                 continue
             for n in range(2):
-                after = 0.0 if b.terminal[row, t] else (w_value * q_a)[row, t + 1, n]
+                after = 0.0 if b.terminated[row, t] else (w_value * q_a)[row, t + 1, n]
                 y = b.reward[row, t] + 0.9 * after
                 if released:
                     critic.append((y - q_a[row, t, n]) ** 2 / 2)

@@ -78,9 +78,9 @@ def test_skills_are_valued_by_double_q_learning_step_by_step_as_play_goes(case):
     )
 
     def values(params):
-        def step(memory, obs, last):
-            q, recognised, memory = apply(params, "value", entities.agent_inputs(TOY, obs, last), memory)
-            return (q, recognised), memory
+        def step(carry, obs, last):
+            q, recognised, carry = apply(params, "value", entities.agent_inputs(TOY, obs, last), carry)
+            return (q, recognised), carry
 
         return walk(batch, step, jnp.zeros((*batch.action[:, 0].shape, CONFIG.network.embed_dim)))
 

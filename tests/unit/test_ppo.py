@@ -43,7 +43,7 @@ def show(params, target, batch, key):
 def test_advantages_end_with_the_episode_also_at_its_time_limit():
     """gamma = lambda = 1/2: deltas 1 + v/2 - v, 2 - v (the episode ends), 3 + 4/2 - v."""
     trained, learner, batch = case(show)
-    for end in ("terminal", "truncated"):
+    for end in ("terminated", "truncated"):
         one = batch._replace(**{end: jnp.asarray([[False, True, False]])})
         _, metrics = jax.jit(trained.phases[0].update)(learner, one, jax.random.key(0))
         deltas = [1 + 0.125 - 0.25, 2 - 0.25, 3 + 2 - 0.25]
@@ -61,7 +61,7 @@ def test_a_time_limit_can_cut_a_return_short():
     )
     for one, last in (
         (truncated, 4.0),
-        (truncated._replace(terminal=truncated.truncated, truncated=truncated.terminal), 0.0),
+        (truncated._replace(terminated=truncated.truncated, truncated=truncated.terminated), 0.0),
     ):
         _, metrics = jax.jit(trained.phases[0].update)(learner, one, jax.random.key(0))
         deltas = [1 + 0.125 - 0.25, 2 + last - 0.25, 3 + 2 - 0.25]
@@ -95,7 +95,7 @@ def test_agents_without_a_choice_do_not_count_for_the_actor():
         trained, learner, batch = case(only_choices=choices)
         for old in (0.0, -0.5):
             log_prob = batch.extras["log_prob"].at[:, :, 1].set(old)
-            one = batch._replace(mask=dead, extras={**batch.extras, "log_prob": log_prob})
+            one = batch._replace(action_mask=dead, extras={**batch.extras, "log_prob": log_prob})
             _, metrics = jax.jit(trained.phases[0].update)(learner, one, jax.random.key(0))
             seen.append([float(metrics[f"ppo/{k}"]) for k in ("actor_loss", "entropy", "approximate_kl")])
     assert seen[0] == seen[1]

@@ -42,10 +42,10 @@ def test_the_loss_is_that_of_double_q_learning_on_the_teams_value(case):
     algo, learner, update = case
     other = jax.jit(algo.init)(jax.random.key(1), make_batch(3)).params
     batch = make_batch(3)
-    assert batch.terminal.any() and batch.truncated.any() and batch.first[:, 1:].any()
+    assert batch.terminated.any() and batch.truncated.any() and batch.first[:, 1:].any()
     online, mix = values(learner.params, batch)
     frozen, mix_frozen = values(other, batch)
-    chosen = np.where(batch.mask, online, -np.inf).argmax(-1)
+    chosen = np.where(batch.action_mask, online, -np.inf).argmax(-1)
     total = mix(masked.take(online, batch.action))
     following = mix_frozen(masked.take(frozen, jnp.asarray(chosen)))
     metrics = update(learner._replace(target=other), batch, jax.random.key(0))[1]
@@ -76,5 +76,5 @@ def test_the_target_is_copied_every_so_many_steps(case):
 
 def test_random_actions_become_rare():
     """`explore` is a multiple of the last share: it falls to 1 in the first fifth and stays."""
-    share = [float(CONFIG.explore(jnp.asarray(u), 100)) * CONFIG.final_epsilon for u in (0, 10, 20, 100)]
+    share = [float(CONFIG.exploration(jnp.asarray(u), 100)) * CONFIG.final_epsilon for u in (0, 10, 20, 100)]
     np.testing.assert_allclose(share, [1.0, 0.525, 0.05, 0.05], rtol=1e-6)

@@ -61,8 +61,8 @@ class Drift:
         return TimeStep(jnp.stack([row, row]), mask, jnp.float32(0), no, t >= 6)
 
 
-def still(params, carry, obs, key, explore):
-    return carry, jnp.zeros(obs.view.shape[:2], jnp.int32), {}
+def still(params, carry, obs, key, sample_probability):
+    return carry, jnp.zeros(obs.obs.shape[:2], jnp.int32), {}
 
 
 EXPECTED = np.asarray([[t, 0 if t < 3 else t + 0.37] for t in range(6)], np.float32)

@@ -16,7 +16,7 @@ from mtmarl.algos import mt_bc_sable
 from mtmarl.algos.base import Algorithm, Phase, no_carry, random_act
 from mtmarl.data import host_source as h
 from mtmarl.data import sampling, vault
-from mtmarl.data.source import together, vault_source
+from mtmarl.data.source import combine_phases, vault_source
 from mtmarl.errors import UserError
 from mtmarl.networks import sable
 from mtmarl.training import loop
@@ -191,7 +191,7 @@ def test_each_phase_counts_the_batches_of_its_own_source(paths, tmp_path):
     algo, plan = Algorithm(init, phases, random_act, no_carry), loop.Plan(0, 12, 3, 3)
 
     def run(make):
-        sources, seen, states = together({"x": make(5), "y": make(3)}), [], {}
+        sources, seen, states = combine_phases({"x": make(5), "y": make(3)}), [], {}
         log = lambda u, metrics: seen.append({k: v for k, v in metrics.items() if k != "updates_per_second"})
         start = loop.initial_state(algo, sources["x"], example_batch(DIMS), 0)
         keep = lambda state: states.setdefault(int(state.update), jax.device_get(state))

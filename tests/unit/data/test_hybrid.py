@@ -37,7 +37,7 @@ def data():
     return make_task_data([vault_of(env) for env in RAW], dims, constants, LAYOUT.constant_scale)
 
 
-def make(data, share=0.5, capacity=3 * ENVS * 12, steps=6, explore=1.0, **options):
+def make(data, share=0.5, capacity=3 * ENVS * 12, steps=6, exploration=1.0, **options):
     """The source as training builds it: windows of vaults as they lie, finished together with those of replay."""
     windows = Windows((), ROWS, CONTEXT, **OPTIONS, **options)
     vault = vault_source(data, ROWS, CONTEXT, shuffle=False)
@@ -54,7 +54,7 @@ def make(data, share=0.5, capacity=3 * ENVS * 12, steps=6, explore=1.0, **option
         ENVS,
         capacity,
         told(share),
-        told(explore),
+        told(exploration),
     )
 
 
@@ -109,7 +109,7 @@ def test_replayed_rows_are_windows_of_what_the_vaults_hold(data):
 
 def test_only_the_latest_steps_are_kept(data):
     """From the fourth of six updates on nothing pays any more, and of two rollouts back nothing is left."""
-    source = make(data, share=0.0, capacity=3 * ENVS * 12, explore=lambda u: (u < 3).astype(jnp.float32))
+    source = make(data, share=0.0, capacity=3 * ENVS * 12, exploration=lambda u: (u < 3).astype(jnp.float32))
     state, batch = drawn(source, 6)
     paid = batch.reward.any((1, 2))
     np.testing.assert_array_equal(paid, [True, True, True, True, False, False])
@@ -125,7 +125,7 @@ def test_a_time_limit_is_no_end_for_the_values(data):
     limited = (flat.task_id == 1)[:, None]
     for kind in (flat.extras["recorded"], ~flat.extras["recorded"]):
         rows = kind[:, None]
-        terminal, truncated = (rows & x[:, :-1] for x in (flat.terminal, flat.truncated))
+        terminal, truncated = (rows & x[:, :-1] for x in (flat.terminated, flat.truncated))
         assert (terminal & ~limited).any() and (truncated & limited).any()
         assert not (terminal & limited).any() and not (truncated & ~limited).any()
         np.testing.assert_allclose(y[terminal], flat.reward[:, :-1][terminal], atol=1e-6)

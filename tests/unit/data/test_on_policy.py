@@ -11,7 +11,7 @@ from mtmarl.algos import mappo
 from mtmarl.algos import sable as ppo
 from mtmarl.algos.base import no_carry
 from mtmarl.data.on_policy import held_per_agent, in_order, on_policy_source
-from mtmarl.data.source import side_by_side
+from mtmarl.data.source import stack_task_sources
 from mtmarl.envs.registry import make_env
 from mtmarl.networks import sable
 from mtmarl.ops import masked
@@ -39,9 +39,9 @@ def test_agents_take_their_turns_in_the_order_given():
     order = jnp.asarray([[2, 0, 1], [1, 2, 0]])
     seen = []
 
-    def act(params, carry, obs, key, explore):
-        seen.append(np.asarray(obs.view[..., 0]))
-        return carry, obs.view[..., 0].astype(jnp.int32), {"turn": jnp.tile(jnp.arange(3), (2, 1))}
+    def act(params, carry, obs, key, sample_probability):
+        seen.append(np.asarray(obs.obs[..., 0]))
+        return carry, obs.obs[..., 0].astype(jnp.int32), {"turn": jnp.tile(jnp.arange(3), (2, 1))}
 
     view = jnp.tile(jnp.arange(3.0)[None, :, None], (2, 1, 1))
     obs = Observation(view, jnp.ones((2, 3, 4), bool), jnp.ones((2, 3), bool))
@@ -63,8 +63,13 @@ def test_training_starts_from_the_probabilities_that_were_acted_with():
     @jax.jit
     def draw(state, key):
         state, batch = source.next(state, None, None, params, key)
-        out, _ = net.window(params, batch.observation, batch.action, batch.first, batch.extras["memory"])
-        return state, batch, masked.take(masked.log_softmax(out.logits, batch.mask), batch.action), out.value
+        out, _ = net.window(params, batch.observation, batch.action, batch.first, batch.extras["carry"])
+        return (
+            state,
+            batch,
+            masked.take(masked.log_softmax(out.logits, batch.action_mask), batch.action),
+            out.value,
+        )
 
     state = source.init(jax.random.key(1))
     for i in range(3):
@@ -83,10 +88,10 @@ def test_training_starts_from_the_probabilities_that_were_acted_with():
 def test_the_state_at_a_time_limit_is_valued_before_the_next_episode_begins():
     """Its observation is gone with the reset. A value that tells the time tells when it was asked for."""
     env, ends = Counting(0, agents=2, length=5, limited=True), Counting(0, agents=2, length=5)
-    asked = lambda obs: obs.view.sum(-1)
+    asked = lambda obs: obs.obs.sum(-1)
 
-    def act(params, carry, obs, key, explore):
-        return carry, jnp.zeros(obs.view.shape[:-1], jnp.int32), {"value": asked(obs)}
+    def act(params, carry, obs, key, sample_probability):
+        return carry, jnp.zeros(obs.obs.shape[:-1], jnp.int32), {"value": asked(obs)}
 
     def batch(env):
         source = on_policy_source(env, act, no_carry, 3, 12, pool=3, at_limit="value")
@@ -111,9 +116,9 @@ def test_a_memory_of_each_agent_goes_with_it():
     held, order = held_per_agent(init_carry), jnp.asarray([[2, 0, 1], [1, 2, 0]])
     assert held == {"team": False, "own": True} and held_per_agent(no_carry) is False
 
-    def act(params, carry, obs, key, explore):
+    def act(params, carry, obs, key, sample_probability):
         np.testing.assert_array_equal(carry["own"], [[2, 0, 1], [4, 5, 3]])
-        return {**carry, "own": carry["own"] + 10}, obs.view[..., 0].astype(jnp.int32), {}
+        return {**carry, "own": carry["own"] + 10}, obs.obs[..., 0].astype(jnp.int32), {}
 
     obs = Observation(jnp.zeros((2, 3, 1)), jnp.ones((2, 3, 4), bool), jnp.ones((2, 3), bool))
     after, _, _ = in_order(act, order, held)(None, carry, obs, None, 1.0)
@@ -131,8 +136,8 @@ def test_several_tasks_are_played_at_their_own_team_sizes(actor):
     algo = mappo.make(config, dims, 4)
     make = lambda env: on_policy_source(env, algo.act, algo.init_carry, 4, 8, pool=4)
     alone = make(envs[0])
-    assert side_by_side([alone]) is alone
-    source = side_by_side([make(env) for env in envs])
+    assert stack_task_sources([alone]) is alone
+    source = stack_task_sources([make(env) for env in envs])
     assert source.env_steps == 2 * 4 * 8
     params = jax.jit(algo.init)(jax.random.key(0), example_batch(dims)).params
     params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), params)
@@ -142,7 +147,7 @@ def test_several_tasks_are_played_at_their_own_team_sizes(actor):
     def draw(state, key):
         state, batch = source.next(state, source.data, None, params, key)
         logits, value = model.evaluate(params, batch)
-        return state, batch, masked.take(masked.log_softmax(logits, batch.mask), batch.action), value
+        return state, batch, masked.take(masked.log_softmax(logits, batch.action_mask), batch.action), value
 
     state = source.init(jax.random.key(1))
     for i in range(3):
@@ -153,11 +158,11 @@ def test_several_tasks_are_played_at_their_own_team_sizes(actor):
             np.testing.assert_allclose(acted[seen], np.asarray(again)[seen], rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(batch.task_id, [0, 1] * 4)
     np.testing.assert_array_equal(seen.sum(-1)[:, 0], [2, 3] * 4)
-    assert (np.asarray(batch.mask)[~seen] == np.eye(dims.actions)[0]).all() and not np.asarray(batch.obs)[
-        ~seen
-    ].any()
-    assert np.asarray(batch.extras["memory"].history["agent"]).any()
-    assert int(batch.extras["episodes"].sum()) == int((batch.terminal | batch.truncated).sum()) > 0
+    assert (np.asarray(batch.action_mask)[~seen] == np.eye(dims.actions)[0]).all() and not np.asarray(
+        batch.obs
+    )[~seen].any()
+    assert np.asarray(batch.extras["carry"].history["agent"]).any()
+    assert int(batch.extras["episodes"].sum()) == int((batch.terminated | batch.truncated).sum()) > 0
     learner = jax.jit(algo.init)(jax.random.key(0), example_batch(dims))._replace(params=params)
     metrics = jax.jit(algo.phases[0].update)(learner, batch, jax.random.key(0))[1]
     assert abs(float(metrics["ppo/approximate_kl"])) < 1e-4

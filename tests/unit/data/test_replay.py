@@ -38,13 +38,20 @@ class Counter(NamedTuple):
         return TimeStep(obs, jnp.ones((1, 2), bool), reward, ended, jnp.zeros((), bool))
 
 
-def act(params, carry, obs, key, explore):
+def act(params, carry, observation, key, sample_probability):
     """Says what it was told, and does the parity of what it sees."""
-    return carry, (obs.view[..., 1] * (explore > 0)).astype(jnp.int32), {}
+    return carry, (observation.obs[..., 1] * (sample_probability > 0)).astype(jnp.int32), {}
 
 
 def make(capacity=3 * 8, context=4, **more):
-    options = {"num_envs": 3, "steps": 4, "pool": 3, "batch_size": 64, "explore": lambda update: 1.0, **more}
+    options = {
+        "num_envs": 3,
+        "steps": 4,
+        "pool": 3,
+        "batch_size": 64,
+        "exploration": lambda update: 1.0,
+        **more,
+    }
     return replay_source(Counter(), act, no_carry, capacity=capacity, context=context, **options)
 
 
@@ -59,7 +66,7 @@ def test_windows_are_pieces_of_what_was_played():
         # The clock runs on by one, and from its last step to 0: nothing is joined that did not follow.
         np.testing.assert_array_equal(obs[:, 1:], (obs[:, :-1] + 1) % 5)
         np.testing.assert_array_equal(batch.first, obs == 0)
-        np.testing.assert_array_equal(batch.terminal, obs == 4)
+        np.testing.assert_array_equal(batch.terminated, obs == 4)
         np.testing.assert_array_equal(batch.action[..., 0], obs % 2)
         np.testing.assert_array_equal(batch.reward, obs % 2)
         # The step before a window is the one that was played before it, or no longer kept.
@@ -77,7 +84,7 @@ def test_windows_are_pieces_of_what_was_played():
 
 
 def test_acting_is_told_how_much_to_explore():
-    source = make(explore=lambda update: jnp.where(update < 2, 0.0, 1.0))
+    source = make(exploration=lambda update: jnp.where(update < 2, 0.0, 1.0))
     state = source.init(jax.random.key(0))
     draw = jax.jit(lambda state, key: source.next(state, None, None, (), key))
     done = []
@@ -99,5 +106,7 @@ def test_exploration_falls_to_its_last_share():
 
     cfg = config.compose(["+algo=qmix", "+tasks=lbf/5x5-2p-1f-t20"], "collect")
     _, settings = build.parse_algorithm(cfg, ONLINE)
-    shares = [float(settings.explore(jnp.asarray(u), 100)) * settings.final_epsilon for u in (0, 10, 20, 100)]
+    shares = [
+        float(settings.exploration(jnp.asarray(u), 100)) * settings.final_epsilon for u in (0, 10, 20, 100)
+    ]
     np.testing.assert_allclose(shares, [1.0, 0.525, 0.05, 0.05], rtol=1e-5)

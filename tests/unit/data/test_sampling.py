@@ -67,16 +67,17 @@ def test_every_window_equals_the_stored_steps(vaults, data):
         exact = r.obs[at].astype(np.float32) * np.asarray(SCALE[:width], np.float32)
         assert batch.obs.dtype == np.float32
         np.testing.assert_array_equal(batch.obs[:, :, :n, :width], exact)
-        np.testing.assert_array_equal(batch.mask[:, :, :n, :actions], r.mask[at])
+        np.testing.assert_array_equal(batch.action_mask[:, :, :n, :actions], r.mask[at])
         np.testing.assert_array_equal(batch.action[:, :, :n], r.action[at])
-        for field in ("reward", "first", "terminal", "truncated"):
+        for field in ("reward", "first", "truncated"):
             np.testing.assert_array_equal(getattr(batch, field), getattr(r, field)[at])
+        np.testing.assert_array_equal(batch.terminated, r.terminal[at])
         before = np.where(r.first[starts, None], -1, r.action[starts - 1])
         np.testing.assert_array_equal(batch.last_action[:, :n], before)
         # padding: nothing to see, NOOP the only legal action, no agent there
         assert not batch.obs[:, :, n:].any() and not batch.obs[..., width:].any()
-        assert batch.mask[:, :, n:, 0].all() and not batch.mask[:, :, n:, 1:].any()
-        assert not batch.mask[..., actions:].any() and not batch.action[:, :, n:].any()
+        assert batch.action_mask[:, :, n:, 0].all() and not batch.action_mask[:, :, n:, 1:].any()
+        assert not batch.action_mask[..., actions:].any() and not batch.action[:, :, n:].any()
         assert batch.agent_mask[:, :, :n].all() and not batch.agent_mask[:, :, n:].any()
         assert batch.time_mask.all() and (batch.task_id == k).all()
 
@@ -92,7 +93,7 @@ def test_starts_cover_a_task_and_never_leave_it(data):
 
 
 def test_data_stays_narrow(data):
-    assert (data.obs.dtype, data.mask.dtype, data.action.dtype) == (jnp.int8, jnp.bool_, jnp.int8)
+    assert (data.obs.dtype, data.action_mask.dtype, data.action.dtype) == (jnp.int8, jnp.bool_, jnp.int8)
     assert data.tasks == 3 and data.offset.tolist() == [0, 90, 130] and data.agents.tolist() == [2, 4, 3]
 
 
@@ -108,14 +109,14 @@ def test_shuffle_is_one_order_per_row_and_recoverable(data):
     assert (order == order[:, :1]).all() and (np.sort(order, -1) == np.arange(4)).all()
     assert len({tuple(o) for o in order[:, 0]}) > 8  # rows differ
     inverse = np.argsort(order, -1)
-    for field in ("obs", "mask", "action", "agent_mask"):
+    for field in ("obs", "action_mask", "action", "agent_mask"):
         after, before = (np.asarray(getattr(b, field)) for b in (shuffled, batch))
         index = inverse.reshape(*inverse.shape, *[1] * (after.ndim - 3))
         np.testing.assert_array_equal(np.take_along_axis(after, index, 2), before, err_msg=field)
     np.testing.assert_array_equal(
         np.take_along_axis(np.asarray(shuffled.last_action), inverse[:, 0], 1), batch.last_action
     )
-    for field in ("reward", "first", "terminal", "truncated", "time_mask", "task_id"):
+    for field in ("reward", "first", "terminated", "truncated", "time_mask", "task_id"):
         np.testing.assert_array_equal(getattr(shuffled, field), getattr(batch, field))
     padded = ~np.asarray(shuffled.agent_mask)[np.asarray(task_id) == 0, 0]
     assert padded.any(0).all()  # absent agents turn up in every slot

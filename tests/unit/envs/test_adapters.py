@@ -33,7 +33,7 @@ def play(env, seed, steps):
     raw_state, raw = env.raw.reset(key)
     seen = [(raw, ours, raw_state)]
     for t in range(steps):
-        action = legal_action(ours.mask, jax.random.fold_in(key, t))
+        action = legal_action(ours.action_mask, jax.random.fold_in(key, t))
         state, ours = step(state, action, key)
         raw_state, raw = raw_step(raw_state, action)
         seen.append((raw, ours, raw_state))
@@ -50,7 +50,7 @@ def test_same_masks_ends_and_rewards_as_the_raw_environment(name):
         seen = play(env, seed, env.spec.horizon)
         assert bool(seen[-1][0].last()), "an episode must end by its horizon"
         for raw, ours, _ in seen:
-            np.testing.assert_array_equal(ours.mask, raw.observation.action_mask)
+            np.testing.assert_array_equal(ours.action_mask, raw.observation.action_mask)
             np.testing.assert_allclose(ours.reward, together(raw.reward), atol=1e-6)
             assert bool(raw.last()) == bool(ours.terminated | ours.truncated)
             assert not bool(ours.terminated & ours.truncated)

@@ -22,7 +22,7 @@ def play(name, steps, seed=0):
     out = [(observe(seen), state)]
     for t in range(steps):
         k = jax.random.fold_in(key, t)
-        action = jax.random.categorical(k, jnp.where(seen.mask, 0.0, -jnp.inf))
+        action = jax.random.categorical(k, jnp.where(seen.action_mask, 0.0, -jnp.inf))
         state, seen = step(state, action, k)
         out.append((observe(seen), state))
         if seen.terminated | seen.truncated:

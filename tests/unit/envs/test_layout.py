@@ -45,14 +45,14 @@ def test_families_are_padded_and_marked():
             np.testing.assert_array_equal(step.obs[:, :width], own.obs)
             assert not step.obs[:, width:54].any()
             np.testing.assert_array_equal(step.obs[:, 54:], [mark] * agents)
-            np.testing.assert_array_equal(step.mask[:, : own.mask.shape[1]], own.mask)
-            assert not step.mask[:, own.mask.shape[1] :].any()
+            np.testing.assert_array_equal(step.action_mask[:, : own.action_mask.shape[1]], own.action_mask)
+            assert not step.action_mask[:, own.action_mask.shape[1] :].any()
             assert (step.reward, step.terminated, step.truncated) == (
                 own.reward,
                 own.terminated,
                 own.truncated,
             )
-            action = own.mask.argmax(-1)
+            action = own.action_mask.argmax(-1)
             state, step = env.step(state, action, jax.random.key(1))
             own_state, own = raw.step(own_state, action, jax.random.key(1))
         assert env.spec.obs == env.obs_scale.size == 56

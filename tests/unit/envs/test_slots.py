@@ -46,7 +46,7 @@ def test_an_episode_keeps_its_order_and_holds_the_same_objects(names):
                 take_columns(own.obs, state.columns), step.obs[:, : own.obs.shape[1]]
             )
             np.testing.assert_array_equal(step.obs[:, 18:21], own.obs[:, 18:21])  # self
-            action = jnp.argmax(step.mask, axis=-1)
+            action = jnp.argmax(step.action_mask, axis=-1)
             columns = np.asarray(state.columns)
             state, step = env.step(state, action, key)
             own_state, own = raw.step(own_state, action, key)

@@ -45,7 +45,7 @@ def played(task):
         for t in range(30):
             k = jax.random.fold_in(key, t)
             # Go east until the enemy is in range, then shoot at whom one can.
-            best = np.asarray(ours.mask).copy()
+            best = np.asarray(ours.action_mask).copy()
             best[:, [0, 1, 3, 4]] = False
             action = np.where(best[:, 5:].any(1), 5 + best[:, 5:].argmax(1), 2 * best[:, 2])
             state, ours = step(state, jnp.asarray(action), k)
@@ -62,7 +62,7 @@ def test_legal_actions_rewards_and_ends_are_jaxmarls(played):
     fought = False
     for ours, _, _, legal, reward, done, _ in seen:
         theirs = np.stack([legal[a] for a in env.raw.agents]).astype(bool)
-        mask = np.asarray(ours.mask)
+        mask = np.asarray(ours.action_mask)
         np.testing.assert_array_equal(mask[:, 0], theirs[:, 4])
         np.testing.assert_array_equal(mask[:, 1:5], theirs[:, :4])
         np.testing.assert_array_equal(mask[:, 5 : 5 + ENEMIES], theirs[:, 5:])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mtmarl.networks import causal
-from mtmarl.networks.entities import Memory
+from mtmarl.networks.entities import AgentCarry
 from mtmarl.training.rollout import where_rows
 from mtmarl.types import Observation
 from tests.batches import ACTIONS, ROWS, STEPS, make_batch, pad
@@ -68,19 +68,19 @@ def test_acting_step_by_step_is_the_window(case):
     Asked for 2 and given the reward of the step before, an agent is told what is left of it.
     """
     agent, params, batch = case
-    fresh = memory = agent.init_carry(ROWS, AGENTS)
+    fresh = carry = agent.init_carry(ROWS, AGENTS)
     assert batch.first[:, 1:].any()
     assert set(fresh.history["to_go"].tolist()) == {2.0}
     act = jax.jit(agent.act)
     for start in (fresh, None):
-        start = memory if start is None else start
+        start = carry if start is None else start
         seen = batch._replace(first=batch.first.at[1:, 0].set(False))
-        memory, said, told = start, [], []
+        carry, said, told = start, [], []
         for t in range(STEPS):
-            memory = where_rows(seen.first[:, t], fresh, memory)
+            carry = where_rows(seen.first[:, t], fresh, carry)
             got = jnp.where(seen.first[:, t] | (t == 0), 0.0, seen.reward[:, t - 1])
-            history, logits = act(params, memory, step_of(batch, t)._replace(reward=got))
-            memory = Memory(history, batch.action[:, t])
+            history, logits = act(params, carry, step_of(batch, t)._replace(reward=got))
+            carry = AgentCarry(history, batch.action[:, t])
             said.append(logits)
             told.append(jnp.broadcast_to(history["to_go"][:, None], (ROWS, AGENTS)))
         out = agent.window(params, seen._replace(extras={"to_go": jnp.stack(told, 1)}), start)
@@ -95,7 +95,7 @@ def test_memory_goes_from_window_to_window(case):
     head, tail = cut(0, 3), cut(3, STEPS)
     inputs = (head.observation, causal.last_actions(head), head.return_to_go, head.first)
     _, cache = agent.module.apply({"params": params}, *inputs, start.history["cache"])
-    out = agent.window(params, tail, Memory({**start.history, "cache": cache}, head.action[:, -1]))
+    out = agent.window(params, tail, AgentCarry({**start.history, "cache": cache}, head.action[:, -1]))
     np.testing.assert_allclose(out, whole[:, 3:], rtol=1e-4, atol=1e-5)
 
 
@@ -131,17 +131,17 @@ def test_a_context_of_one_is_a_feed_forward_network():
     flat = batch._replace(
         **{
             name: getattr(batch, name).reshape(ROWS * STEPS, 1, *getattr(batch, name).shape[2:])
-            for name in ("obs", "mask", "action", "agent_mask", "first")
+            for name in ("obs", "action_mask", "action", "agent_mask", "first")
         }
     )
     single = agent.window(params, flat).reshape(out.shape)
     np.testing.assert_allclose(out, single, rtol=1e-4, atol=1e-5)
-    memory = Memory(
+    carry = AgentCarry(
         jax.tree.map(jnp.ones_like, agent.init_carry(ROWS, AGENTS).history),
         jnp.ones((ROWS, AGENTS), jnp.int32),
     )
     np.testing.assert_allclose(
-        agent.act(params, memory, step_of(batch, 2))[1], out[:, 2], rtol=1e-4, atol=1e-5
+        agent.act(params, carry, step_of(batch, 2))[1], out[:, 2], rtol=1e-4, atol=1e-5
     )
 
 
@@ -153,7 +153,7 @@ def test_padding_changes_nothing(case):
     np.testing.assert_allclose(more[:, :, :AGENTS], out, rtol=1e-5, atol=1e-6)
     wide = causal.Agent(causal.Policy(CONFIG, ACTIONS + 2, True), 2.0)
     grow = lambda x, axis, n: jnp.pad(x, [(0, n if i == axis else 0) for i in range(x.ndim)])
-    padded = batch._replace(obs=grow(batch.obs, 3, 4), mask=grow(batch.mask, 3, 2))
+    padded = batch._replace(obs=grow(batch.obs, 3, 4), action_mask=grow(batch.action_mask, 3, 2))
     fresh = wide.init(jax.random.key(1), padded)
     put = lambda new, old: new.at[tuple(map(slice, old.shape))].set(old)
     out_wide = wide.window(jax.tree.map(put, fresh, params), padded)

@@ -105,14 +105,14 @@ def test_acting_step_by_step_is_the_window(agent):
     net, params = agent
     batch = make_batch(3)
     whole = net.window(params, batch)
-    memory = fresh = net.init_carry(4, 3)
+    carry = fresh = net.init_carry(4, 3)
     for t in range(6):
         clear = lambda m, f, t=t: jnp.where(batch.first[:, t].reshape(-1, *[1] * (m.ndim - 1)), f, m)
-        memory = jax.tree.map(clear, memory, fresh)
+        carry = jax.tree.map(clear, carry, fresh)
         obs = jax.tree.map(lambda x, t=t: x[:, t], batch.observation)
-        history, out = net.act(params, memory, obs)
+        history, out = net.act(params, carry, obs)
         np.testing.assert_allclose(out, whole[:, t], atol=1e-5)
-        memory = entities.Memory(history, batch.action[:, t])
+        carry = entities.AgentCarry(history, batch.action[:, t])
     assert bool(batch.first[:, 1:].any())
 
 
@@ -133,8 +133,9 @@ def test_choice_is_greedy_sampled_or_uniform():
     logits = jnp.broadcast_to(jnp.asarray([2.0, 5.0, 0.0, 0.0]), (4000, 1, 4))
     legal = jnp.broadcast_to(jnp.asarray([True, False, True, True]), logits.shape)
     obs = Observation(logits, legal, jnp.ones((4000, 1), bool))
-    pick = lambda explore, **more: np.bincount(
-        np.asarray(entities.choose(logits, obs, jax.random.key(0), explore, **more))[:, 0], minlength=4
+    pick = lambda sample_probability, **more: np.bincount(
+        np.asarray(entities.choose(logits, obs, jax.random.key(0), sample_probability, **more))[:, 0],
+        minlength=4,
     )
     np.testing.assert_array_equal(pick(0.0), [4000, 0, 0, 0])
     p = np.exp([2.0, 0.0, 0.0])

@@ -14,10 +14,10 @@ KAPPA = r.head_decays(H, 0.8)
 def inputs(dtype, seed=0):
     keys = jax.random.split(jax.random.key(seed), 6)
     q, k, v = (jax.random.normal(key, (B, H, T, N, F), dtype) for key in keys[:3])
-    memory = jax.random.normal(keys[3], (B, H, F, F), dtype)
+    carry = jax.random.normal(keys[3], (B, H, F, F), dtype)
     first = jax.random.bernoulli(keys[4], 0.2, (B, T)).at[0].set(False).at[1, 0].set(True)
     mask = jax.random.bernoulli(keys[5], 0.7, (B, 1, 1, N, 1))
-    return q, k * mask, v, first, memory
+    return q, k * mask, v, first, carry
 
 
 FORMS = {
@@ -35,34 +35,32 @@ FORMS = {
 def test_equals_recurrent(form, causal, dtype, rtol):
     with jax.enable_x64(dtype == "float64"):
         args = (*inputs(jnp.dtype(dtype)), KAPPA.astype(dtype), causal)
-        want, want_memory = r.recurrent(*args)
-        got, memory = FORMS[form](*args)
+        want, want_carry = r.recurrent(*args)
+        got, carry = FORMS[form](*args)
         scale = float(jnp.abs(want).max())
         np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol * scale)
-        np.testing.assert_allclose(
-            memory, want_memory, rtol=rtol, atol=rtol * float(jnp.abs(want_memory).max())
-        )
+        np.testing.assert_allclose(carry, want_carry, rtol=rtol, atol=rtol * float(jnp.abs(want_carry).max()))
 
 
 def test_definition_by_hand():
     """One head, two steps, two agents, features of width 1: worked out on paper."""
     one = lambda *x: jnp.asarray(x, jnp.float32).reshape(1, 1, 2, 2, 1)
     q, k, v = one(1, 2, 3, 4), one(1, 1, 2, 1), one(1, 2, 1, 3)
-    memory, first, kappa = jnp.full((1, 1, 1, 1), 10.0), jnp.zeros((1, 2), bool), jnp.asarray([0.5])
-    full, after = r.recurrent(q, k, v, first, memory, kappa, causal=False)
+    carry, first, kappa = jnp.full((1, 1, 1, 1), 10.0), jnp.zeros((1, 2), bool), jnp.asarray([0.5])
+    full, after = r.recurrent(q, k, v, first, carry, kappa, causal=False)
     # Step 1: 10/2 + 1 + 2 = 8; step 2: 8/2 + 2 + 3 = 9.
     np.testing.assert_allclose(full.ravel(), [8, 16, 27, 36])
     np.testing.assert_allclose(after.ravel(), [9])
-    causal, _ = r.recurrent(q, k, v, first, memory, kappa, causal=True)
+    causal, _ = r.recurrent(q, k, v, first, carry, kappa, causal=True)
     np.testing.assert_allclose(causal.ravel(), [6, 16, 18, 36])
 
 
 def test_nothing_crosses_an_episode_start():
-    q, k, v, _, memory = inputs(jnp.float32)
+    q, k, v, _, carry = inputs(jnp.float32)
     first = jnp.zeros((B, T), bool).at[:, 5].set(True)
-    whole, after = r.chunked(6)(q, k, v, first, memory, KAPPA, True)
+    whole, after = r.chunked(6)(q, k, v, first, carry, KAPPA, True)
     late = [x[:, :, 5:] for x in (q, k, v)]
-    alone, alone_after = r.chunked(7)(*late, first[:, 5:], jnp.zeros_like(memory), KAPPA, True)
+    alone, alone_after = r.chunked(7)(*late, first[:, 5:], jnp.zeros_like(carry), KAPPA, True)
     np.testing.assert_allclose(whole[:, :, 5:], alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(after, alone_after, rtol=1e-4, atol=1e-4)
 

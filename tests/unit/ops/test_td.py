@@ -12,7 +12,7 @@ def test_an_end_is_worth_its_reward_and_a_time_limit_teaches_nothing():
     batch = make_batch(2)
     yes, no = jnp.ones(batch.reward.shape, bool), jnp.zeros(batch.reward.shape, bool)
     batch = batch._replace(
-        terminal=no.at[:, 2].set(True), truncated=no.at[:, 3].set(True), time_mask=yes.at[0, 5].set(False)
+        terminated=no.at[:, 2].set(True), truncated=no.at[:, 3].set(True), time_mask=yes.at[0, 5].set(False)
     )
     value = jnp.arange(24.0).reshape(4, 6)
     y = np.asarray(td.target(batch, 2.0, 0.5, value))

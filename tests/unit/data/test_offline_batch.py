@@ -7,7 +7,7 @@ from recordings import save
 
 from mtmarl.data import host_source as h
 from mtmarl.data import sampling, vault
-from mtmarl.data.source import Source, beside, vault_source
+from mtmarl.data.source import Source, vault_source, with_offline_batch
 from mtmarl.types import Dims, example_batch
 
 DIMS = Dims(agents=3, obs=5, actions=4, horizon=12, tasks=2)
@@ -44,7 +44,7 @@ def test_the_vault_comes_along_and_changes_nothing_of_what_is_played(tmp_path):
     mapped = [h.map_vault(p, tmp_path / "cache") for p in paths]
     there = h.host_source(mapped, DIMS, ROWS, STEPS, chunk=3, memory=4 * 2**20)
     alone = batches(played())
-    both = [batches(beside(played(), v)) for v in (vault_source(data, ROWS, STEPS), there)]
+    both = [batches(with_offline_batch(played(), v)) for v in (vault_source(data, ROWS, STEPS), there)]
     for batch in both:
         jax.tree.map(np.testing.assert_array_equal, batch._replace(extras={}), alone)
     jax.tree.map(np.testing.assert_array_equal, both[0].extras, both[1].extras)
@@ -52,4 +52,4 @@ def test_the_vault_comes_along_and_changes_nothing_of_what_is_played(tmp_path):
     assert offline.obs.shape == (3, ROWS, STEPS, DIMS.agents, DIMS.obs)
     assert (jnp.sort(offline.task_id, axis=1) == jnp.arange(ROWS) // 3).all()
     assert (offline.reward[0] != offline.reward[1]).any()
-    assert beside(played(), there).env_steps == 42
+    assert with_offline_batch(played(), there).env_steps == 42
