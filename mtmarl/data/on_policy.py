@@ -30,7 +30,7 @@ def in_order(act: Act, order: jax.Array, held: Any = None) -> Act:
     back = jnp.argsort(order, axis=1)
 
     def acting(params, carry, observation, key, sample_probability):
-        per_agent = ("view", "action_mask", "agent_mask")
+        per_agent = ("obs", "action_mask", "agent_mask")
         observation = observation._replace(
             **{name: reorder(getattr(observation, name), order) for name in per_agent}
         )

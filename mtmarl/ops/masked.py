@@ -44,7 +44,7 @@ def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Fl
 
 
 def log_softmax(logits: Float[Array, "*b A"], legal: Bool[Array, "*b A"]) -> Float[Array, "*b A"]:
-    """Log-probabilities over legal actions; about NEVER for illegal ones."""
+    """Log-probabilities over legal actions; about NEG_INF for illegal ones."""
     return jax.nn.log_softmax(jnp.where(legal, logits, NEG_INF), axis=-1)
 
 

@@ -128,7 +128,7 @@ def test_fractions_of_phases_add_up(case):
     assert abs(sum(phase.fraction for phase in case[0].phases) - 1.0) < 1e-9
 
 
-@pytest.mark.parametrize("explore", [0.0, 1.0])
+@pytest.mark.parametrize("sample_probability", [0.0, 1.0])
 def test_acts_legally_at_any_team_size(case, sample_probability):
     algo, learner, _ = case
     for agents in (1, 3, 7):

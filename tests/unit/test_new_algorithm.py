@@ -28,7 +28,7 @@ class Config:
 
 def make(config, dims):
     tx = adam(config.learning_rate, 1.0)
-    logits = lambda params, obs: obs.view @ params["kernel"]
+    logits = lambda params, obs: obs.obs @ params["kernel"]
 
     def loss(params, target, batch, key):
         return cloning(logits(params, batch.observation), batch, dims)
@@ -36,8 +36,8 @@ def make(config, dims):
     def init(key, batch):
         return init_learner({"kernel": jnp.zeros((dims.obs, dims.actions))}, {"toy": tx}, target=False)
 
-    def act(params, carry, obs, key, explore):
-        return carry, choose(logits(params, obs), obs, key, explore), {}
+    def act(params, carry, obs, key, sample_probability):
+        return carry, choose(logits(params, obs), obs, key, sample_probability), {}
 
     return Algorithm(init, (Phase("train", 1.0, gradient_step("toy", loss, tx)),), act, no_carry)
 

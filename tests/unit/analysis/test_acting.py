@@ -17,8 +17,8 @@ from tests.unit.analysis.run_directories import write_run
 ROWS = 256
 
 
-def write(directory, algo="mt_oryx", sample_probability=1.0, **settings):
-    recorded = {"algo": settings, "evaluator": {"explore": sample_probability}}
+def write(directory, algo="mt_oryx", explore=1.0, **settings):
+    recorded = {"algo": settings, "evaluator": {"explore": explore}}
     return runs.read(write_run(directory, {"lbf/a": 1.0}, {"lbf/b": 0.5}, algo=algo, config=recorded))
 
 
@@ -37,8 +37,8 @@ def write(directory, algo="mt_oryx", sample_probability=1.0, **settings):
         ("qmix", 0.0, {"final_epsilon": 0.05}, "greedy"),
     ],
 )  # fmt: skip
-def test_by_what_is_recorded(tmp_path, algo, sample_probability, settings, words):
-    assert acting.chosen(write(tmp_path, algo, sample_probability, **settings)) == words
+def test_by_what_is_recorded(tmp_path, algo, explore, settings, words):
+    assert acting.chosen(write(tmp_path, algo, explore, **settings)) == words
 
 
 def test_reports_name_which_methods_sample_and_which_are_greedy(tmp_path):
@@ -95,6 +95,6 @@ def test_what_a_run_records_of_its_algorithm_stands(tmp_path):
 def test_records_of_before_get_the_same_words_and_names(name, tmp_path):
     spec, settings = ALGOS[name], config.compose([f"+algo={name}", "+tasks=lbf_5"], "train").algo
     assert sweeps.title(name) == spec.title
-    for sample_probability in (0.0, 0.5, 1.0):
-        words = acting.chosen(write(tmp_path / str(sample_probability), name, sample_probability, **settings))
-        assert words == spec.acting(settings, sample_probability)
+    for explore in (0.0, 0.5, 1.0):
+        words = acting.chosen(write(tmp_path / str(explore), name, explore, **settings))
+        assert words == spec.acting(settings, explore)

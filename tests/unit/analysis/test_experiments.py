@@ -112,13 +112,13 @@ def test_seeds_may_begin_with_their_own_seed_of_an_earlier_run(tmp_path):
 
 def test_how_to_play_matters_where_training_plays(tmp_path):
     seeds = lambda: [[r.seed for r in v] for v in sort_out(tmp_path).groups.values()]
-    for seed, sample_probability in enumerate([{}, {"explore": 0.0}, {"explore": 1.0}]):
-        offline = {"config": {"collect": sample_probability}, "counts": {"gradient_steps": 10}}
+    for seed, explore in enumerate([{}, {"explore": 0.0}, {"explore": 1.0}]):
+        offline = {"config": {"collect": explore}, "counts": {"gradient_steps": 10}}
         configured(tmp_path / str(seed), seed=seed, **offline)
     assert seeds() == [[0, 1, 2]]
-    for seed, sample_probability in enumerate([0.0, 1.0]):
+    for seed, explore in enumerate([0.0, 1.0]):
         playing = {
-            "config": {"collect": {"explore": sample_probability}},
+            "config": {"collect": {"explore": explore}},
             "counts": {"gradient_steps": 10, "env_steps": 90},
         }
         configured(tmp_path / str(seed), seed=seed, **playing)

@@ -20,7 +20,7 @@ def first_or_any(params, carry, obs, key, sample_probability):
     )
 
 
-@pytest.mark.parametrize("explore", [0.0, 1.0])
+@pytest.mark.parametrize("sample_probability", [0.0, 1.0])
 def test_greedy_play_is_recorded_as_greedy(sample_probability):
     env = Counting(0, 2, 5)
     seen = make_recorder(env, first_or_any, no_carry, 8, sample_probability)((), jax.random.key(0))
