@@ -7,7 +7,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from glob import escape
@@ -21,6 +21,7 @@ from mtmarl.errors import UserError
 
 _SCRATCH = "mtmarl-"
 _DEAD = 3600  # Seconds after which a small file is no longer being written.
+_POLL = 0.1  # Seconds between two looks at a lock.
 
 
 def files_below(folder: Path, name: str = "*", refused: list[tuple[Path, str]] | None = None) -> list[Path]:
@@ -129,34 +130,47 @@ def write_json(file: Path, value: Any) -> None:
     write_whole(file, json.dumps(value, indent=1) + "\n")
 
 
-def is_written(run_dir: Path) -> bool:
-    """Whether another process holds the lock of a run now."""
-    if not (run_dir / ".lock").exists():
-        return False
+@contextmanager
+def locked(lock: Path, busy: Callable[[], object]) -> Iterator[None]:
+    """Holds a lock file. While another process holds it, `busy` is called: it may raise, else the lock is awaited."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    own = FileLock(lock)
+    while True:
+        try:
+            own.acquire(timeout=0)
+            break
+        except Timeout:
+            busy()
+            time.sleep(_POLL)
+        except (
+            NotImplementedError
+        ):  # Some network file systems have no locks: work matters more than the lock.
+            break
     try:
-        with FileLock(run_dir / ".lock").acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
-    except NotImplementedError:  # A file system without locks.
-        return False
+        yield
+    finally:
+        own.release()
 
 
 @contextmanager
 def only_writer(run_dir: Path) -> Iterator[None]:
     """Keeps other processes from writing a run at the same time. Raises UserError if one does."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_dir / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+
+    def refuse() -> None:
         raise UserError(
             f"{run_dir}: another process is writing this run; wait for it, or give another run_dir"
-        ) from None
-    except NotImplementedError:  # Some network file systems have no locks; a run is worth more than its lock.
+        )
+
+    with locked(run_dir / ".lock", refuse):
         yield
-        return
+
+
+def is_written(run_dir: Path) -> bool:
+    """Whether another process is writing a run now."""
+    if not (run_dir / ".lock").exists():
+        return False
     try:
-        yield
-    finally:
-        lock.release()
+        with only_writer(run_dir):
+            return False
+    except UserError:
+        return True

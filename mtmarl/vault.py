@@ -6,7 +6,6 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,42 +52,12 @@ def _one(args: argparse.Namespace) -> tuple[str, Path]:
 
 
 def _new_place(args: argparse.Namespace, task: str, quality: str) -> Path:
-    path = vaults.vault_path(_own_root(args), task, quality)
-    if path.resolve() != path:
-        raise UserError(f"{path}: leads to {path.resolve()} by a link; give the folder itself with --root")
-    if path.exists() and not args.replace:
-        root = path.parents[2]
-        if vaults.has_vault(path) and not vaults.is_listed(root, path):  # of a process that was killed
-            vaults.record(root, {f"{task}/{quality}": vaults.manifest_entry(root, path)})
-        raise UserError(f"{path}: is there already; choose another quality, or --replace")
-    return path
+    return vaults.check_free(vaults.vault_path(_own_root(args), task, quality), args.replace)
 
 
 def _keep(path: Path, recording: vaults.Recording, metadata: Mapping[str, Any]) -> None:
-    there = next(p for p in path.parents if p.exists())
-    try:
-        vaults.write_vault(path, recording, metadata)
-    except (OSError, ValueError) as error:  # A full disk, also as TensorStore tells of it.
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot be written ({reason}); nothing of it is left") from None
-    finally:
-        for empty in (p for p in path.parents if p.is_relative_to(there) and p != there):
-            with suppress(OSError):  # Not empty: others have written there.
-                empty.rmdir()
-    entry = _list_in_manifest(path)
+    entry = vaults.add_vault(path, recording, metadata)
     print(f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes")
-
-
-def _list_in_manifest(path: Path) -> dict[str, Any]:
-    root = path.parents[2]
-    entry = vaults.manifest_entry(root, path)
-    try:
-        vaults.record(root, {f"{entry['task']}/{path.name}": entry})
-    except OSError as error:
-        raise UserError(
-            f"{root / vaults.MANIFEST}: cannot be written ({error}); the same command lists {path}"
-        ) from None
-    return entry
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -277,7 +246,7 @@ def _convert(source: Path, options: Any, args: argparse.Namespace, made: dict[Pa
         )
     done = convert.convert(source, options)
     if path.exists() and not args.replace and convert.holds(path, done):
-        _list_in_manifest(path)
+        vaults.list_vault(path)
         print(f"{path}: is there already, the same")
     else:
         _keep(_new_place(args, task, quality), done.recording, done.metadata)

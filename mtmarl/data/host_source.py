@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl.data import soundness, vault
+from mtmarl.data import vault
 from mtmarl.data.sampling import (
     TaskData,
     check_dims,
@@ -29,7 +29,7 @@ from mtmarl.data.sampling import (
     write_padded,
 )
 from mtmarl.data.source import Source, Windows
-from mtmarl.data.vault import Recording, Vault, stored_bytes
+from mtmarl.data.vault import Recording, Vault, checks, store, stored_bytes, verified
 from mtmarl.errors import UserError
 from mtmarl.files import files_below
 from mtmarl.types import Dims, Params
@@ -44,7 +44,7 @@ UNPACKING_SECONDS = 24 * 3600.0
 
 def default_cache() -> Path:
     """Where unpacked vaults lie, in the user's cache."""
-    return soundness.cache() / "vaults"
+    return verified.cache_folder() / "vaults"
 
 
 def map_vault(path: Path, cache: Path | None = None) -> Vault:
@@ -57,11 +57,11 @@ def map_vault(path: Path, cache: Path | None = None) -> Vault:
     metadata = vault.read_metadata(path)
     told = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
     where = f"{told(str(path.resolve()))}-"
-    place = (cache or default_cache()) / f"{where}{told(soundness.stamp(files_below(path)))}"
+    place = (cache or default_cache()) / f"{where}{told(verified.stamp(files_below(path)))}"
     if place.is_dir():
         try:
             found = _mapped(place, metadata, path)
-            vault.check_contents(found, place, soundness.stamp(files_below(place)))
+            store.check_contents(found, place, verified.stamp(files_below(place)))
             return found
         except (UserError, OSError, ValueError):  # the copy is damaged, not the vault
             shutil.rmtree(place, ignore_errors=True)
@@ -77,10 +77,10 @@ def map_vault(path: Path, cache: Path | None = None) -> Vault:
     try:
         _unpack(path, metadata, part)
         found = _mapped(part, metadata, path)
-        vault.validate(found)
-        vault.check_contents(found, part, "")
+        checks.validate(found)
+        store.check_contents(found, part, "")
         part.rename(place)
-        soundness.remember(place, soundness.stamp(files_below(place)))
+        verified.remember(place, verified.stamp(files_below(place)))
         _forget(place.parent.glob(f"{where}*"), place)
     except OSError:
         if not place.is_dir():  # Another process may have been quicker.
@@ -100,13 +100,13 @@ def _forget(places: Iterable[Path], newest: Path) -> None:
 
 def _unpack(path: Path, metadata: dict[str, Any], to: Path) -> None:
     steps = metadata["steps"]
-    for field, stored in vault.open_columns(path, metadata).items():
+    for field, stored in store.open_columns(path, metadata).items():
         dtype, shape = stored.dtype.numpy_dtype, stored.shape[1:]
         block = max(1, BLOCK_BYTES // (dtype.itemsize * int(np.prod(shape))))
         column = np.lib.format.open_memmap(to / f"{field}.npy", "w+", dtype, (steps, *shape))
         for start in range(0, steps, block):
             rows = slice(start, min(start + block, steps))
-            with vault.damage(path):
+            with store.reading(path):
                 column[rows] = stored[rows].read().result()
         column.flush()
 

@@ -54,8 +54,7 @@ def push(
             before = entries.get(name, {}).get("files", {})
             try:
                 entry = vaults.manifest_entry(root, local[name])
-                alone = {"schema_version": vaults.SCHEMA_VERSION, "vaults": {name: entry}}
-                vaults.parse_manifest(vaults.to_json(alone), local[name])
+                vaults.check_entry(name, entry, local[name])
                 if before and before != entry["files"] and not replace:
                     raise UserError(
                         f"{store.address}: has another {name}; push it under another quality, or with --replace"

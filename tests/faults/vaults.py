@@ -190,10 +190,7 @@ def _array(root: Path, rng: np.random.Generator) -> str:
     else:
         value = value[::-1]
     file = pick_leaf_delete(path, field)
-    layout = vault._PACKED | {"chunks": [1, len(value), *value.shape[1:]]}
-    shape = (1, 10**13, *value.shape[1:])
-    leaf = vault.open_leaf(path, f"{field}.", layout, dtype=value.dtype.name, shape=shape, create=True)
-    leaf[0, 0 : len(value)].write(value).result()
+    vault.store.create_leaf(path, field, value)[0, 0 : len(value)].write(value).result()
     return f"{field} written again: {how}{file}"
 
 

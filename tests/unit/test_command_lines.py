@@ -14,6 +14,7 @@ from mtmarl import build, config, sweep
 from mtmarl import vault as command_line
 from mtmarl.command_lines import AS_THEY_STAND, command, line, word
 from mtmarl.data import vault
+from mtmarl.data.vault import manifest
 from mtmarl.errors import UserError
 
 TEXTS = (
@@ -68,10 +69,10 @@ def test_the_command_that_repairs_names_the_root(tmp_path, capsys):
     root = tmp_path / "it's; here"
     (root / "lbf" / "3m.vlt" / "replay").mkdir(parents=True)
     vault.write_manifest(root, {})
-    (fault,) = [fault for _, fault in vault.check_all(root) if fault] or [vault._repair(root)]
+    (fault,) = [fault for _, fault in vault.check_all(root) if fault] or [manifest.repair(root)]
     with pytest.raises(UserError, match="no vault"):
         command_line._named(command_line._parser().parse_args(["describe", "lbf/x", "--root", str(root)]))
-    args = command_line._parser().parse_args(advised(vault._repair(root))[0][3:])
+    args = command_line._parser().parse_args(advised(manifest.repair(root))[0][3:])
     assert args.repair and args.root == str(root) and isinstance(fault, str)
 
 

@@ -9,6 +9,7 @@ from recordings import make_recording, metadata, save
 from mtmarl import vault as cli
 from mtmarl.data import publish
 from mtmarl.data import vault as v
+from mtmarl.data.vault import manifest
 from mtmarl.errors import UserError
 
 GOOD = "lbf/toy/replay"
@@ -142,7 +143,7 @@ def test_a_vault_left_unlisted_by_a_kill_is_listed_by_the_rerun(tmp_path, capsys
     save(tmp_path)
     command = ["subset", GOOD, "half", "--steps", "100", "--root", str(tmp_path)]
     with monkeypatch.context() as patch:
-        patch.setattr(v, "record", lambda *_: (_ for _ in ()).throw(SystemExit))
+        patch.setattr(manifest, "record", lambda *_: (_ for _ in ()).throw(SystemExit))
         with pytest.raises(SystemExit):
             cli.main(command)
     v.update_manifest(tmp_path)

@@ -5,8 +5,8 @@ import pytest
 from recordings import make_vault
 
 from mtmarl import config
-from mtmarl.data import vault as v
 from mtmarl.data.sampling import thin
+from mtmarl.data.vault import checks
 from mtmarl.errors import UserError
 
 
@@ -27,7 +27,7 @@ def test_whole_episodes_spread_evenly(fraction):
     assert at[0] == 0 and gaps.max() - gaps.min() <= 1
     if fraction == 1.0:
         assert all(map(_same, episodes, kept))
-    v._check_arrays(thinned.recording, "thinned")
+    checks.check_recording(thinned.recording, "thinned")
 
 
 def test_less_is_part_of_more():

@@ -9,6 +9,7 @@ from recordings import make_recording, metadata, save
 
 from mtmarl import vault as cli
 from mtmarl.data import vault as v
+from mtmarl.data.vault import store
 from mtmarl.errors import UserError
 
 GOOD = "lbf/toy/replay"
@@ -25,7 +26,7 @@ def test_an_odd_root_is_written_and_read_as_any(tmp_path, name):
     found = v.read_vault(path)
     for field, value in recording._asdict().items():
         np.testing.assert_array_equal(getattr(found.recording, field), value)
-    columns = v.open_columns(path, v.read_metadata(path))
+    columns = store.open_columns(path, v.read_metadata(path))
     np.testing.assert_array_equal(columns["reward"].read().result(), recording.reward)
     v.write_reference(root, "lbf/toy", {"reference": 1.5})
     assert v.read_references(root) == {"lbf/toy": {"reference": 1.5}}
@@ -73,7 +74,7 @@ def test_a_store_that_counts_other_steps_than_its_metadata_is_refused(tmp_path, 
     with pytest.raises(UserError, match=f"says steps = 200, the store has \\[{steps}]; restore the vault"):
         v.read_vault(path)
     with pytest.raises(UserError, match="restore the vault"):
-        v.open_columns(path, v.read_metadata(path))
+        store.open_columns(path, v.read_metadata(path))
 
 
 def test_both_counts_raised_alike_are_refused(tmp_path):

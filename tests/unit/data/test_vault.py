@@ -11,6 +11,7 @@ from recordings import HORIZON, SCALE, make_recording, metadata, save
 
 from mtmarl import vault as cli
 from mtmarl.data import vault as v
+from mtmarl.data.vault import store
 from mtmarl.errors import UserError
 
 
@@ -31,11 +32,11 @@ def test_what_is_written_is_read_back(tmp_path, steps):
     assert [p.name for p in path.parent.iterdir()] == ["replay"]  # nothing temporary is left
 
 
-@pytest.mark.parametrize("chunk", [v._CHUNK, 40])
+@pytest.mark.parametrize("chunk", [store._CHUNK_BYTES, 40])
 def test_flashbax_reads_it(tmp_path, monkeypatch, chunk):
     flashbax = pytest.importorskip("flashbax.vault")
-    monkeypatch.setattr(v, "_CHUNK", chunk)
-    monkeypatch.setattr(v, "_FILE", 2000)
+    monkeypatch.setattr(store, "_CHUNK_BYTES", chunk)
+    monkeypatch.setattr(store, "_FILE_BYTES", 2000)
     path, recording = save(tmp_path, steps=128)
     assert_same(v.read_vault(path).recording, recording)
     experience = flashbax.Vault("lbf/toy.vlt", rel_dir=str(tmp_path), vault_uid="replay").read().experience
@@ -80,13 +81,13 @@ def test_a_path_outside_the_layout_is_refused(tmp_path):
 @pytest.mark.parametrize("stage", ["_write_files", "_verify_written"])
 def test_an_interrupted_write_leaves_the_old_vault(tmp_path, monkeypatch, stage):
     path, old = save(tmp_path, seed=1)
-    real = getattr(v, stage)
+    real = getattr(store, stage)
 
     def interrupted(*args):
         real(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(v, stage, interrupted)
+    monkeypatch.setattr(store, stage, interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(tmp_path, seed=2)
     assert_same(v.read_vault(path).recording, old)
@@ -95,22 +96,24 @@ def test_an_interrupted_write_leaves_the_old_vault(tmp_path, monkeypatch, stage)
 
 def test_a_failed_move_restores_the_old_vault(tmp_path, monkeypatch):
     path, old = save(tmp_path, seed=1)
-    rename = v.Path.rename
+    rename = Path.rename
 
     def fails_for_new(self, target):
         if ".new-" in self.parent.name:
             raise OSError("disk")
         return rename(self, target)
 
-    monkeypatch.setattr(v.Path, "rename", fails_for_new)
+    monkeypatch.setattr(Path, "rename", fails_for_new)
     with pytest.raises(OSError, match="disk"):
         save(tmp_path, seed=2)
     assert_same(v.read_vault(path).recording, old)
 
 
 def test_a_write_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
-    real = v._write_files
-    monkeypatch.setattr(v, "_write_files", lambda base, r, m: real(base, r._replace(reward=r.reward + 1), m))
+    real = store._write_files
+    monkeypatch.setattr(
+        store, "_write_files", lambda base, r, m: real(base, r._replace(reward=r.reward + 1), m)
+    )
     with pytest.raises(UserError):
         save(tmp_path)
     assert not (tmp_path / "lbf/toy.vlt/replay").exists()
@@ -119,7 +122,7 @@ def test_a_write_that_reads_back_differently_is_refused(tmp_path, monkeypatch):
 def test_identity_is_of_the_contents(tmp_path, monkeypatch):
     path, recording = save(tmp_path)
     of = v.identity(path)
-    monkeypatch.setattr(v, "_PACKED", {"order": "C", "compressor": {"id": "gzip", "level": 1}})
+    monkeypatch.setattr(store, "_COMPRESSION", {"order": "C", "compressor": {"id": "gzip", "level": 1}})
     v.write_vault(path, recording, metadata(collected="elsewhere"))
     assert v.identity(path) == of
 
@@ -308,7 +311,7 @@ def test_an_interrupted_manifest_leaves_the_old_one(tmp_path, monkeypatch):
     manifest = v.update_manifest(tmp_path)
     old = manifest.read_text()
     save(tmp_path, 2, quality="good")
-    monkeypatch.setattr(v.Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk")))
     with pytest.raises(OSError):
         v.update_manifest(tmp_path)
     assert manifest.read_text() == old and not list(tmp_path.glob(".manifest*"))
@@ -360,7 +363,7 @@ def test_command_line(tmp_path, capsys):
 def test_writers_of_one_vault_take_turns(tmp_path, monkeypatch):
     """Two that move theirs into one place at once: each moves a whole vault, and nothing else is left."""
     path, _ = save(tmp_path)
-    real, at_once, most = v.replace_folder, [], []
+    real, at_once, most = store.replace_folder, [], []
 
     def slow(new, to):
         at_once.append(1)
@@ -369,7 +372,7 @@ def test_writers_of_one_vault_take_turns(tmp_path, monkeypatch):
         real(new, to)
         at_once.pop()
 
-    monkeypatch.setattr(v, "replace_folder", slow)
+    monkeypatch.setattr(store, "replace_folder", slow)
     with ThreadPoolExecutor() as pool:
         recordings = list(pool.map(lambda seed: save(tmp_path, seed)[1], (1, 2)))
     assert most == [1, 1]
