@@ -58,7 +58,7 @@ def read(name: str, overrides: Mapping[str, str] | None = None) -> Config:
     known = config.options("launcher")
     if name not in known:
         raise UserError(f"unknown launcher={name}{config.suggest(name, known)}")
-    path = config.config_dir() / "launcher" / f"{name}.yaml"
+    path = config.file_of("launcher", name)
     values = {**config.read_yaml(path), **{k: config.read_value(v) for k, v in (overrides or {}).items()}}
     found = config.parse(Config, values, f"configs/launcher/{name}.yaml or the command line")
     for key in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb"):

@@ -182,7 +182,7 @@ def read_sweep(name: str) -> tuple[Sweep, str]:
         known = config.options("sweep")
         if name not in known:
             raise UserError(f"unknown +sweep={name}{config.suggest(name, known)}; or give a .yaml file")
-        path, where = config.config_dir() / "sweep" / f"{name}.yaml", f"configs/sweep/{name}.yaml"
+        path, where = config.file_of("sweep", name), f"configs/sweep/{name}.yaml"
     values = config.read_yaml(path)
     if isinstance(values, Mapping) and isinstance(values.get("axes"), Mapping):
         values = {

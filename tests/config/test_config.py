@@ -30,7 +30,7 @@ def yaml(tmp_path, monkeypatch):
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    monkeypatch.setattr(config, "config_dir", lambda: root)
+    monkeypatch.setattr("mtmarl.config.files.config_dir", lambda: root)
     monkeypatch.chdir(tmp_path)
     return root
 

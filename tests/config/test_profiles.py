@@ -36,7 +36,7 @@ def root(tmp_path, monkeypatch):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(config, "config_dir", lambda: tmp_path)
+    monkeypatch.setattr("mtmarl.config.files.config_dir", lambda: tmp_path)
     return tmp_path
 
 

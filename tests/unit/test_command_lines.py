@@ -13,6 +13,8 @@ import mtmarl
 from mtmarl import build, config, sweep
 from mtmarl import vault as command_line
 from mtmarl.command_lines import AS_THEY_STAND, command, line, word
+from mtmarl.config import command_line as config_line
+from mtmarl.config import composition
 from mtmarl.data import vault
 from mtmarl.data.vault import manifest
 from mtmarl.errors import UserError
@@ -26,14 +28,14 @@ TEXTS = (
 @pytest.mark.parametrize("value", [*TEXTS, "", (1, 2), TEXTS, None, True, -3, 1e-5, 1e300, float("inf")])
 def test_hydra_reads_what_was_meant(value):
     argv = shlex.split(line(word("zz.q", value)))
-    found = config._compose([f"++{argv[0]}"])["zz"]["q"]
+    found = composition._merged([], dict([argv[0].split("=", 1)]), {})["zz"]["q"]
     assert len(argv) == 1 and found == (list(value) if isinstance(value, tuple) else value)
 
 
 @pytest.mark.parametrize("value", TEXTS)
 @pytest.mark.parametrize("key", AS_THEY_STAND)
 def test_so_do_keys_whose_values_are_taken_as_they_stand(key, value):
-    assert config._read_line(shlex.split(line(word(key, value)))).texts == {key: value}
+    assert config_line.read(shlex.split(line(word(key, value)))).texts == {key: value}
 
 
 def advised(message: str) -> list[list[str]]:

@@ -762,7 +762,7 @@ def test_a_task_set_says_where_its_vaults_are(huggingface, tmp_path, monkeypatch
     configs = tmp_path / "configs"
     shutil.copytree(config.config_dir(), configs)
     (configs / "tasks/toys.yaml").write_text(f"train: [lbf/toy, rware/toy]\nhub: {huggingface.address}\n")
-    monkeypatch.setattr(config, "config_dir", lambda: configs)
+    monkeypatch.setattr("mtmarl.config.files.config_dir", lambda: configs)
     cfg = config.compose(["+algo=mt_oryx", "+tasks=toys"], "train")
     assert (cfg.tasks.hub, cfg.hub.url, cfg.data.download) == (huggingface.address, None, False)
     other = config.compose(
