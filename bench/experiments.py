@@ -12,10 +12,13 @@ from pathlib import Path
 
 import jax
 
-from mtmarl import build, config, sweep
+from mtmarl import build, config
 from mtmarl.algos import OFFLINE
 from mtmarl.envs import entities
 from mtmarl.envs.layout import Layout
+from mtmarl.sweeps.options import Options
+from mtmarl.sweeps.plan import make_plan
+from mtmarl.sweeps.spec import read_sweep
 from mtmarl.types import Dims, TaskSpec, example_batch
 
 
@@ -61,9 +64,9 @@ def main() -> None:
     print("|---|---:|---:|---:|---:|---:|")
     total, played = [0.0, 0.0, 0.0], {}
     for name in config.options("sweep"):
-        found, where = sweep.read_sweep(name)
-        options = sweep.Options(name, profile="paper", out=str(Path("unused")))
-        runs = sweep.plan(found, where, options)["runs"]
+        found, where = read_sweep(name)
+        options = Options(name, profile="paper", out=str(Path("unused")))
+        runs = make_plan(found, where, options)["runs"]
         own = lambda run: tuple(a for a in run["argv"] if not a.startswith(("seed=", "run_dir=")))
         costs = [c for run in runs if (c := cost(own(run))) is not None]
         work, steps = sum(c[0] for c in costs), sum(c[1] for c in costs)

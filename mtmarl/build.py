@@ -568,11 +568,12 @@ class Outline:
     start: Start | None
 
 
-def outline(cfg: Config) -> Outline:
+def outline(cfg: Config, make: Callable[[str], Env] = make_env) -> Outline:
     """The algorithm, tasks, sizes and spans of a run, checked. Raises UserError."""
     spec, settings = parse_algorithm(cfg, ALGOS)
     tasks = train_tasks(cfg)
-    raw_train, raw_test = make_envs(tasks), make_envs([t for t in cfg.tasks.test if t not in tasks])
+    held_out = [t for t in cfg.tasks.test if t not in tasks]
+    raw_train, raw_test = ({t: make(t) for t in names} for names in (tasks, held_out))
     specs = [e.spec for e in raw_train.values()]
     largest_team = max(e.spec.agents for e in (*raw_train.values(), *raw_test.values()))
     told = spec.task_features

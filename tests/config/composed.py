@@ -8,8 +8,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from mtmarl import config, sweep
+from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.sweeps.options import Options
+from mtmarl.sweeps.plan import make_plan
+from mtmarl.sweeps.spec import read_sweep
 
 FILE = Path(__file__).with_suffix(".json")
 PROFILES = (
@@ -31,9 +34,9 @@ def command_lines(profile: str, algo: str) -> list[list[str]]:
 
 def cells(name: str) -> Iterator[tuple[str, list[list[str]]]]:
     """The profiles of a sweep, each with the command line of every cell at its first seed."""
-    read, where = sweep.read_sweep(name)
+    read, where = read_sweep(name)
     for profile in read.profiles:
-        runs = sweep.plan(read, where, sweep.Options(name, profile))["runs"]
+        runs = make_plan(read, where, Options(name, profile))["runs"]
         yield f"{name} {profile}", list({str(r["cell"]): r["argv"] for r in reversed(runs)}.values())
 
 

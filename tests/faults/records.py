@@ -67,8 +67,11 @@ def _instead(module: Any, **values: Any) -> Iterator[None]:
 @cache
 def _sound(scratch: Path) -> Path:
     """A folder with vaults, two runs, a collection, a sweep of two runs of which one is finished, and a report."""
-    from mtmarl import report, sweep
+    from mtmarl import report
     from mtmarl.sinks.marl_eval import MarlEval
+    from mtmarl.sweeps import options as sweep_options
+    from mtmarl.sweeps import plan as plans
+    from mtmarl.sweeps import spec
     from tests.unit.analysis.run_directories import write_collection
 
     here, run = scratch / "sound-records", sound_run(scratch)
@@ -94,9 +97,9 @@ def _sound(scratch: Path) -> Path:
     record.write_text(json.dumps({"minutes": 0.5, "evaluations": made, "written": False}))
     base = [w for w in options(here / "vaults", run) if not w.startswith("run_dir=")]
     (here / "rates.yaml").write_text(SWEEP.format(base=", ".join(map(json.dumps, base))))
-    chosen = sweep.read_options([f"+sweep={here / 'rates.yaml'}", f"out={here / 'sweep'}"])
-    plan = sweep.plan(*sweep.read_sweep(chosen.sweep), chosen)
-    sweep.write_plan(plan, here / "sweep")
+    chosen = sweep_options.read_options([f"+sweep={here / 'rates.yaml'}", f"out={here / 'sweep'}"])
+    plan = plans.make_plan(*spec.read_sweep(chosen.sweep), chosen)
+    plans.write_plan(plan, here / "sweep")
     _as_planned(run, here / "sweep" / plan["runs"][0]["dir"], plan["runs"][0]["argv"])
     report.write_report([here / "sweep", here / "good"], here / "report")
     return here
@@ -223,9 +226,10 @@ def _must(main: Callable[[list[str]], int], *argv: Any) -> None:
 
 def _sweep(here: Path, *more: str) -> int:
     from mtmarl import sweep
+    from mtmarl.sweeps import run
 
     argv = [f"+sweep={here / 'rates.yaml'}", f"out={here / 'sweep'}", "--dry-run", *more]
-    with _instead(sweep, ProcessPoolExecutor=_Here):
+    with _instead(run, ProcessPoolExecutor=_Here):
         return sweep.main(argv)
 
 

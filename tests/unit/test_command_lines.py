@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mtmarl
-from mtmarl import build, config, sweep
+from mtmarl import build, config
 from mtmarl import vault as command_line
 from mtmarl.command_lines import AS_THEY_STAND, command, line, word
 from mtmarl.config import command_line as config_line
@@ -18,6 +18,7 @@ from mtmarl.config import composition
 from mtmarl.data import vault
 from mtmarl.data.vault import manifest
 from mtmarl.errors import UserError
+from mtmarl.sweeps.options import Options, read_options
 
 TEXTS = (
     "every_block", "null", "True", "1", "1e5", "a b", "it's", "x\\", "x\\'y", "${seed}", "\\${seed}", "[1]", "a,b",
@@ -103,7 +104,7 @@ def test_a_sweep_to_run_first(tmp_path, name, known):
     found = advised(str(caught.value))
     assert bool(found) == known
     for argv in found:
-        assert sweep.read_options(argv[3:]) == replace(sweep.Options(name), profile="my profile")
+        assert read_options(argv[3:]) == replace(Options(name), profile="my profile")
 
 
 def test_no_other_message_puts_a_command_together():

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mtmarl import launcher, sweep
 from mtmarl.errors import UserError
+from mtmarl.sweeps import slurm
+from mtmarl.sweeps.options import read_options
 
 submitit = pytest.importorskip("submitit")
 
@@ -27,7 +28,7 @@ def train(tmp_path, monkeypatch):
     """Instead of training: note the call, then finish, or fail the first time."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    monkeypatch.setattr(launcher, "TRAIN", (launcher.TRAIN[0], str(script)))
+    monkeypatch.setattr(slurm, "TRAIN", (slurm.TRAIN[0], str(script)))
     return tmp_path / "out"
 
 
@@ -44,7 +45,7 @@ def runs(out, *options):
 
 
 def settings(**options):
-    return launcher.Config("slurm", submitit="local", gpus_per_node=0, **options)
+    return slurm.Config("slurm", submitit="local", gpus_per_node=0, **options)
 
 
 def calls(out, i):
@@ -53,9 +54,7 @@ def calls(out, i):
 
 def test_runs_become_jobs_and_failed_ones_are_tried_again(train):
     three, ended = runs(train, "a=1", "fail=true", "a=2"), []
-    execute = lambda: launcher.execute(
-        three, train, 2, settings(), lambda r: ended.append(r["dir"]), poll=0.1
-    )
+    execute = lambda: slurm.execute(three, train, 2, settings(), lambda r: ended.append(r["dir"]), poll=0.1)
     assert [r["dir"] for r in execute()] == ["width=1/seed_0"]
     assert sorted(ended) == [r["dir"] for r in three]
     assert "out of luck" in (train / "width=1/seed_0/log.txt").read_text()
@@ -81,7 +80,7 @@ def test_jobs_in_the_queue_are_waited_for_and_not_queued_again(train, monkeypatc
             return "COMPLETED"
 
     monkeypatch.setattr(submitit, "LocalJob", Queued)
-    assert launcher.execute(one, train, 1, settings(), poll=0.01) == []
+    assert slurm.execute(one, train, 1, settings(), poll=0.01) == []
     assert set(looked) == {"7"} and not (train / one[0]["dir"] / "calls").exists()
 
 
@@ -97,30 +96,30 @@ def test_a_job_that_the_queue_does_not_know_is_waited_for_and_given_up(train, mo
         def state(self):
             return states.pop(0) if len(states) > 1 else states[0]
 
-    monkeypatch.setattr(launcher, "LOST_SECONDS", 0.2)
+    monkeypatch.setattr(slurm, "LOST_SECONDS", 0.2)
     with monkeypatch.context() as patched:
         patched.setattr(submitit, "LocalJob", Unknown)
-        assert launcher.execute(one, train, 1, settings(), poll=0.01) == one
+        assert slurm.execute(one, train, 1, settings(), poll=0.01) == one
     assert not (train / one[0]["dir"] / "calls").exists(), "no second job beside the first"
     assert json.loads((train / "slurm/jobs.json").read_text()) == {}
-    assert launcher.execute(one, train, 1, settings(), poll=0.05) == []
+    assert slurm.execute(one, train, 1, settings(), poll=0.05) == []
     assert len(calls(train, 0)) == 1
 
 
 def test_several_tasks_train_one_run_together(train):
     one = runs(train, "a=1")
-    assert launcher.execute(one, train, 1, settings(tasks_per_node=2), poll=0.1) == []
+    assert slurm.execute(one, train, 1, settings(tasks_per_node=2), poll=0.1) == []
     assert all("distributed=true" in call for call in calls(train, 0))
     assert len(calls(train, 0)) == 2
 
 
 def test_a_job_that_is_cut_short_is_queued_as_it_is():
-    job = launcher.Train(("a=1",), "log.txt")
+    job = slurm.Train(("a=1",), "log.txt")
     assert job.checkpoint().function == job
 
 
 def test_settings_and_mistakes(monkeypatch):
-    found = launcher.read(
+    found = slurm.read(
         "slurm", {"partition": "gpu", "gpus_per_node": "8", "nodes": "2", "setup": "[module load x]"}
     )
     assert (found.partition, found.gpus_per_node, found.tasks, found.setup) == (
@@ -129,7 +128,7 @@ def test_settings_and_mistakes(monkeypatch):
         2,
         ("module load x",),
     )
-    assert launcher.read("local").kind == "local"
+    assert slurm.read("local").kind == "local"
     for name, options, message in (
         ("slrum", {}, "did you mean slurm"),
         ("slurm", {"minuts": "3"}, "did you mean minutes"),
@@ -137,18 +136,18 @@ def test_settings_and_mistakes(monkeypatch):
         ("slurm", {"nodes": "0"}, "nodes must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
-            launcher.read(name, options)
+            slurm.read(name, options)
     monkeypatch.setenv("PATH", os.devnull)
     with pytest.raises(UserError, match="node that can submit jobs"):
-        launcher._executor(launcher.Config("slurm"), Path("unused"), 1)
+        slurm._executor(slurm.Config("slurm"), Path("unused"), 1)
 
 
 def test_the_command_line_of_a_sweep():
-    options = sweep.read_options(["+sweep=model_size", "launcher=slurm", "launcher.partition=gpu", "jobs=8"])
+    options = read_options(["+sweep=model_size", "launcher=slurm", "launcher.partition=gpu", "jobs=8"])
     assert (options.launcher, dict(options.launcher_options), options.jobs) == (
         "slurm",
         {"partition": "gpu"},
         8,
     )
     with pytest.raises(UserError, match="launcher=slurm launcher.nodes="):
-        sweep.read_options(["+sweep=model_size", "distributed=true"])
+        read_options(["+sweep=model_size", "distributed=true"])

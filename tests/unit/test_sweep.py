@@ -16,6 +16,11 @@ from mtmarl.analysis import runs
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 from mtmarl.report import write_report
+from mtmarl.sweeps import local, reuse
+from mtmarl.sweeps.options import Options, read_options
+from mtmarl.sweeps.plan import check_continues, chosen, make_plan, write_plan
+from mtmarl.sweeps.run import check_runs
+from mtmarl.sweeps.spec import read_sweep
 from tests.processes import alive, children_of
 from tests.unit.analysis.run_directories import write_run
 
@@ -47,9 +52,9 @@ def file(tmp_path):
 
 
 def planned(file, *argv):
-    options = sweep.read_options([f"+sweep={file}", *argv])
-    found, where = sweep.read_sweep(options.sweep)
-    return sweep.plan(found, where, options)
+    options = read_options([f"+sweep={file}", *argv])
+    found, where = read_sweep(options.sweep)
+    return make_plan(found, where, options)
 
 
 def test_the_record_of_a_sweep(file):
@@ -88,19 +93,17 @@ def test_runs_may_start_from_those_of_another_sweep(file):
 
 
 def test_a_part_of_the_grid(file):
-    only = sweep.read_options([f"+sweep={file}", "only.algo=mt_oryx", "only.width=16,32", "seeds=3"]).only
+    only = read_options([f"+sweep={file}", "only.algo=mt_oryx", "only.width=16,32", "seeds=3"]).only
     record = planned(file, "seeds=3")
-    assert [r["dir"] for r in sweep.chosen(record, only)] == [
-        f"width={w}/algo=mt_oryx/seed_3" for w in (16, 32)
-    ]
-    assert sweep.chosen(record, {}) == record["runs"]
+    assert [r["dir"] for r in chosen(record, only)] == [f"width={w}/algo=mt_oryx/seed_3" for w in (16, 32)]
+    assert chosen(record, {}) == record["runs"]
     two = planned(file)
-    assert sweep.chosen(two, {"seed": ("1",)}) == [r for r in two["runs"] if r["seed"] == 1]
+    assert chosen(two, {"seed": ("1",)}) == [r for r in two["runs"] if r["seed"] == 1]
     with pytest.raises(UserError, match="only.seed: unknown 2"):
-        sweep.chosen(two, {"seed": ("2",)})
+        chosen(two, {"seed": ("2",)})
     for wrong in ({"algos": ("mt_oryx",)}, {"algo": ("mt_orix",)}):
         with pytest.raises(UserError, match="did you mean"):
-            sweep.chosen(record, wrong)
+            chosen(record, wrong)
 
 
 def test_a_profile_thins_the_grid_and_the_command_line_has_the_last_word(file):
@@ -111,7 +114,7 @@ def test_a_profile_thins_the_grid_and_the_command_line_has_the_last_word(file):
     assert {r["dir"] for r in planned(file, "profile=smoke", "seeds=7,8")["runs"]} == {
         f"width=32/algo={a}/seed_{s}" for a in ("mt_oryx", "mt_bc_sable") for s in (7, 8)
     }
-    assert sweep.out_directory(sweep.Options("a/wide.yaml", "smoke")).as_posix() == "runs/sweeps/wide-smoke"
+    assert Options("a/wide.yaml", "smoke").directory.as_posix() == "runs/sweeps/wide-smoke"
 
 
 def test_every_run_of_a_plan_composes(file, tmp_path):
@@ -193,7 +196,7 @@ def test_a_run_is_checked_before_any_starts(file, tmp_path, micro_vaults):
     runs = planned(file, f"data.vault_dir={micro_vaults}", "trainer.chunk=2", "trainer.checkpoint_every=2")[
         "runs"
     ]
-    sweep.check_runs(runs, tmp_path, "f.yaml")
+    check_runs(runs, tmp_path, "f.yaml")
     for extra, message in (
         ("trainer.updats=1", "f.yaml, run width=16/algo=mt_oryx/seed_0: .*updats; did you mean updates"),
         ("algo.network.head=2", "run width=16/algo=mt_oryx/seed_0: .*network.head; did you mean heads"),
@@ -202,103 +205,103 @@ def test_a_run_is_checked_before_any_starts(file, tmp_path, micro_vaults):
     ):
         bad = [{**r, "argv": [*r["argv"], extra]} for r in runs]
         with pytest.raises(UserError, match=message):
-            sweep.check_runs(bad, tmp_path, "f.yaml")
+            check_runs(bad, tmp_path, "f.yaml")
     missing = [{**r, "argv": [*r["argv"], "tasks.train=[lbf/9x9-2p-1f]", "data.download=true"]} for r in runs]
     with pytest.raises(UserError, match="no 'replay' vault"):
-        sweep.check_runs(missing, tmp_path, "f.yaml")
-    sweep.check_runs([{**r, "argv": [*r["argv"], "hub.url=there"]} for r in missing], tmp_path, "f.yaml")
+        check_runs(missing, tmp_path, "f.yaml")
+    check_runs([{**r, "argv": [*r["argv"], "hub.url=there"]} for r in missing], tmp_path, "f.yaml")
     # A second seed that starts from a run of its own is another matter than the first.
     (second := next(r for r in runs if r["seed"] == 1))["argv"].append("init_from=nowhere")
     with pytest.raises(UserError, match=f"run {second['dir']}: init_from=nowhere"):
-        sweep.check_runs(runs, tmp_path, "f.yaml")
+        check_runs(runs, tmp_path, "f.yaml")
 
 
 def test_a_sweep_may_gain_runs_but_not_change(file, tmp_path):
     out, small = tmp_path / "out", f"out={tmp_path / 'out'}"
-    sweep.write_plan(planned(file, small, "seeds=0"), out)
+    write_plan(planned(file, small, "seeds=0"), out)
     larger = planned(file, small, "quiet=true")
-    sweep.check_continues(larger, out)
-    sweep.write_plan(larger, out)
+    check_continues(larger, out)
+    write_plan(larger, out)
     assert json.loads((out / "sweep.json").read_text()) == larger
-    sweep.check_continues({**larger, "title": "Another title", "x": None, "paper": []}, out)
+    check_continues({**larger, "title": "Another title", "x": None, "paper": []}, out)
     for argv, message in (
         (["seeds=0"], "holds the run width=16/algo=mt_oryx/seed_1, which this sweep lacks"),
         (["trainer.context=3"], "other settings .width=16/algo=mt_oryx/seed_0: trainer.context=3"),
         (["profile=smoke"], "holds the sweep wide with profile cpu"),
     ):
         with pytest.raises(UserError, match=message):
-            sweep.check_continues(planned(file, small, *argv), out)
+            check_continues(planned(file, small, *argv), out)
     (out / "sweep.json").write_text("{")
     with pytest.raises(UserError, match="not a readable record"):
-        sweep.check_continues(larger, out)
+        check_continues(larger, out)
 
 
 def test_a_run_that_another_sweep_has_finished_is_copied(file, tmp_path):
     out, other = tmp_path / "out", tmp_path / "other"
     runs = planned(file, f"out={out}")["runs"]
-    sweep.write_plan(planned(file, f"out={other}"), other)
+    write_plan(planned(file, f"out={other}"), other)
     there = other / "elsewhere" / "seed_1"
     (there / "checkpoints").mkdir(parents=True)
     cfg = config.compose(runs[-1]["argv"], "train")  # width=32, mt_bc_sable, seed 1
     record = {"seed": 1, "algo": "mt_bc_sable", "config": config.to_dict(cfg)}
     (there / "run.json").write_text(json.dumps(record))
-    assert sweep.find_finished(runs, out) == {}  # It has not finished.
+    assert reuse.find_finished(runs, out) == {}  # It has not finished.
     part = other / "elsewhere" / "seed_0.part"
     shutil.copytree(there, part)
     (part / "final.json").write_text("{}")
-    assert sweep.find_finished(runs, out) == {}  # It is being copied.
+    assert reuse.find_finished(runs, out) == {}  # It is being copied.
     (there / "final.json").write_text("{}")
-    found = sweep.find_finished(runs, out)
+    found = reuse.find_finished(runs, out)
     assert found == {runs[-1]["dir"]: there}
-    sweep.take(found, {}, out)
+    reuse.take(found, {}, out)
     assert sorted(p.name for p in (out / runs[-1]["dir"]).iterdir()) == ["final.json", "run.json"]
-    assert sweep.find_finished(runs, out) == {}  # It lies here now.
+    assert reuse.find_finished(runs, out) == {}  # It lies here now.
     third = tmp_path / "third"
     wider = [{**r, "argv": [*r["argv"], "algo.network.blocks=2"]} for r in runs]
-    assert sweep.find_finished(wider, third) == {}
+    assert reuse.find_finished(wider, third) == {}
     playing = [{**r, "argv": [*r["argv"], "collect.num_envs=7"]} for r in runs]
-    assert sweep.find_finished(playing, third) == {}
+    assert reuse.find_finished(playing, third) == {}
     (there / "run.json").write_text(json.dumps({**record, "counts": {"gradient_steps": 8}}))
-    assert set(sweep.find_finished(playing, third)) == set(found), "training on recorded data plays nothing"
+    assert set(reuse.find_finished(playing, third)) == set(found), "training on recorded data plays nothing"
 
 
 def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
     there = tmp_path / "there"
     record = planned(file, f"out={there}")
-    sweep.write_plan(record, there)
+    write_plan(record, there)
     for run in record["runs"][:3]:
         write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], algo=run["cell"]["algo"])
     results = write_report([there], tmp_path / "sent").with_name("results.json")
     here = planned(file, f"out={tmp_path / 'here'}")
-    assert sweep.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
-    assert sweep.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
-    assert sweep.in_results(planned(file, "profile=smoke"), [results]) == set()
+    assert reuse.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
+    assert reuse.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
+    assert reuse.in_results(planned(file, "profile=smoke"), [results]) == set()
 
 
 def test_runs_of_a_report_that_had_other_settings_stop_a_sweep(file, tmp_path):
     """Not those of their command lines: a default of the library that has changed since."""
     there = tmp_path / "there"
     record = planned(file, f"out={there}")
-    sweep.write_plan(record, there)
+    write_plan(record, there)
     for run in record["runs"]:
         cfg = config.to_dict(config.compose(run["argv"], "train"))
         about = {"algo": run["cell"]["algo"], "config": cfg}
         write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], **about)
     results = write_report([there], tmp_path / "sent").with_name("results.json")
-    sweep.check_held(record, [results])
+    reuse.check_held(record, [results])
     value = json.loads(results.read_text())
     for kept in value["settings"].values():
         kept["algo.learning_rate"] = 123.0
     results.write_text(json.dumps(value))
-    assert sweep.in_results(record, [results]) == {r["dir"] for r in record["runs"]}
+    assert reuse.in_results(record, [results]) == {r["dir"] for r in record["runs"]}
     with pytest.raises(UserError, match=r"seed_0 was made with other settings \(algo.learning_rate\)"):
-        sweep.check_held(record, [results])
+        reuse.check_held(record, [results])
 
 
 def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
     there, out = tmp_path / "elsewhere" / "there", tmp_path / "out"
     record = planned(file, f"out={there}")
-    sweep.write_plan(record, there)
+    write_plan(record, there)
     for run in record["runs"]:
         cfg = config.to_dict(config.compose(run["argv"], "train"))
         write_run(
@@ -317,26 +320,26 @@ def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
         .replace('width: "16"', 'width: "8"')
     )  # fmt: skip
     record = planned(other, f"out={out}")
-    found = sweep.find_finished(record["runs"], out, [results])
+    found = reuse.find_finished(record["runs"], out, [results])
     same = [r for r in record["runs"] if r["cell"]["width"] != "8"]
     assert set(found) == {r["dir"] for r in same}, "whatever the other sweep called its levels"
-    sweep.write_plan(record, out)
-    sweep.take({d: p for d, p in found.items() if "thin" in d}, record, out)
-    sweep.take({d: p for d, p in found.items() if "thin" not in d}, record, out)  # added to the first
+    write_plan(record, out)
+    reuse.take({d: p for d, p in found.items() if "thin" in d}, record, out)
+    reuse.take({d: p for d, p in found.items() if "thin" not in d}, record, out)  # added to the first
     adopted = out / runs.ADOPTED
-    assert sweep.in_results(record, [adopted]) == set(found)
+    assert reuse.in_results(record, [adopted]) == set(found)
     report = write_report([out], tmp_path / "report")
     assert "8 of 12 runs finished" in report.read_text()
     kept = json.loads(report.with_name("results.json").read_text())["sweeps"][0]["runs"]
     assert {r["dir"] for r in kept} == {f"out/{r['dir']}" for r in same}
-    assert sweep.find_finished(planned(other, "data.fraction=0.5")["runs"], out, [results]) == {}
+    assert reuse.find_finished(planned(other, "data.fraction=0.5")["runs"], out, [results]) == {}
 
 
 def test_a_sweep_goes_on_from_the_report_of_another(file, tmp_path, micro_vaults, monkeypatch, capsys):
     there, results = tmp_path / "elsewhere" / "there", tmp_path / "sent" / "results.json"
     chunks = ["trainer.chunk=2", "trainer.checkpoint_every=2"]
     record = planned(file, f"out={there}", *chunks)
-    sweep.write_plan(record, there)
+    write_plan(record, there)
     run = record["runs"][0]
     cfg = config.to_dict(config.compose(run["argv"], "train"))
     write_run(
@@ -346,7 +349,7 @@ def test_a_sweep_goes_on_from_the_report_of_another(file, tmp_path, micro_vaults
     other = tmp_path / "narrow.yaml"
     other.write_text(TEXT.replace("algo: +algo=mt_oryx,mt_bc_sable", "algo: +algo=mt_oryx"))
     left = []
-    monkeypatch.setattr(sweep, "execute", lambda runs, out, jobs: left.extend(r["dir"] for r in runs) or [])
+    monkeypatch.setattr(local, "execute", lambda runs, out, jobs: left.extend(r["dir"] for r in runs) or [])
     argv = [
         f"+sweep={other}",
         f"out={tmp_path / 'out'}",
@@ -370,21 +373,16 @@ def test_a_sweep_goes_on_from_the_report_of_another(file, tmp_path, micro_vaults
 @pytest.mark.parametrize("name", config.options("sweep"))
 def test_every_sweep_is_whole(name):
     """Each profile and each level of each axis composes, and smoke is short."""
-    found, where = sweep.read_sweep(name)
+    found, where = read_sweep(name)
     assert set(found.profiles) == {"smoke", "cpu", "paper"}
     unseen = {(axis, level) for axis, levels in found.axes.items() for level in levels}
     for profile in found.profiles:
-        for i, run in enumerate(sweep.plan(found, where, sweep.Options(name, profile))["runs"]):
+        for i, run in enumerate(make_plan(found, where, Options(name, profile))["runs"]):
             assert profile != "smoke" or i < 2
             if i == 0 or unseen & set(run["cell"].items()):
                 config.compose(run["argv"], "train")
             unseen -= set(run["cell"].items())
     assert not unseen
-
-
-def test_the_parent_does_without_jax():
-    code = "import sys, mtmarl.sweep as s; s.help_text(); assert not {'jax', 'hydra', 'scipy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # ---------------------------------------------------------------------------------- processes, without training
@@ -409,15 +407,15 @@ tasks = {"a": task("train", 1.0), "b": task("test", 0.25), "c": task("test", 0.7
 def stand_in(tmp_path, monkeypatch):
     script = tmp_path / "stand_in.py"
     script.write_text(STAND_IN)
-    monkeypatch.setattr(sweep, "TRAIN", (sys.executable, str(script)))
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(local, "TRAIN", (sys.executable, str(script)))
+    monkeypatch.setattr(local, "POLL_SECONDS", 0.01)
     return script
 
 
 def test_a_failure_stops_no_other_and_is_repeated_alone(file, tmp_path, stand_in, capsys):
     out = tmp_path / "out"
     runs = planned(file, f"out={out}")["runs"]
-    failures = sweep.execute(runs, out, 2)
+    failures = local.execute(runs, out, 2)
     assert len(failures) == 2 and all("seed_1: error: out of luck (" in f for f in failures)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "[1/8] started   width=16/algo=mt_oryx/seed_0" and len(lines) == 16
@@ -428,7 +426,7 @@ def test_a_failure_stops_no_other_and_is_repeated_alone(file, tmp_path, stand_in
 
     (out / "order").unlink()
     (out / "mended").touch()
-    assert sweep.execute(runs, out, 1) == []
+    assert local.execute(runs, out, 1) == []
     assert (out / "order").read_text().splitlines() == ["seed_1 mt_bc_sable"] * 2
     assert capsys.readouterr().out.splitlines()[0] == "[7/8] started   width=16/algo=mt_bc_sable/seed_1"
     log = (out / runs[-1]["dir"] / "log.txt").read_text()
@@ -440,7 +438,7 @@ def test_a_run_that_diverged_is_named_and_not_made_again(file, tmp_path, stand_i
     runs = planned(file, f"out={out}")["runs"][:2]
     for run in runs[:1]:
         write_json(out / run["dir"] / "diverged.json", {"line": "diverged at update 7: loss is nan"})
-    failures = sweep.execute(runs, out, 2)
+    failures = local.execute(runs, out, 2)
     assert failures == [f"{runs[0]['dir']}: diverged at update 7: loss is nan"]
     assert len((out / "order").read_text().splitlines()) == 1
     head, _, _ = stand_in.read_text().partition("time.sleep")
@@ -448,7 +446,7 @@ def test_a_run_that_diverged_is_named_and_not_made_again(file, tmp_path, stand_i
         head + """(run / "diverged.json").write_text('{"line": "diverged at update 9"}')\nsys.exit(3)\n"""
     )
     (out / runs[1]["dir"] / "final.json").unlink()
-    assert sweep.execute(runs, out, 2)[1] == f"{runs[1]['dir']}: diverged at update 9"
+    assert local.execute(runs, out, 2)[1] == f"{runs[1]['dir']}: diverged at update 9"
     assert "DIVERGED" in capsys.readouterr().out
 
 
@@ -457,10 +455,11 @@ def test_a_stop_ends_the_children(file, tmp_path, stand_in):
     code = (
         "import sys\n"
         "from mtmarl import errors, sweep\n"
-        f"sweep.TRAIN = (sys.executable, {str(stand_in)!r})\n"
-        "options = sweep.read_options(sys.argv[1:])\n"
-        "runs = sweep.plan(*sweep.read_sweep(options.sweep), options)['runs']\n"
-        "sweep.run_sweep = lambda options: sweep.execute(runs, sweep.out_directory(options), 2)\n"
+        "from mtmarl.sweeps import local, options, plan, spec\n"
+        f"local.TRAIN = (sys.executable, {str(stand_in)!r})\n"
+        "given = options.read_options(sys.argv[1:])\n"
+        "runs = plan.make_plan(*spec.read_sweep(given.sweep), given)['runs']\n"
+        "sweep.run_sweep = lambda given: local.execute(runs, given.directory, 2)\n"
         "errors.exit_with(lambda: sweep.main(sys.argv[1:]), 'it goes on')\n"
     )
     options = [f"+sweep={file}", f"out={out}", "sleep=60"]
@@ -484,11 +483,11 @@ def test_a_killed_sweep_ends_its_children(file, tmp_path, stand_in):
     out = tmp_path / "out"
     code = (
         "import sys\n"
-        "from mtmarl import sweep\n"
-        f"sweep.TRAIN = (sys.executable, {str(stand_in)!r})\n"
-        "options = sweep.read_options(sys.argv[1:])\n"
-        "runs = sweep.plan(*sweep.read_sweep(options.sweep), options)['runs']\n"
-        "sweep.execute(runs, sweep.out_directory(options), 2)\n"
+        "from mtmarl.sweeps import local, options, plan, spec\n"
+        f"local.TRAIN = (sys.executable, {str(stand_in)!r})\n"
+        "given = options.read_options(sys.argv[1:])\n"
+        "runs = plan.make_plan(*spec.read_sweep(given.sweep), given)['runs']\n"
+        "local.execute(runs, given.directory, 2)\n"
     )
     argv = [sys.executable, "-c", code, f"+sweep={file}", f"out={out}", "sleep=60"]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL) as parent:
@@ -520,7 +519,7 @@ def test_a_run_that_another_process_is_writing_is_waited_for(file, tmp_path, sta
     with subprocess.Popen([sys.executable, "-c", code, str(held)]) as other:
         while other.poll() is None and not (held / "held").exists():
             time.sleep(0.02)
-        assert sweep.execute(runs, out, 1) == []
+        assert local.execute(runs, out, 1) == []
     said = capsys.readouterr().out
     assert f"waiting   {runs[0]['dir']}: another process is writing it" in said
     assert (out / "order").read_text().splitlines() == ["seed_0 mt_bc_sable"]
@@ -528,8 +527,8 @@ def test_a_run_that_another_process_is_writing_is_waited_for(file, tmp_path, sta
 
 def test_processes_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 5, 6, 7, 9}, raising=False)
-    assert sweep.shares_of_cores(2) == [{4, 6, 9}, {5, 7}]
-    assert sweep.shares_of_cores(6) == [frozenset()] * 6
+    assert local.shares_of_cores(2) == [{4, 6, 9}, {5, 7}]
+    assert local.shares_of_cores(6) == [frozenset()] * 6
 
 
 def test_levels_may_have_seeds_of_their_own(tmp_path):
@@ -540,15 +539,15 @@ def test_levels_may_have_seeds_of_their_own(tmp_path):
         "  algo: +algo=mt_oryx,mt_bc_sable\n"
         "profiles: {cpu: {level_seeds: {k: {one: [0, 3]}}}}\n"
     )
-    grid, where = sweep.read_sweep(str(file))
-    planned = sweep.plan(grid, where, sweep.Options(str(file)))["runs"]
+    grid, where = read_sweep(str(file))
+    planned = make_plan(grid, where, Options(str(file)))["runs"]
     found = {(r["cell"]["k"], r["seed"]) for r in planned if r["cell"]["algo"] == "mt_oryx"}
     assert found == {("one", 0), ("one", 3), ("five", 0), ("five", 1)} and len(planned) == 8
     starts = {r["seed"]: a for r in planned if r["cell"]["k"] == "one" for a in r["argv"] if "start" in a}
     assert starts == {0: "tasks.start=0", 3: "tasks.start=3"}
     file.write_text(file.read_text().replace("one: [0, 3]", "two: [0]"))
     with pytest.raises(UserError, match="unknown two"):
-        sweep.read_sweep(str(file))
+        read_sweep(str(file))
 
 
 def test_a_plan_holds_no_credentials(tmp_path):
@@ -558,7 +557,7 @@ def test_a_plan_holds_no_credentials(tmp_path):
         "title: mine\nbase: [+tasks=lbf_5, +algo=mt_oryx]\nseeds: [0]\nprofiles: {cpu: {}}\n"
         "axes: {from: {a: hub.url=https://host/x, b: 'hub.url=https://me:secret@host/x'}}\n"
     )
-    grid, where = sweep.read_sweep(str(file))
+    grid, where = read_sweep(str(file))
     with pytest.raises(UserError, match="hub.url holds a password") as refused:
-        sweep.plan(grid, where, sweep.Options(str(file)))
+        make_plan(grid, where, Options(str(file)))
     assert "secret" not in str(refused.value)

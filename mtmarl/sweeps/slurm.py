@@ -5,7 +5,6 @@ One YAML file in configs/launcher per place. The only module that knows submitit
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,8 @@ from typing import Any, Literal
 from mtmarl import config, divergence
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.sweeps.local import TRAIN
 
-TRAIN = (sys.executable, "-m", "mtmarl.train")
 POLL_SECONDS = 10.0
 # How long a job may be unknown to the queue, which takes a while to know of a new one and forgets old ones.
 LOST_SECONDS = 600.0

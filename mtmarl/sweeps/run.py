@@ -1,0 +1,113 @@
+"""Plans, checks, runs and reports a sweep."""
+
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from mtmarl import config, divergence, settings
+from mtmarl.command_lines import command
+from mtmarl.errors import UserError
+from mtmarl.sweeps import local, outcome, plan, reuse, slurm
+from mtmarl.sweeps.options import Options
+from mtmarl.sweeps.spec import read_sweep
+
+
+def run_sweep(options: Options) -> int:
+    """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
+    from mtmarl.analysis.runs import ADOPTED
+
+    grid, where = read_sweep(options.sweep)
+    place = slurm.read(options.launcher, options.launcher_options)
+    record, out = plan.make_plan(grid, where, options), options.directory
+    runs, files = plan.chosen(record, options.only), [Path(f).expanduser() for f in options.results]
+    adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
+    held = {file: reuse.in_results(record, [file]) for file in (*files, *adopted())}
+    known = set().union(*held.values())
+    counted = sum(r["dir"] in known for r in runs)
+    runs = [r for r in runs if r["dir"] not in known]
+    done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
+    left = f"{counted + len(runs)} runs, {done} of them finished, {options.jobs} at a time"
+    print(f"{grid.title} ({options.profile}): {left}; {out}", flush=True)
+    plan.check_continues(record, out)
+    # Ctrl-C reaches the child as well, which would answer with a traceback.
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
+        child.submit(check_runs, runs, out, where).result()
+        child.submit(reuse.check_held, record, list(held)).result()
+        found = child.submit(reuse.find_finished, runs, out, files).result()
+    own = [file for file in files if held[file]]
+    for file in files:
+        given = file in own or any(file in place.parents for place in found.values())
+        if not (given or adopted() or options.only):
+            raise UserError(
+                f"results={file}: holds none of the runs of {record['name']} ({record['profile']})"
+            )
+    if options.dry_run:
+        for directory, there in found.items():
+            print(f"# {directory}: taken from {there}")
+        for r in runs:
+            if r["dir"] not in found and not divergence.ended(out / r["dir"]):
+                print(command("train", *r["argv"]))
+        return 0
+    plan.write_plan(record, out)
+    reuse.take(found, record, out)
+    known = reuse.in_results(record, adopted())
+    runs = [r for r in runs if r["dir"] not in known]
+    failures = (
+        local.execute(runs, out, options.jobs)
+        if place.kind == "local"
+        else _queue(runs, out, options.jobs, place)
+    )
+
+    from mtmarl.report import write_report
+
+    try:
+        print(f"report: {write_report([out, *own], out / 'report')}", flush=True)
+    except UserError as error:
+        print(f"no report: {error}", file=sys.stderr)
+    for line in failures:
+        print(f"failed: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None:
+    """All that can be wrong with a run before it starts: its options, its vaults, other results in its place.
+
+    Raises UserError naming the run. It loads jax; the process that waits for the runs does without, and calls it
+    in a child.
+    """
+    from mtmarl import build
+    from mtmarl.data.vault import find_vault
+    from mtmarl.envs.registry import make_env
+
+    seen, make = set(), cache(make_env)
+    for run in runs:
+        # Of seeds alike one is enough, but for what may lie in its directory.
+        rest = settings.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
+        if rest in seen and not (out / run["dir"] / "run.json").exists():
+            continue
+        seen.add(rest)
+        try:
+            cfg = config.compose(run["argv"], "train")
+            fetched = cfg.data.download and (cfg.hub.url or cfg.tasks.hub)
+            if build.outline(cfg, make).needs_vaults and not fetched:
+                for task in build.train_tasks(cfg):
+                    find_vault(task, cfg.data.quality, build.vault_roots(cfg))
+            build.earlier_run(build.run_directory(cfg, ""), cfg)
+        except UserError as error:
+            raise UserError(f"{where}, run {run['dir']}: {error}") from None
+
+
+def _queue(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int, place: slurm.Config) -> list[str]:
+    """As `local.execute`, on a cluster."""
+    print(
+        f"jobs in {out / 'slurm'}; if this is stopped they go on, and the same command waits again",
+        flush=True,
+    )
+    slurm.execute(runs, out, jobs, place, lambda run: print(", ".join(outcome.of(run, out)[0])))
+    return [line for run in runs if (line := outcome.of(run, out)[1])]
