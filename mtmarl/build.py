@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, foreign, memory, records
+from mtmarl import config, foreign, memory
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.command_lines import command, line, word
@@ -47,6 +47,7 @@ from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, only_writer, write_json
 from mtmarl.random_streams import RULE, Stream, stream
+from mtmarl.runs.record import read_best, read_progress, read_run
 from mtmarl.settings import deciding, differing, listed, without_use
 from mtmarl.sinks import Sinks, open_sinks
 from mtmarl.training import loop, sharding
@@ -207,7 +208,7 @@ def read_start(cfg: Config) -> Start | None:
     if cfg.init_from is None:
         return None
     run_dir = Path(cfg.init_from).expanduser()
-    record = read_record(run_dir)
+    record = read_run(run_dir)
     if record is None:
         made = re.search(r"\bsweeps/([^/]+)-([^/-]+)/", run_dir.as_posix())
         by = ""
@@ -216,7 +217,7 @@ def read_start(cfg: Config) -> Start | None:
         raise UserError(f"init_from={cfg.init_from}: no run.json there; give the directory of a run{by}")
     layout = record.get("layout")
     layout = None if layout is None else Layout.from_record(layout)
-    earlier = config.load(run_dir / "run.json")
+    earlier = config.parse_recorded(record["config"], str(run_dir / "run.json"))
     played = _env_steps(run_dir, record, earlier, cfg.which == "best")
     played += (record.get("start") or {}).get("env_steps", 0)
     tasks = record.get("train_tasks") or list(earlier.tasks.train)
@@ -225,11 +226,11 @@ def read_start(cfg: Config) -> Start | None:
 
 def _env_steps(run_dir: Path, record: Mapping[str, Any], cfg: Config, best: bool) -> int:
     """How many the best policy of a run had played, or its last."""
-    read = lambda name: read_json(run_dir / name) or {}
     if record.get("kind") != "collect":
-        counts = (read("best.json").get("counts") if best else None) or record.get("counts") or {}
+        own = read_best(run_dir) if best else None
+        counts = (own or {}).get("counts") or record.get("counts") or {}
         return counts.get("env_steps", 0)
-    made = read("progress.json").get("evaluations")
+    made = (read_progress(run_dir) or {"evaluations": []})["evaluations"]
     if not made:
         return cfg.collect.env_steps
     at = max(made, key=lambda e: (e["return"], e["update"])) if best else made[-1]
@@ -756,14 +757,6 @@ def make_sinks(cfg: Config, run_dir: Path, resume_step: int | None = None, unit:
     return open_sinks(cfg.sinks, run_dir, run)
 
 
-read_json = records.read
-
-
-def read_record(run_dir: Path) -> dict[str, Any] | None:
-    """The run.json of a run; None where there is none. Raises UserError."""
-    return read_json(run_dir / "run.json")
-
-
 def single_seeds(cfg: Config) -> list[Config]:
     """The configurations of runs with one seed each that this one stands for."""
     if cfg.seeds is None:
@@ -823,7 +816,7 @@ def changed_origins(earlier: Mapping[str, Any], cfg: Config) -> list[str]:
 
 def earlier_run(run_dir: Path, cfg: Config, free: Sequence[str] = ()) -> dict[str, Any] | None:
     """The run.json that lies in the directory, if any; it must be of the same configuration but for `free`."""
-    earlier = read_record(run_dir)
+    earlier = read_run(run_dir)
     if earlier is None:
         return None
     different = differing_settings(earlier, cfg, str(run_dir / "run.json"), free)
@@ -925,12 +918,12 @@ class Policy:
 def load_policy(run: str | Path, which: str = "best") -> Policy:
     """The policy of a training run; `which`: best (on the training tasks) or last."""
     run_dir = Path(run).expanduser()
-    record = read_record(run_dir)
+    record = read_run(run_dir)
     if record is None:
         raise UserError(f"{run_dir}: no run.json here; give the directory of a run of mtmarl.train")
     if record.get("kind") != "train":
         raise UserError(f"{run_dir}: a {record.get('kind')} run; give the directory of a run of mtmarl.train")
-    cfg = config.load(run_dir / "run.json")
+    cfg = config.parse_recorded(record["config"], str(run_dir / "run.json"))
     spec, settings = parse_algorithm(cfg, ALGOS)
     try:
         layout = Layout.from_record(record["layout"])

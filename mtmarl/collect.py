@@ -19,6 +19,7 @@ import numpy as np
 from mtmarl import config, divergence, stops
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
+from mtmarl.runs.record import PROGRESS, read_progress
 
 # Index of the final evaluation, whose start states are met in no other.
 FINAL = 2**31 - 1
@@ -112,7 +113,7 @@ def _interrupted(cfg: config.Config, task: str) -> bool:
         begun = build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)
     except UserError:
         return False  # Of another collection.
-    written = (build.read_json(run_dir / PROGRESS) or {}).get("written")
+    written = (read_progress(run_dir) or {}).get("written")
     return begun is not None and begun["train_tasks"] == [task] and not written
 
 
@@ -162,7 +163,6 @@ def qualities(cfg: config.Config) -> list[str]:
     return [cfg.data.quality, *(SINGLE_POLICIES if cfg.collect.single_policies else ())]
 
 
-PROGRESS = "progress.json"
 # What may change while a task is collected: tasks have a directory each, whatever set they are collected with.
 FREE_TO_CHANGE = ("tasks", "data.vault_dir", "data.quality")
 
@@ -205,7 +205,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     steps_per_update = c.num_envs * c.rollout_length
     began = time.time()
     progress_file = run_dir / PROGRESS
-    progress = build.read_json(progress_file) or {"minutes": 0.0, "evaluations": []}
+    progress = read_progress(run_dir) or {"minutes": 0.0, "evaluations": []}
     before = progress.get("minutes", 0.0)
 
     if earlier is None:

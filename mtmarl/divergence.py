@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,6 +99,17 @@ def read(run_dir: Path) -> str | None:
         return str(json.loads(file.read_text(encoding="utf-8"))["line"])
     except (OSError, ValueError, KeyError, TypeError):
         return "diverged"
+
+
+def lost(rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """How a run diverged, by its last metrics: a loss that was not finite was logged as null. None if it did not."""
+    last: dict[str, tuple[Any, Any]] = {}
+    for row in rows:
+        last |= {name: (row["step"], value) for name, value in row.items() if watched(name)}
+    for name, (step, value) in last.items():
+        if value is None:
+            return f"diverged: {name} is not finite at update {step:,}"
+    return None
 
 
 def ended(run_dir: Path) -> bool:

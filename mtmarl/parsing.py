@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
-from mtmarl.ranges import FLOAT32_MAX, Range
+from mtmarl.ranges import FLOAT32_MAX, Distinct, Range
 
 T = TypeVar("T")
 
@@ -45,60 +45,66 @@ def parse(cls: type[T], mapping: Any, where: str, path: str = "") -> T:
 
 
 def convert(hint: Any, value: Any, where: str, path: str) -> Any:
-    """One value as the type, and within the ranges, of `hint`. Raises UserError."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where}: {path} must be {_describe(hint)}, not {shown(value)}")
-    if hint is Any:
+    """One value as the type, and within the ranges, of `hint`. Raises UserError.
+
+    A TypedDict keeps keys that it does not name.
+    """
+    if hint is Any or (hint is float and type(value) is float and -FLOAT32_MAX <= value <= FLOAT32_MAX):
         return value
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    inner = lambda hint, value, key: convert(hint, value, where, f"{path}{key}")
     if origin is Annotated:
         value = convert(args[0], value, where, path)
-        for bounds in (extra for extra in args[1:] if isinstance(extra, Range)):
+        for bounds in (extra for extra in args[1:] if isinstance(extra, Range | Distinct)):
             if value not in bounds:
                 raise _OutOfRange(f"{where}: {path} must {bounds}, not {shown(value)}")
         return value
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return parse(hint, value, where, path)
+    if origin is typing.Required:
+        return convert(args[0], value, where, path)
     if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        options = [a for a in args if a is not type(None)]
-        if len(options) == 1:
-            return convert(options[0], value, where, path)
-        for option in options:
-            try:
-                return convert(option, value, where, path)
-            except _OutOfRange as error:
-                wrong = error
-            except UserError:
-                continue
-        raise wrong
-    if origin is Literal:
-        if any(value == a and type(value) is type(a) for a in args):
-            return value
-        raise wrong
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise wrong
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(convert(args[0], v, where, f"{path}[{i}]") for i, v in enumerate(value))
-        if len(value) != len(args):
-            raise wrong
-        return tuple(
-            convert(a, v, where, f"{path}[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True))
-        )
-    if (origin or hint) in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise wrong
+        return _convert_union(args, value, where, path)
+    if origin is Literal and any(value == a and type(value) is type(a) for a in args):
+        return value
+    if origin in (tuple, list) and isinstance(value, list | tuple):
+        if len(args) == len(value) and args[-1] is not Ellipsis and origin is tuple:
+            return tuple(inner(a, v, f"[{i}]") for i, (a, v) in enumerate(zip(args, value, strict=True)))
+        if origin is list or args[-1] is Ellipsis:
+            return origin(inner(args[0], v, f"[{i}]") for i, v in enumerate(value))
+    if typing.is_typeddict(hint) and isinstance(value, Mapping):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        if missing := sorted(typing.cast(Any, hint).__required_keys__.difference(value)):
+            raise UserError(f"{where}: missing key {f'{path}.{missing[0]}'.lstrip('.')}")
+        return {k: inner(hints.get(k, Any), v, f".{k}" if path else k) for k, v in value.items()}
+    if (origin or hint) in (dict, Mapping) and isinstance(value, Mapping):
         item = args[1] if args else Any
-        return {k: convert(item, v, where, f"{path}.{k}") for k, v in value.items()}
+        return {k: inner(item, v, f".{k}") for k, v in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
             raise _OutOfRange(f"{where}: {path} must be a finite number (of float32), not {shown(value)}")
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 2e6
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+    if type(hint) is type and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
+    raise UserError(f"{where}: {path or 'the file'} must be {_describe(hint)}, not {shown(value)}")
+
+
+def _convert_union(options: tuple[Any, ...], value: Any, where: str, path: str) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(a for a in options if a is not type(None))
+    if len(options) == 1:
+        return convert(options[0], value, where, path)
+    wrong = UserError(f"{where}: {path} must be {' or '.join(map(_describe, options))}, not {shown(value)}")
+    for option in options:
+        try:
+            return convert(option, value, where, path)
+        except _OutOfRange as error:
+            wrong = error
+        except UserError:
+            continue
     raise wrong
 
 
@@ -119,9 +125,9 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(a) for a in args)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"a list of {_describe(args[0])}"
-    if (origin or hint) in (dict, Mapping) or dataclasses.is_dataclass(hint):
+    if (origin or hint) in (dict, Mapping) or dataclasses.is_dataclass(hint) or typing.is_typeddict(hint):
         return "keys and values"
     names = {int: "int", float: "float", str: "str", bool: "true or false", type(None): "null"}
     return names.get(hint, str(hint))

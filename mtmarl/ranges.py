@@ -1,5 +1,6 @@
 """Numbers with bounds, as types of settings: `gamma: Share`. `parsing.parse` holds values to them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated
@@ -27,6 +28,17 @@ class Range:
         if self.high == inf:
             return f"be {least}"
         return f"lie {least} and at most at {high}" if self.above else f"lie in {low} … {high}"
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Lists without repetitions."""
+
+    def __contains__(self, value: Sequence[object]) -> bool:
+        return len(set(value)) == len(value)
+
+    def __str__(self) -> str:
+        return "hold no entry twice"
 
 
 def _at_most(high: int) -> Range:

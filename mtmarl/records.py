@@ -1,76 +1,71 @@
-"""The records of a run: one typed reader. What is known of a file is checked; keys of other versions are left alone."""
+"""The one reader of JSON records: types and ranges are checked, values converted, keys that no type names kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, cast
 
 from mtmarl.errors import UserError
 from mtmarl.parsing import convert
-from mtmarl.ranges import Natural, Range
-
-_Counts = Mapping[str, Annotated[int, Range(0)]]
-_Axis = Annotated[int, Range(0, 2**16)]
-_LAYOUT = {
-    "families": tuple[str, ...], "features": _Axis, "actions": _Axis, "ids": _Axis, "random_ids": bool,
-    "tasks": Mapping[str, tuple[Any, ...]] | None,
-}  # fmt: skip
-_RUN = {
-    "config": Mapping[str, Any], "kind": str, "seed": int, "algo": str, "tasks": str, "train_tasks": tuple[str, ...],
-    "test_tasks": tuple[str, ...], "minutes": float, "updates": Natural, "counts": _Counts | None,
-    "counts_at": Mapping[str, _Counts] | None, "references": Mapping[str, Mapping[str, Any]],
-    "origins": Mapping[str, str] | None, "start": Mapping[str, Any] | None, "dims": Mapping[str, Any],
-    "layout": Mapping[str, Any] | None, "value_range": tuple[float, float] | None, "streams": int,
-    "title": str, "acting": str,
-}  # fmt: skip
-_BEST = {"score": float, "update": int, "counts": _Counts | None}
-_PROGRESS = {"minutes": float, "evaluations": tuple[Mapping[str, Any], ...], "written": bool}
-# By file: the types of keys, and those that it cannot do without.
-_FILES: dict[str, tuple[Mapping[str, Any], tuple[str, ...]]] = {
-    "run.json": (_RUN, ("config",)),
-    "best.json": (_BEST, ("update",)),
-    "progress.json": (_PROGRESS, ("evaluations",)),
-    "final.json": ({"best": Mapping[str, Any], "last": Mapping[str, Any]}, ("best", "last")),
-}
 
 
-def read(path: Path) -> Any:
-    """The record at `path`, checked; None where there is none. Raises UserError."""
+def loads(content: str | bytes, where: str) -> dict[str, Any]:
+    """A JSON object from its text. Raises UserError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not a readable JSON file ({error}); restore or remove it") from None
-    if path.name in _FILES:
-        _check(*_FILES[path.name], value, path)
-        for evaluation in value.get("evaluations", ()) if path.name == "progress.json" else ():
-            _check(
-                {"return": float, "update": Natural}, ("return", "update"), evaluation, path, "evaluations."
-            )
-        if value.get("layout") is not None:
-            _check(_LAYOUT, ("families", "features", "actions"), value["layout"], path, "layout.")
-        for name, size in (value.get("dims") or {}).items():
-            if (
-                isinstance(size, bool)
-                or not isinstance(size, list)
-                and not (isinstance(size, int) and 0 <= size < 2**16)
-            ):
-                raise _wrong(path, f"dims.{name} must be a size below {2**16}, not {size!r}"[:200])
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise UserError(f"{where}: not a readable JSON file ({reason}); restore or remove it") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: holds no object of keys and values; restore or remove it")
     return value
 
 
-def _check(
-    hints: Mapping[str, Any], needs: tuple[str, ...], value: Any, path: Path, within: str = ""
-) -> None:
-    if not isinstance(value, Mapping) or not all(key in value for key in needs):
-        raise _wrong(path, f"{within}{' and '.join(needs)} missing")
-    for key in hints.keys() & value.keys():
+def check(kind: type, value: Any, where: str, needs: Sequence[str] = ()) -> dict[str, Any]:
+    """The values as the TypedDict `kind`, which must have the keys `needs`. Raises UserError that names the key."""
+    try:
+        found = convert(kind, value, where, "")
+        if missing := [key for key in needs if found.get(key) is None]:
+            raise UserError(f"{where}: missing key {missing[0]}")
+    except UserError as error:
+        raise UserError(f"{error}; restore or remove it") from None
+    return found
+
+
+def read(file: Path, kind: type, needs: Sequence[str] = (), where: str = "") -> dict[str, Any] | None:
+    """The record in a file, see `check`; None where there is no file. Errors call the file `where`."""
+    where = where or str(file)
+    try:
+        content = file.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{where}: {error.strerror or error}; restore or remove it") from None
+    return check(kind, loads(content, where), where, needs)
+
+
+def read_lines(file: Path, where: str = "") -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, up to one that is being written; None stands for what was not finite. [] without it.
+
+    Raises UserError of a value that is no number.
+    """
+    rows = []
+    for line in file.read_bytes().splitlines() if file.exists() else ():
         try:
-            convert(hints[key], value[key], str(path), within + key)
-        except UserError as error:
-            raise UserError(f"{error}: not the record of a run; restore or remove it") from None
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            break
+        if isinstance(row, dict) and "step" in row:
+            rows.append(row)
+    check_lines(rows, where or str(file))
+    return rows
 
 
-def _wrong(path: Path, what: str) -> UserError:
-    return UserError(f"{path}: {what}: not the record of a run; restore or remove it")
+def check_lines(rows: Sequence[dict[str, Any]], where: str) -> None:
+    """Raises UserError of a metric that is no number."""
+    for row in rows:
+        convert(float, row.get("step"), where, "step")
+        for name, value in row.items():
+            # A number or None, as `convert` takes it: there may be a million of them.
+            if value is not None and not (type(value) in (int, float) and abs(value) < 3e38):
+                convert(cast(Any, float | None), value, where, name)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mtmarl import config, divergence, stops
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
+from mtmarl.runs.record import BEST, FINAL, RUN, read_best
 from mtmarl.sinks.summary import score
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from mtmarl.training import loop
 
 # Index of the final evaluation: its start states are met in no other.
-FINAL = 2**31 - 1
+LAST_EVALUATION = 2**31 - 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -165,7 +166,6 @@ class Run:
         self.counts_at: dict[str, dict[str, int]] = dict(self.record.get("counts_at") or {})
         self.diverged = divergence.read(self.directory)
         self.evaluator = job.evaluator.with_seed(cfg.seed)
-        self.best_file = self.directory / "best.json"
         self.tasks = {"train": tuple(job.train_envs), "test": tuple(job.test_envs)}[cfg.evaluator.select_on]
 
     def open(self, stack: ExitStack, quiet: bool, sharing: int) -> None:
@@ -240,21 +240,20 @@ class Run:
 
     def keep_score(self, summary: Mapping[str, Mapping[str, Any]], params: Any, update: int) -> None:
         """Logs an evaluation, and saves the policy if none before it was as good."""
-        from mtmarl import build
         from mtmarl.training.checkpoint import save_params
 
         self.sinks.log_evaluation(update, summary)
         value = score(summary, self.tasks)
-        best = build.read_json(self.best_file) or {"score": float("-inf"), "update": -1}
+        best = read_best(self.directory) or {"update": -1}
         if best["update"] >= update or value > best.get("score", float("-inf")):
             save_params(self.directory / "policy_best", params)
-            write_json(self.best_file, {"score": value, "update": update, "counts": self.counts})
+            write_json(self.directory / BEST, {"score": value, "update": update, "counts": self.counts})
 
     def keep_progress(self) -> None:
         """Minutes and counts, into run.json. Seeds that share a program share its time."""
         minutes = self.record["minutes"] + (time.time() - self.began) / 60 / self.sharing
         progress = {"minutes": round(minutes, 2), "counts": self.counts, "counts_at": self.counts_at}
-        write_json(self.directory / "run.json", {**self.record, **progress})
+        write_json(self.directory / RUN, {**self.record, **progress})
 
     def save(self, state: "loop.TrainState") -> None:
         update = int(state.update)
@@ -268,7 +267,6 @@ class Run:
 
     def finish(self, state: "loop.TrainState") -> None:
         """The final scores, of the best and of the last policy."""
-        from mtmarl import build
         from mtmarl.training import sharding
         from mtmarl.training.checkpoint import load_params, save_params
 
@@ -276,18 +274,20 @@ class Run:
         if self.primary:
             save_params(self.directory / "policy_last", last)
         sharding.wait_for_all(f"policies of {self.directory}")
-        best = build.read_json(self.best_file)
+        best = read_best(self.directory) or {"update": updates}
         final = {}
         for name, params, update, counts in (
             ("best", load_params(self.directory / "policy_best", last), best["update"], best.get("counts")),
             ("last", last, updates, self.counts),
         ):
-            results = self.evaluator.evaluate(params, FINAL, settings.final_episodes, settings.explore)
+            results = self.evaluator.evaluate(
+                params, LAST_EVALUATION, settings.final_episodes, settings.explore
+            )
             summary = self.job.summary(results)
             if not self.finite(summary, updates):
                 return
             greedy = (
-                self.evaluator.evaluate(params, FINAL, settings.final_episodes, 0.0)
+                self.evaluator.evaluate(params, LAST_EVALUATION, settings.final_episodes, 0.0)
                 if settings.greedy_too
                 else {}
             )
@@ -299,7 +299,7 @@ class Run:
         if not self.primary:
             return
         self.keep_progress()
-        write_json(self.directory / "final.json", final)
+        write_json(self.directory / FINAL, final)
 
 
 if __name__ == "__main__":

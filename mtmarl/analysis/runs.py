@@ -3,7 +3,6 @@
 What is half-written, foreign or broken is named and left out; the rest is read.
 """
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,15 +11,24 @@ from typing import Any
 
 import numpy as np
 
-from mtmarl import divergence, settings
-from mtmarl.analysis import records
+from mtmarl import divergence, records, settings
 from mtmarl.errors import UserError
 from mtmarl.files import files_below
+from mtmarl.runs.record import FINAL, METRICS, RUN, Figures, FinalRecord, RunRecord
 
 # What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
 ADOPTED = "adopted.json"
 # Everything that a file of another make or version, or one that is being written, can throw at its reader.
-BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+BROKEN = (
+    UserError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 
 def rounded(value: float) -> float:
@@ -265,48 +273,31 @@ def reason(error: BaseException) -> str:
     """What one of BROKEN says, in one line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    if isinstance(error, json.JSONDecodeError):
-        return f"not readable JSON ({text})"
-    if isinstance(error, ValueError):  # In our words, for the most part.
+    if isinstance(error, UserError | ValueError):  # In our words, for the most part.
         return str(text).splitlines()[0]
     return f"{type(error).__name__}: {text}".splitlines()[0]
 
 
 def read(directory: Path) -> Run:
     """The run in a directory. Raises one of BROKEN."""
-    record = _read_object(directory / "run.json")
-    records.check_run(record)
-    metrics: list[Mapping[str, Any]] = []
-    if (directory / "metrics.jsonl").exists():
-        for line in (directory / "metrics.jsonl").read_bytes().splitlines():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                break  # The last line of a run that is being written, or was killed.
-            if isinstance(row, dict) and "step" in row:
-                metrics.append(row)
-    records.check_metrics(metrics)
-    final_file = directory / "final.json"
-    final = _read_object(final_file) if final_file.exists() else {}
-    diverged = divergence.read(directory) or records.lost(metrics)
+    record = records.read(directory / RUN, RunRecord, REQUIRED, where=RUN) or {}
+    metrics = records.read_lines(directory / METRICS, where=METRICS)
+    final = records.read(directory / FINAL, FinalRecord, where=FINAL) or {}
+    diverged = divergence.read(directory) or divergence.lost(metrics)
     return _checked(Run(directory, record, tuple(metrics), {} if diverged else final, diverged))
 
 
 def _checked(run: Run) -> Run:
     """The run, with every number in it that a report draws. Raises one of BROKEN."""
-    tasks = (*run.tasks("train"), *run.tasks("test"))
-    records.check_final(run.final, tasks)
-    for task in tasks if run.final else ():
+    for task in (*run.tasks("train"), *run.tasks("test")) if run.final else ():
         for which in ("best", "last"):
-            returns = run.returns(task, which)
-            if returns.ndim > 1 or not returns.size or not np.isfinite(returns).all():
-                raise ValueError(f"the returns of {task} at the {which} checkpoint are not finite numbers")
+            if not np.size(run.final[which]["tasks"].get(task, {}).get("return", [])):
+                raise ValueError(f"{FINAL}: no returns of {task} at the {which} checkpoint")
     return run
 
 
+REQUIRED = ("kind", "algo", "tasks", "train_tasks", "test_tasks", "seed")
 # What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
 KEPT = (
     "kind", "algo", "tasks", "seed", "label", "started", "minutes", "hardware", "commit", "versions", "parameters",
@@ -317,7 +308,7 @@ FORMAT = 2
 
 def read_results(file: Path) -> dict[str, Any]:
     """The results.json of a report. Raises one of BROKEN."""
-    value = _read_object(file)
+    value = records.loads(file.read_bytes(), file.name)
     made = value.get("format")
     if made not in range(1, FORMAT + 1) or "sweeps" not in value:
         raise ValueError(
@@ -358,20 +349,11 @@ def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> R
     diverged = own.get("diverged")
     scored = own.get("kind") != "collect" and not diverged
     final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")} if scored else {}
-    records.check_run(record, "the record of a run")
-    records.check_metrics(rows)
+    record = records.check(RunRecord, record, "the record of a run", REQUIRED)
+    records.check_lines(rows, "evaluations")
+    final = records.check(FinalRecord, final, FINAL) if scored else {}
     # A path within the file, where nothing lies, tells it from other runs.
     return Run(file / own["dir"], record, tuple(rows), final, diverged and str(diverged))
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name}: {reason(error)}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{file.name} holds no object")
-    return value
 
 
 def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
@@ -381,12 +363,7 @@ def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
     found = {f.relative_to(root).with_suffix("").as_posix(): f for f in files}
     if not found:
         raise UserError(f"--references {vaults}: no files at references/<family>/<scenario>.json in there")
-    try:
-        known: dict[str, Mapping[str, Any]] = {task: _read_object(file) for task, file in found.items()}
-        records.check_references(known)
-        return known
-    except BROKEN as error:
-        raise UserError(f"--references {vaults}: {reason(error)}") from error
+    return {task: records.read(file, Figures) or {} for task, file in found.items()}
 
 
 def _one_reference_per_task(

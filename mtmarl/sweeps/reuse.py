@@ -10,6 +10,7 @@ from typing import Any
 from mtmarl import config, settings
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.runs.record import read_run
 
 
 def in_results(record: Mapping[str, Any], files: Sequence[Path]) -> set[str]:
@@ -82,7 +83,7 @@ def find_finished(
     candidates: list[tuple[Path, Mapping[str, Any], tuple[str, ...]]] = []
     for place in others:
         try:
-            candidates.append((place, build.read_record(place) or {}, ()))
+            candidates.append((place, read_run(place) or {}, ()))
         except UserError:
             continue  # Not of this sweep, so it stops nothing.
     candidates += [(place, record, _lacking()) for file in files for place, record in _recorded(file).items()]

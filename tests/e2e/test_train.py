@@ -11,6 +11,7 @@ import mtmarl
 from mtmarl import build, collect, config, evaluate, report, train
 from mtmarl.data.vault import identity, write_reference
 from mtmarl.files import only_writer
+from mtmarl.runs.record import PROGRESS
 from mtmarl.training.checkpoint import Checkpoints
 
 SMALL = [
@@ -252,7 +253,7 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
 
     def steps_of_best(run_dir):
         """8 environments take 8 steps per update; of equal evaluations the later one counts."""
-        evaluations = json.loads((run_dir / collect.PROGRESS).read_text())["evaluations"]
+        evaluations = json.loads((run_dir / PROGRESS).read_text())["evaluations"]
         return 8 * 8 * max(evaluations, key=lambda e: (e["return"], e["update"]))["update"]
 
     start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]

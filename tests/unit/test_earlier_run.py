@@ -14,6 +14,7 @@ from mtmarl.data import vault
 from mtmarl.errors import UserError
 from mtmarl.networks.sable import Sable
 from mtmarl.random_streams import RULE
+from mtmarl.runs.record import read_run
 from mtmarl.training.checkpoint import save_params
 from mtmarl.types import example_batch
 
@@ -160,4 +161,4 @@ def test_a_run_that_other_random_numbers_began_says_so(tmp_path, capsys, streams
 
 def test_the_rule_of_random_streams_is_recorded(tmp_path):
     build.write_run(tmp_path, of_two_blocks(), "train", ["lbf/5x5-2p-1f-t20"], [])
-    assert build.read_record(tmp_path)["streams"] == RULE
+    assert read_run(tmp_path)["streams"] == RULE

@@ -10,7 +10,9 @@ import pytest
 from mtmarl import build, config, evaluate, records
 from mtmarl.analysis import runs
 from mtmarl.errors import UserError
+from mtmarl.runs import record
 
+SCORED = {"step": 3, "tasks": {"a/b": {"return": [0.5, 1], "win_rate": 0.5, "greedy_return": None}}}
 GOOD = {
     "run.json": {
         "config": {}, "kind": "train", "seed": 0, "train_tasks": ["a/b"], "minutes": 1.0, "counts_at": {"0": {"a": 1}},
@@ -19,24 +21,32 @@ GOOD = {
     },
     "best.json": {"score": 0.5, "update": 3, "counts": {"env_steps": 4}},
     "progress.json": {"minutes": 0.0, "evaluations": [{"return": 1.0, "update": 2}], "written": True},
-    "final.json": {"best": {}, "last": {}},
+    "final.json": {"best": SCORED, "last": SCORED},
+}  # fmt: skip
+KINDS = {
+    "run.json": record.RunRecord, "best.json": record.BestRecord, "progress.json": record.ProgressRecord,
+    "final.json": record.FinalRecord,
 }  # fmt: skip
 WRONG = (math.nan, math.inf, 1e30, -1, True, "x", None, [], {}, [1], {"a": []}, 10**30)
+
+
+def read(file):
+    return records.read(file, KINDS[file.name], ("config",) if file.name == "run.json" else ())
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_good_ones_are_read_and_wrong_ones_are_one_line(name, tmp_path):
     file = tmp_path / name
-    assert records.read(file) is None
+    assert read(file) is None
     file.write_text(json.dumps(GOOD[name]))
-    assert records.read(file) == GOOD[name]
+    assert json.loads(json.dumps(read(file))) == GOOD[name]
     draw, refused = random.Random(0), 0
     for _ in range(300):
         value, key = dict(GOOD[name]), draw.choice(list(GOOD[name]))
         value[key] = draw.choice(WRONG)
         file.write_text(json.dumps(draw.choice((value, value, value[key]))))
         try:
-            records.read(file)
+            read(file)
         except UserError as error:
             refused += 1
             assert "\n" not in str(error) and str(file) in str(error)
@@ -44,17 +54,45 @@ def test_good_ones_are_read_and_wrong_ones_are_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "key", "value"),
+    ("name", "key", "value", "field"),
     [
-        ("best.json", "score", True), ("best.json", "update", "x"), ("run.json", "counts_at", True),
-        ("run.json", "dims", {"agents": 10**9}), ("progress.json", "evaluations", 3),
-        ("run.json", "layout", {"families": ["lbf"], "features": 10**9, "actions": 2}),
+        ("best.json", "score", True, "score must be float"),
+        ("best.json", "score", math.nan, "score must be a finite number"),
+        ("best.json", "update", "x", "update must be int"),
+        ("run.json", "counts_at", True, "counts_at must be"),
+        ("run.json", "dims", {"agents": 10**9}, "dims.agents must lie in 0 … 65535"),
+        ("run.json", "train_tasks", ["a/b", "a/b"], "train_tasks must hold no entry twice"),
+        ("run.json", "layout", {"families": ["lbf"], "actions": 2}, "missing key layout.features"),
+        ("run.json", "layout", {**GOOD["run.json"]["layout"], "actions": 10**9}, "layout.actions must lie in"),
+        ("run.json", "config", {"evaluator": {"explore": 2}}, "config.evaluator.explore must lie in 0 … 1"),
+        ("progress.json", "evaluations", 3, "evaluations must be a list"),
+        ("progress.json", "evaluations", [{"update": 1}], r"missing key evaluations\[0\].return"),
+        ("progress.json", "evaluations", [{"update": 1, "return": 1, "win_rate": 1.5}], r"\[0\].win_rate must lie"),
+        ("final.json", "best", {"tasks": {"a/b": {"return": [1, math.inf]}}}, r"a/b.return\[1\] must be a finite"),
+        ("final.json", "last", {"tasks": {"a/b": {"return": 1, "win_rate": -0.1}}}, r"last.tasks.a/b.win_rate must"),
     ],
 )  # fmt: skip
-def test_odd_values_are_named(name, key, value, tmp_path):
+def test_a_wrong_value_is_named_by_file_and_field(name, key, value, field, tmp_path):
     (tmp_path / name).write_text(json.dumps({**GOOD[name], key: value}))
-    with pytest.raises(UserError, match=rf"{name}: {key}.* not the record of a run; restore"):
-        records.read(tmp_path / name)
+    with pytest.raises(UserError, match=rf"{name}: .*{field}.*; restore or remove it"):
+        read(tmp_path / name)
+
+
+def test_values_are_converted(tmp_path):
+    """An int where a float is meant, and the other way round, as other writers of JSON leave them."""
+    (tmp_path / "run.json").write_text(json.dumps({**GOOD["run.json"], "minutes": 2, "seed": 1.0}))
+    found = read(tmp_path / "run.json")
+    assert (type(found["minutes"]), type(found["seed"])) == (float, int)
+
+
+@pytest.mark.parametrize("wrong", ['"high"', "NaN", "1e400", "[1]", "true", "1e39"])
+def test_a_metric_that_is_no_number_is_named(tmp_path, wrong):
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(f'{{"step": 1, "loss": null}}\n{{"step": 2, "loss": {wrong}}}\n')
+    with pytest.raises(UserError, match=r"metrics.jsonl: loss must be"):
+        records.read_lines(file)
+    file.write_text('{"step": 1, "loss": null}\n{"step": 2, "lo')
+    assert records.read_lines(file) == [{"step": 1, "loss": None}]
 
 
 def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
@@ -68,7 +106,7 @@ def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
         "versions": {"jax": "1"}, "started": "2024", "origins": {}, "select_on": "train",
         "layout": asdict(outline.layout), "dims": {k: v for k, v in vars(outline.dims).items() if k != "entities"},
     }  # fmt: skip
-    draw, read = random.Random(1), 0
+    draw, whole_ones = random.Random(1), 0
     deep = [
         ("config", "evaluator"),
         ("config", "seed"),
@@ -94,11 +132,11 @@ def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
                 assert "\n" not in str(error)
         found = runs.load([tmp_path])
         assert len(found.runs) + len(found.refused) == 1 and "\n" not in str(found.refused)
-        read += len(found.runs)
+        whole_ones += len(found.runs)
         if i % 15 == 0:
             assert evaluate.main([f"run={tmp_path}", f"+tasks={tasks[0]}"]) == 2
             assert capsys.readouterr().err.count("\n") == 1
-    assert 10 < read < 90
+    assert 10 < whole_ones < 90
 
 
 @pytest.mark.parametrize("sign", ["[", "*", "?", "\\"])

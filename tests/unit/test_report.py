@@ -385,7 +385,7 @@ def test_references_that_are_no_numbers_are_refused(tmp_path, capsys):
     write_json(tmp_path / "vaults/references/lbf/a.json", {"reference": 0.5, "random": "x"})
     argv = [str(tmp_path / "good"), "--out", str(tmp_path / "out"), "--references", str(tmp_path / "vaults")]
     assert report.main(argv) == 2
-    assert "lbf/a: reference and random must be numbers" in capsys.readouterr().err
+    assert "references/lbf/a.json: random must be float, not 'x'" in capsys.readouterr().err
 
 
 def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path):
@@ -396,7 +396,10 @@ def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path
     (tmp_path / "results.json").write_text(json.dumps(results))
     assert report.main([str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    assert "35 of 36 runs finished" in text and f"{broken['dir']}`: final.json: no returns of {task}" in text
+    assert (
+        "35 of 36 runs finished" in text
+        and f"{broken['dir']}`: final.json: best.tasks.{task}.return must be float" in text
+    )
 
 
 def test_where_a_report_goes(tmp_path, capsys, monkeypatch):
