@@ -87,8 +87,9 @@ def spell(value: Any) -> str:
 
 
 def key_of(override: str) -> str:
-    """The key of one word of a command line."""
-    return override.partition("=")[0].lstrip("+")
+    """The key of one word of a command line; `experiment` is what profiles were called."""
+    key = override.partition("=")[0].lstrip("+")
+    return "profile" if key == "experiment" else key
 
 
 def overrides(argv: Iterable[str]) -> frozenset[str]:

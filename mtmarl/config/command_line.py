@@ -12,7 +12,7 @@ from mtmarl.config.layers import Layer, Profile
 from mtmarl.config.schema import TasksConfig
 from mtmarl.errors import UserError
 from mtmarl.parsing import parse, suggest
-from mtmarl.settings import flatten
+from mtmarl.settings import flatten, key_of, overrides
 from mtmarl.task_names import task_parts
 
 GROUPS = ("algo", "tasks", "profile")
@@ -26,13 +26,15 @@ _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 class Line:
     """A command line, read.
 
-    `said`: group -> name, as it says; `chosen`: also what a profile chooses. `layers`: the values of files, and of
+    `said`: group -> name, as it says; `chosen`: also what a profile chooses. `profile`: its
+    name with the family whose parts hold, if it has any of that family. `layers`: the values of files, and of
     tasks that are named one by one; later ones win. What the command line says wins over them: `words` in Hydra's
     grammar, `texts` as they stand.
     """
 
     said: Mapping[str, str]
     chosen: Mapping[str, str]
+    profile: str
     layers: Sequence[Layer]
     words: Mapping[str, str]
     texts: Mapping[str, str | None]
@@ -57,7 +59,7 @@ def read(argv: Sequence[str]) -> Line:
         if not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         key, name = key.lstrip("+"), value.strip("'\"")
-        if key == "experiment":
+        if key == "experiment":  # What profiles were called.
             key, name = "profile", files.earlier("experiment").get(name, name)
         if key in AS_THEY_STAND:
             texts[key] = _text(key, value)
@@ -71,7 +73,7 @@ def read(argv: Sequence[str]) -> Line:
     return Line(said, *_layers(said, words), words, texts)
 
 
-def _layers(said: Mapping[str, str], words: Mapping[str, str]) -> tuple[dict[str, str], list[Layer]]:
+def _layers(said: Mapping[str, str], words: Mapping[str, str]) -> tuple[dict[str, str], str, list[Layer]]:
     profile, _, family = said.get("profile", "").partition(":")
     used = layers.expand(profile, _profile) if "profile" in said else []
     known = [layers.NONE, *layers.families(used)]
@@ -86,7 +88,22 @@ def _layers(said: Mapping[str, str], words: Mapping[str, str]) -> tuple[dict[str
     names = [Layer(f"configs/profiles/{name}.yaml", {"algo_name": p.algo}) for name, p in used if p.algo]
     names += [Layer("the command line", {"algo_name": algo})] if "algo" in said else []
     # Tasks that are named one by one win over those of a profile.
-    return chosen, [*base(algo), *names, *([*of_profile, tasks] if inline else [tasks, *of_profile])]
+    named = f"{profile}:{family if family in known else layers.NONE}" if profile else ""
+    return chosen, named, [*base(algo), *names, *([*of_profile, tasks] if inline else [tasks, *of_profile])]
+
+
+def deciding_words(argv: Sequence[str]) -> frozenset[str]:
+    """The words of a recorded command line that decide what a run computes, with the names that profiles have today.
+
+    Two lines with the same words mean the same run. A line that cannot be read any more stands for itself.
+    """
+    words = overrides(argv)
+    try:
+        profile = read(argv).profile
+    except UserError:
+        return words
+    rest = {word.lstrip("+") for word in words if key_of(word) != "profile"}
+    return frozenset(rest | ({f"profile={profile}"} if profile else set()))
 
 
 def base(algo: str) -> list[Layer]:

@@ -99,7 +99,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         return
     try:
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        old = {r["dir"]: settings.overrides(r["argv"]) for r in earlier["runs"]}
+        old = {r["dir"]: config.deciding_words(r["argv"]) for r in earlier["runs"]}
         names = [earlier["name"], earlier["profile"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -108,7 +108,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
     remedy = "give another out=, or remove this one"
     if names != [record["name"], record["profile"]]:
         raise UserError(f"{out}: holds the sweep {names[0]} with profile {names[1]}; {remedy}")
-    new = {r["dir"]: settings.overrides(r["argv"]) for r in record["runs"]}
+    new = {r["dir"]: config.deciding_words(r["argv"]) for r in record["runs"]}
     for directory, planned in old.items():
         if directory not in new:
             raise UserError(f"{out}: holds the run {directory}, which this sweep lacks; {remedy}")

@@ -32,7 +32,7 @@ def _held(record: Mapping[str, Any], file: Path) -> list[tuple[Mapping[str, Any]
         return [
             (own, run)
             for own, run in there
-            if settings.overrides(own["argv"]) == settings.overrides(_argv(run))
+            if config.deciding_words(own["argv"]) == config.deciding_words(_argv(run))
         ]
     except runs_.BROKEN as error:
         raise UserError(f"results={file}: {runs_.reason(error)}") from None

@@ -115,6 +115,18 @@ def test_mistakes_are_one_line(root, argv, message):
     assert "\n" not in str(caught.value)
 
 
+def test_earlier_words_are_the_words_of_today():
+    words = config.deciding_words
+    for old, new, tasks in (
+        ("cpu_rware_15", "cpu", "rware_15"), ("cpu_connector_10", "cpu", "connector_10"), ("cpu_lbf_5", "cpu", "lbf_5"),
+        ("cpu_all_30", "cpu", "all_30"), ("paper_rware_15", "paper", "rware_15"), ("cpu", "cpu:none", "rware_15"),
+    ):  # fmt: skip
+        earlier = words([f"+experiment={old}", f"+tasks={tasks}", "seed=1", "quiet=true"])
+        assert earlier == words([f"profile={new}", f"tasks={tasks}", "seed=1"])
+    assert words(["profile=cpu", "+tasks=rware_15"]) != words(["profile=cpu:none", "+tasks=rware_15"])
+    assert words(["profile=gone", "seed=1"]) == {"profile=gone", "seed=1"}, "it cannot be read any more"
+
+
 def test_settings_are_shown_before_jax_is_loaded():
     code = (
         "import sys\nfrom mtmarl import train\ntry:\n    train.main(['profile=cpu', '--show-config'])\n"

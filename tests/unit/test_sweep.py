@@ -550,6 +550,22 @@ def test_levels_may_have_seeds_of_their_own(tmp_path):
         read_sweep(str(file))
 
 
+def test_a_sweep_with_earlier_words_of_its_profile_goes_on(tmp_path):
+    record = make_plan(*read_sweep("table1"), Options("table1"))
+
+    def earlier(name):
+        words = lambda run: [w.replace("profile=cpu", name.format(**run["cell"])) for w in run["argv"]]
+        return {**record, "runs": [{**run, "argv": words(run)} for run in record["runs"]]}
+
+    write_plan(earlier("+experiment=cpu_{tasks}"), tmp_path)
+    check_continues(record, tmp_path)
+    write_plan(earlier("+experiment=cpu"), tmp_path)
+    with pytest.raises(
+        UserError, match="other settings .*tasks=rware_15.*profile=cpu:none, profile=cpu:rware"
+    ):
+        check_continues(record, tmp_path)
+
+
 def test_a_plan_holds_no_credentials(tmp_path):
     """Of levels that differ in an address alone only the first is checked as a run; each is written down."""
     file = tmp_path / "mine.yaml"
