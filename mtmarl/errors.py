@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -26,6 +27,10 @@ class Diverged(UserError):
     """Training came to numbers that are not finite. What it had saved before stays; there is no score."""
 
     code = 3
+
+
+class SimulatorError(UserError):
+    """A simulator outside of this library failed, or gave what its spaces do not allow. The run ends."""
 
 
 # What a stop leaves of a command that saves its state.
@@ -81,6 +86,11 @@ def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
         # Who reads what is printed has had enough, as `head` has; nor is there more to flush.
         _drop_output()
         sys.exit(1)
+    except RuntimeError as error:  # Of a compiled program, which wraps what a host call raised.
+        found = re.search(rf"{SimulatorError.__name__}: (.*)", str(error))
+        if found is None:
+            raise
+        sys.exit(failed(SimulatorError(found[1])))
     except OSError as error:  # Of the output itself, as where it goes to a file on a full disk.
         _drop_output()
         sys.exit(failed(error))
