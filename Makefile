@@ -42,7 +42,7 @@ format: setup ## Apply the formatting and the safe fixes
 	$(BIN)/ruff format .
 
 bench: setup ## Measure speed against the goals, about a quarter of an hour on two cores (ARGS=--quick)
-	@for name in update loop host seeds collect skills; do \
+	@for name in update loop host seeds collect skills host_env; do \
 	  echo; echo "== bench/$$name.py"; \
 	  JAX_COMPILATION_CACHE_DIR= $(BIN)/python bench/$$name.py $(ARGS) || exit 1; \
 	done

@@ -13,11 +13,20 @@ __version__ = "0.1.0"
 _LAZY = {
     "ALGOS": "mtmarl.algos",
     "evaluate_policy": "mtmarl.build",
+    "from_pettingzoo": "mtmarl.envs.host",
     "load_policy": "mtmarl.build",
     "make_env": "mtmarl.envs.registry",
     "read_vault": "mtmarl.data.vault",
 }
-__all__ = ["ALGOS", "__version__", "evaluate_policy", "load_policy", "make_env", "read_vault"]
+__all__ = [
+    "ALGOS",
+    "__version__",
+    "evaluate_policy",
+    "from_pettingzoo",
+    "load_policy",
+    "make_env",
+    "read_vault",
+]
 
 
 def __getattr__(name: str) -> Any:

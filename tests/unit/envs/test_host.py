@@ -202,3 +202,22 @@ def broken():
 def test_what_cannot_be_played_is_refused_in_one_line(make, options, message):
     with pytest.raises(UserError, match=message):
         from_pettingzoo(make, "walk/2a", **{"horizon": HORIZON, **options})
+
+
+@pytest.mark.parametrize("agents", [3, 5])
+def test_simple_spread_is_played_as_it_is(agents):
+    from mpe2 import simple_spread_v3
+
+    make = lambda: simple_spread_v3.parallel_env(N=agents, max_cycles=4, continuous_actions=False)
+    env, bare = from_pettingzoo(make, f"mpe/spread-{agents}", 4), make()
+    assert (env.spec.agents, env.spec.obs, env.spec.actions) == (agents, 6 * agents, 5)
+    state, shown = env.reset(jax.random.key(0))
+    seen, _ = bare.reset(seed=int(state.seed))
+    for t in range(4):
+        np.testing.assert_allclose(shown.obs, np.stack([seen[a] for a in bare.possible_agents]), rtol=1e-6)
+        action = jnp.arange(agents) % 5
+        state, shown = env.step(state, action, jax.random.key(0))
+        seen, rewards, *_ = bare.step({a: int(x) for a, x in zip(bare.agents, action, strict=True)})
+        np.testing.assert_allclose(shown.reward, np.mean(list(rewards.values())), rtol=1e-6)
+        assert (bool(shown.terminated), bool(shown.truncated)) == (False, t == 3)
+    assert env.simulators.replayed == 0
