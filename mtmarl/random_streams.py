@@ -27,6 +27,7 @@ class Stream(IntEnum):
     RECORDING = 2**31 + 5
     SINGLE_POLICIES = 2**31 + 6
     COVERAGE = 2**31 + 7
+    ESTIMATE = 2**31 + 8
     # Of a key that others are made of as well.
     TASK = 2**31 + 32
     START = 2**31 + 33
@@ -36,6 +37,8 @@ class Stream(IntEnum):
     REPLAY = 2**31 + 37
     OFFLINE = 2**31 + 38
     SLOTS = 2**31 + 39
+    BOOTSTRAP = 2**31 + 40
+    ACTIONS = 2**31 + 41
 
 
 def stream(seed: int | jax.Array, name: Stream, *index: int | jax.Array) -> jax.Array:
