@@ -28,20 +28,23 @@ from mtmarl.types import Act, Batch, Params
 
 @dataclass(frozen=True)
 class Settings:
-    """members: of the ensemble. draws: actions of the policy per recorded state. tau: Polyak step of the target."""
+    """members: of the ensemble. draws: actions of the policy per recorded state. tau: Polyak step of the target.
+    warm_up: the share of updates that learn recorded returns first, from which the policy's are nearer than from 0.
+    """
 
-    updates: int = 3000
-    batch_size: int = 512
-    members: int = 8
+    updates: int = 4000
+    batch_size: int = 256
+    members: int = 5
     draws: int = 2
-    width: int = 128
+    width: int = 64
     learning_rate: float = 1e-3
-    tau: float = 0.01
+    tau: float = 0.05
+    warm_up: float = 0.25
 
 
 class Transitions(NamedTuple):
-    """S recorded steps, task after task. `chosen`: what the policy does in the state, M draws. `goes_on`: the next step
-    is the next state of the episode. `passed`: the share of the horizon before the step.
+    """S recorded steps, task after task. `chosen`: what the policy does in the state, M draws. `to_go`: what was
+    received from the step on. `goes_on`: the next step is the next state of the episode. `passed`: the share of the horizon before the step.
     """
 
     obs: Float[Array, "S N O"]
@@ -49,6 +52,7 @@ class Transitions(NamedTuple):
     action: Int[Array, "S N"]
     chosen: Int[Array, "S M N"]
     reward: Float[Array, "S"]
+    to_go: Float[Array, "S"]
     goes_on: Bool[Array, "S"]
     passed: Float[Array, "S"]
     task_id: Int[Array, "S"]
@@ -114,6 +118,7 @@ def transitions(
         action=jnp.asarray(b.action[keep]),
         chosen=jnp.asarray(jax.device_get(chosen)[keep]),
         reward=jnp.asarray(b.reward[keep]),
+        to_go=jnp.asarray(b.return_to_go[keep]),
         goes_on=jnp.asarray(~ended[keep] & ~last),
         passed=jnp.asarray((step_count / horizon[:, None])[keep], jnp.float32),
         task_id=jnp.asarray(np.broadcast_to(b.task_id[:, None], keep.shape)[keep]),
@@ -152,21 +157,21 @@ def estimate(
         """The value of states, as the mean over the actions that the policy draws."""
         return jnp.stack([q(params, at, data.chosen[at, m]) for m in range(data.chosen.shape[1])]).mean(0)
 
-    def loss(params, target, at, weight):
+    def loss(params, target, at, weight, warm):
         goes_on = data.goes_on[at]
-        y = data.reward[at] / unit + jnp.where(
-            goes_on, of_policy(target, jnp.where(goes_on, at + 1, at)), 0.0
-        )
+        following = of_policy(target, jnp.where(goes_on, at + 1, at))
+        y = data.reward[at] / unit + jnp.where(goes_on, following, 0.0)
+        y = jnp.where(warm, data.to_go[at] / unit, y)
         error = (q(params, at, data.action[at]) - jax.lax.stop_gradient(y)) ** 2
         return (weight * error).sum() / jnp.maximum(weight.sum(), 1.0)
 
-    def update(state, update_key):
-        params, target, opt = state
+    def update(state, x):
+        (params, target, opt), (update_key, warm) = state, x
         task = jnp.arange(s.batch_size) % tasks
         at = offsets[task] + jax.random.randint(update_key, task.shape, 0, lengths[task])
 
         def one(params, target, opt, weight):
-            value, grads = jax.value_and_grad(loss)(params, target, at, weight)
+            value, grads = jax.value_and_grad(loss)(params, target, at, weight, warm)
             step, opt = tx.update(grads, opt, params)
             params = optax.apply_updates(params, step)
             return params, optax.incremental_update(params, target, s.tau), opt, value
@@ -175,8 +180,8 @@ def estimate(
         return (params, target, opt), value.mean()
 
     @partial(jax.jit, donate_argnums=0)
-    def run(state, keys):
-        state, losses = jax.lax.scan(update, state, keys)
+    def run(state, keys, warm):
+        state, losses = jax.lax.scan(update, state, (keys, warm))
         return state, losses.mean()
 
     some = jnp.zeros(1, jnp.int32)
@@ -188,8 +193,10 @@ def estimate(
     )(member_keys)
     state = (params, jax.tree.map(jnp.copy, params), jax.vmap(tx.init)(params))
     keys = jax.random.split(branch(key, Stream.UPDATE), s.updates)
+    warm = jnp.arange(s.updates) < s.warm_up * s.updates
     for done in range(0, s.updates, chunk):
-        state, value = run(state, keys[done : done + chunk])
+        now = slice(done, done + chunk)
+        state, value = run(state, keys[now], warm[now])
         if log is not None:
             log(min(done + chunk, s.updates), float(value))
 
