@@ -43,8 +43,10 @@ class Settings:
 
 
 class Transitions(NamedTuple):
-    """S recorded steps, task after task. `chosen`: what the policy does in the state, M draws. `to_go`: what was
-    received from the step on. `goes_on`: the next step is the next state of the episode. `passed`: the share of the horizon before the step.
+    """S recorded steps, task after task. M: draws of the policy's action.
+
+    `chosen`: what the policy does in the state. `to_go`: what was received from the step on. `goes_on`: the next step
+    is the next state of the episode. `passed`: the share of the horizon before the step.
     """
 
     obs: Float[Array, "S N O"]
