@@ -50,7 +50,7 @@ def estimate_policy(
         part = jax.tree.map(lambda x, begin=begin: _padded(x[begin : begin + ROWS]), batch)
         chosen.append(follow(policy.params, part, branch(key, Stream.ACTIONS, begin)))
     rows = np.concatenate([jax.device_get(c) for c in chosen])[: len(horizon)]
-    data = fqe.transitions(batch, rows, counts, horizon)
+    data = fqe.transitions(batch, jnp.asarray(rows), counts, horizon)
     found = fqe.estimate(data, len(vaults), policy.layout.actions, key, s, log)
     return {v.metadata["task"]: e for v, e in zip(vaults, found, strict=True)}
 

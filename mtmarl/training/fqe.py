@@ -152,7 +152,7 @@ def estimate(
         jnp.float32
     )
 
-    def q(params, at, action):
+    def q(params, at, action) -> Any:
         return net.apply(params, data.obs[at], action, data.agent_mask[at], data.passed[at], data.task_id[at])
 
     def of_policy(params, at):

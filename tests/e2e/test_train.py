@@ -6,12 +6,12 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from mtmarl.runs.record import PROGRESS
 
 import mtmarl
 from mtmarl import build, collect, config, evaluate, report, train
 from mtmarl.data.vault import identity, write_reference
 from mtmarl.files import only_writer
+from mtmarl.runs.record import PROGRESS
 from mtmarl.training.checkpoint import Checkpoints
 
 SMALL = [

@@ -243,9 +243,8 @@ def _start(here: Path, run: str) -> Any:
 
 def _collection(here: Path) -> Any:
     """The vaults of single policies that a collection would write now."""
-    from mtmarl.runs.record import read_progress
-
     from mtmarl import collect
+    from mtmarl.runs.record import read_progress
 
     record = read_progress(here / "collected")
     return record and record["evaluations"] and collect.single_policies(record["evaluations"])

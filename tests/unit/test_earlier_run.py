@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from mtmarl.runs.record import read_run
 
 from mtmarl import build, config
 from mtmarl.data import vault
 from mtmarl.errors import UserError
 from mtmarl.networks.sable import Sable
 from mtmarl.random_streams import RULE
+from mtmarl.runs.record import read_run
 from mtmarl.training.checkpoint import save_params
 from mtmarl.types import example_batch
 

@@ -6,11 +6,11 @@ import random
 from dataclasses import asdict, replace
 
 import pytest
-from mtmarl.runs import record
 
 from mtmarl import build, config, evaluate, records
 from mtmarl.analysis import runs
 from mtmarl.errors import UserError
+from mtmarl.runs import record
 
 SCORED = {"step": 3, "tasks": {"a/b": {"return": [0.5, 1], "win_rate": 0.5, "greedy_return": None}}}
 GOOD = {
