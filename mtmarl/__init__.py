@@ -17,16 +17,9 @@ _LAZY = {
     "load_policy": "mtmarl.build",
     "make_env": "mtmarl.envs.registry",
     "read_vault": "mtmarl.data.vault",
+    "write_vault": "mtmarl.data.imports",
 }
-__all__ = [
-    "ALGOS",
-    "__version__",
-    "evaluate_policy",
-    "from_pettingzoo",
-    "load_policy",
-    "make_env",
-    "read_vault",
-]
+__all__ = [*_LAZY, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

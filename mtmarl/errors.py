@@ -5,9 +5,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mtmarl import stops
 from mtmarl.foreign import shown
@@ -62,6 +62,28 @@ def failed(error: UserError | OSError) -> int:
         raise error
     print(f"error: {described(error)}", file=sys.stderr)
     return error.code if isinstance(error, UserError) else 2
+
+
+def each_of(
+    items: Sequence[Any], work: Callable[[Any], object], source: object, kind: str, done: str
+) -> None:
+    """Calls `work` on each item; one that fails is named and does not stop the others.
+
+    Raises UserError at the end if any failed, of one item its own: `{source}: 1 of 3 {kind} not {done}, …`.
+    """
+    failures = 0
+    for item in items:
+        try:
+            work(item)
+        except (UserError, OSError) as error:
+            if len(items) == 1:
+                raise
+            failures += 1
+            failed(error)
+    if failures:
+        raise UserError(
+            f"{source}: {failures} of {len(items)} {kind} not {done}, see above; the same command does the rest"
+        )
 
 
 def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:

@@ -2,6 +2,8 @@
 
 import codecs
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 # What stands for our own signs where an encoding lacks them; for any other character "?" does.
@@ -26,3 +28,22 @@ def print_anything() -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="mtmarl.plain")
+
+
+def transfer_progress() -> Callable[[int, int], None] | None:
+    """A function of bytes done and in total that keeps a progress line on a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+    began = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.2 or done == total:
+            last = now
+            rate = done / max(now - began, 1e-3)
+            end = "\n" if done == total else ""
+            line = f"\r{done / 1e6:,.1f} of {total / 1e6:,.1f} MB, {rate / 1e6:.1f} MB/s "
+            print(line, end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -9,31 +9,29 @@ Three layouts of Flashbax vaults are read, told apart by their leaves:
 `data.boundaries` decides where episodes begin and end. Ours needs both: `first[t + 1] == terminal[t] | truncated[t]`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mtmarl.data import boundaries
+from mtmarl.data import boundaries, foreign_arrays
+from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import Known, Meaning, Recorded, Team
 from mtmarl.data.flashbax import ARCHIVE, found_vaults, read_flashbax
-from mtmarl.data.vault import Recording, read_vault
+from mtmarl.data.foreign_arrays import TeamReward, boolean, per_agent, real
+from mtmarl.data.vault import Recording
+from mtmarl.data.vault.schema import MAX_HORIZON
 from mtmarl.envs.registry import FAMILIES, make_env
-from mtmarl.errors import UserError
+from mtmarl.errors import UserError, each_of
 from mtmarl.task_names import check_dataset, task_parts
-from mtmarl.types import TaskSpec
+from mtmarl.types import Env
 
-__all__ = ["Converted", "Options", "convert", "found_vaults", "read_flashbax"]
-
-TeamReward = Literal["mean", "sum"]
-# What a team's reward is where agents have their own, as the adapters of the families define it.
+# The team reward where agents have their own, as the adapters of the families define it.
 TEAM_REWARD: dict[str, TeamReward] = {"connector": "mean", "lbf": "sum"}
-# What an episode of a family returns at most: all agents connected, all food eaten.
-MOST_RETURN = {"connector": 1.0, "lbf": 1.0}
-# The widest that vaults store: int16 step counts, int8 actions.
-_MOST_STEPS, _MOST_ACTIONS = 2**15 - 1, 2**7
+# The largest return of an episode of a family: all agents connected, all food eaten.
+MAX_RETURN = {"connector": 1.0, "lbf": 1.0}
 
 
 class _Layout(NamedTuple):
@@ -108,86 +106,6 @@ def layout_of(leaves: Mapping[str, np.ndarray], where: Path) -> str:
     )
 
 
-def _features(name: str, x: np.ndarray) -> np.ndarray:
-    """[B, T, N, F], no axis empty."""
-    if x.ndim != 4 or 0 in x.shape:
-        raise UserError(
-            f"{name} of shape {x.shape[2:]} per step; expected agents and features, at least one of each"
-        )
-    return x
-
-
-def _per_agent(name: str, x: np.ndarray, agents: int) -> np.ndarray:
-    """[B, T, N], or [B, T, 1] of what all agents have in common; axes of one behind it are dropped."""
-    shape = x.shape
-    while x.ndim > 3 and x.shape[-1] == 1:
-        x = x[..., 0]
-    x = x[..., None] if x.ndim == 2 else x
-    if x.ndim != 3 or x.shape[2] not in (1, agents):
-        raise UserError(
-            f"{name} of shape {shape[2:]} per step; expected one number, or one of {agents} agents each"
-        )
-    return x
-
-
-def _real(name: str, x: np.ndarray) -> np.ndarray:
-    if x.dtype.kind in "biuf":
-        return x
-    if x.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2"):
-        return x.astype(np.float32)
-    raise UserError(f"{name} is {x.dtype}; expected real numbers")
-
-
-def _yes_or_no(name: str, x: np.ndarray) -> np.ndarray:
-    x = _real(name, x)
-    odd = x[(x != 0) & (x != 1)]
-    if len(odd):
-        raise UserError(f"{name} holds {odd[0]:g}; expected 0 or 1")
-    return x.astype(bool)
-
-
-def _float32(name: str, x: np.ndarray, remarks: list[str]) -> np.ndarray:
-    x = _real(name, x)
-    with np.errstate(over="ignore"):  # What overflows is dropped with all that is not finite.
-        narrow = x.astype(np.float32)
-    if x.dtype.kind in "iuf" and x.dtype.itemsize > 2 and x.dtype != np.float32:
-        lost = x[np.asarray(np.isfinite(narrow) & (narrow.astype(np.float64) != x))]
-        if len(lost) and x.dtype.kind != "f":
-            raise UserError(f"{name} hold {lost[0]}, which float32 cannot; divide them before converting")
-        if len(lost):
-            remarks.append(f"{name} are {x.dtype}: rounded to float32")
-    return narrow
-
-
-def _step_counts(leaves: Mapping[str, np.ndarray], agents: int, remarks: list[str]) -> np.ndarray | None:
-    """[B, T] env steps taken in the episode before each; None where nothing counts them."""
-    counts = []
-    for name in sorted(leaves):
-        if name.rpartition(".")[2] != "step_count":
-            continue
-        x = _real(name, _per_agent(name, leaves[name], agents))
-        if not (np.isfinite(x) & (x == np.rint(x)) & (x >= 0) & (x < 2**31)).all():
-            raise UserError(f"{name} does not hold counts of steps")
-        x = x.astype(np.int64)
-        if (x != x[..., :1]).any():
-            raise UserError(
-                f"{name} differs between the agents of a team; their steps are not those of one episode"
-            )
-        counts.append((name, x[..., 0]))
-    if not counts:
-        return None
-    name, count = counts[0]
-    if any((other != count).any() for _, other in counts):
-        raise UserError(f"{' and '.join(name for name, _ in counts)} differ")
-    if count.shape[1] > 1 and (count == count[0, 0]).all():
-        remarks.append(f"{name} is always {count[0, 0]}: not used")
-        return None
-    if count.min() == 1:
-        remarks.append(f"{name} counts from 1")
-        return count - 1
-    return count
-
-
 # -------------------------------------------------------------------------------------------- conversion
 
 
@@ -199,109 +117,136 @@ def check_names(task: str | None, quality: str | None) -> None:
         check_dataset(quality, "quality")
 
 
-def holds(path: Path, made: Converted) -> bool:
-    """Whether the vault there holds what was converted. Raises UserError if it is damaged."""
-    there = read_vault(path)
-    return (
-        there.metadata["task"] == made.metadata["task"]
-        and there.metadata["dims"]["horizon"] == made.metadata["horizon"]
-        and there.metadata["obs_scale"] == made.metadata["obs_scale"]
-        and all(np.array_equal(a, b) for a, b in zip(there.recording, made.recording, strict=True))
-    )
+def convert_all(
+    source: Path,
+    root: Path,
+    options: Options,
+    *,
+    replace: bool = False,
+    max_bytes: int,
+    say: Callable[[str], object] = print,
+) -> None:
+    """Converts the Flashbax vaults in a folder or an archive to vaults below a root, each whole or not at all.
+
+    A vault that cannot be converted does not stop the others. Raises UserError if any was not converted.
+    """
+    check_names(options.task, options.quality)
+    made: dict[Path, Path] = {}
+
+    def one(path: Path) -> None:
+        place = vaults.vault_path(root, *names(path, options))
+        if place in made:
+            raise UserError(
+                f"{path}: would become {place}, as {made[place]} has; convert one at a time with --quality"
+            )
+        done = convert(path, options)
+        say(vaults.add_once(place, done.recording, done.metadata, replace))
+        made[place] = path
+        for remark in done.remarks:
+            say(f"  {remark}")
+
+    with found_vaults(source, max_bytes) as found:
+        if options.quality and len(found) > 1:
+            raise UserError(f"{source}: holds {len(found)} vaults; --quality names one")
+        each_of(found, one, source, "vaults", "converted")
 
 
 def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B008
     """One Flashbax vault of another library, read whole. UserError where something must be known and is not."""
     task, quality = names(path, options)
     env = make_env(task) if task.partition("/")[0] in FAMILIES else None
-    spec = env.spec if env else None
     leaves, metadata = read_flashbax(path)
-    name = layout_of(leaves, path)
+    layout = layout_of(leaves, path)
     if not any(leaf[:, -1].any() for leaf in leaves.values()):
         raise UserError(
             f"{path}: all arrays are zero at the last step: it was never written; correct vault_index"
         )
-    horizon = options.horizon or (spec.horizon if spec else None)
     remarks: list[str] = []
     try:
-        layout = LAYOUTS[name]
-        if len({leaves[leaf].shape[:2] for leaf in layout.needs}) > 1:
-            raise UserError("its arrays differ in the number of rows")
-        obs = _features(layout.obs, _float32("observations", leaves[layout.obs], remarks))
-        agents = obs.shape[2]
-        action = _action(leaves[layout.action], agents)
-        own_reward = _per_agent(layout.reward, _real(layout.reward, leaves[layout.reward]), agents)
-        team_reward = options.team_reward or TEAM_REWARD.get(task.partition("/")[0])
-        reward = _team_reward(own_reward, team_reward, remarks)
-        flags = [
-            np.broadcast_to(_per_agent(leaf, _yes_or_no(leaf, leaves[leaf]), agents), action.shape)
-            for leaf in (layout.ended, layout.cut)
-            if leaf
-        ]
-        obs = _without_infinities(obs, remarks)
-        obs = _without_ids(obs, spec, remarks)
-        mask = _mask(layout.mask, leaves.get(layout.mask), action, spec, remarks)
-        _check_sizes(spec, obs, mask)
-        found = boundaries.decide(
-            Recorded(
-                flags[0],
-                flags[1] if layout.cut else None,
-                _step_counts(leaves, agents, remarks),
-                np.where(np.isfinite(reward), reward, np.nan),
-                obs,
-                layout.usual,
-            ),
-            Known(
-                horizon,
-                options.horizon,
-                options.rollout_length,
-                spec.max_return or MOST_RETURN.get(spec.family) if spec else None,
-                options.flags,
-                options.team_flags,
-            ),
-            remarks,
-        )
-        _check_lengths(found.count)
-        remarks.append("policy_step is 0: which policy acted is not recorded")
-        obs, mask, action, reward = (x.reshape(-1, *x.shape[2:]) for x in (obs, mask, action, reward))
-        with np.errstate(over="ignore"):
-            reward = reward.astype(np.float32)
-        legal = np.take_along_axis(mask, action[..., None].clip(0, mask.shape[2] - 1), axis=2)[..., 0]
-        bad = {
-            "actions that are not legal": ~legal.all(1)
-            | (action < 0).any(1)
-            | (action >= mask.shape[2]).any(1),
-            "observations or rewards that are not finite": ~np.isfinite(obs).all((1, 2))
-            | ~np.isfinite(reward),
-        }
-        keep = _without(bad, found.first, remarks)
-        columns = (obs, mask, action, reward, found.first, found.terminal, found.truncated, found.count)
-        obs, mask, action, reward, first, terminal, truncated, count = (x[keep] for x in columns)
-        raw, scale = _scaled(obs, spec, None if env is None else env.obs_scale, remarks)
+        recording, scale = _converted(leaves, LAYOUTS[layout], task, env, options, remarks)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    recording = Recording(
-        raw,
-        mask,
-        action,
-        reward,
-        first,
-        terminal,
-        truncated,
-        count,
-        np.zeros(len(first), np.int32),
-    )
+    horizon = options.horizon or (env.spec.horizon if env else None)
     about = {
         "task": task,
-        "horizon": horizon or int(count.max()) + 1,
+        "horizon": horizon or int(recording.step_count.max()) + 1,
         "obs_scale": scale,
         "provenance": {
-            "converted from": f"{name} layout",
+            "converted from": f"{layout} layout",
             "original metadata": metadata,
             "remarks": remarks,
         },
     }
     return Converted(recording, about, quality, remarks)
+
+
+def _converted(
+    leaves: Mapping[str, np.ndarray],
+    layout: _Layout,
+    task: str,
+    env: Env | None,
+    options: Options,
+    remarks: list[str],
+) -> tuple[Recording, list[float]]:
+    """The recording and the scale of its observations."""
+    spec, family = env.spec if env else None, task.partition("/")[0]
+    if len({leaves[leaf].shape[:2] for leaf in layout.needs}) > 1:
+        raise UserError("its arrays differ in the number of rows")
+    obs = foreign_arrays.features(
+        layout.obs, foreign_arrays.float32("observations", leaves[layout.obs], remarks)
+    )
+    agents = obs.shape[2]
+    action = foreign_arrays.discrete(leaves[layout.action], agents)
+    own_reward = per_agent(layout.reward, real(layout.reward, leaves[layout.reward]), agents)
+    reward = foreign_arrays.team_reward(own_reward, options.team_reward or TEAM_REWARD.get(family), remarks)
+    flags = [
+        np.broadcast_to(per_agent(leaf, boolean(leaf, leaves[leaf]), agents), action.shape)
+        for leaf in (layout.ended, layout.cut)
+        if leaf
+    ]
+    obs = foreign_arrays.without_padding(obs, remarks)
+    obs = foreign_arrays.without_agent_ids(obs, spec, remarks)
+    mask = foreign_arrays.action_mask(layout.mask, leaves.get(layout.mask), action, spec, remarks)
+    foreign_arrays.check_sizes(spec, obs, mask)
+    found = boundaries.decide(
+        Recorded(
+            flags[0],
+            flags[1] if layout.cut else None,
+            foreign_arrays.step_counts(leaves, agents, remarks),
+            np.where(np.isfinite(reward), reward, np.nan),
+            obs,
+            layout.usual,
+        ),
+        Known(
+            options.horizon or (spec.horizon if spec else None),
+            options.horizon,
+            options.rollout_length,
+            spec.max_return or MAX_RETURN.get(family) if spec else None,
+            options.flags,
+            options.team_flags,
+        ),
+        remarks,
+    )
+    longest = int(found.count.max()) + 1
+    if longest > MAX_HORIZON:
+        raise UserError(
+            f"an episode of {longest:,} steps; a vault holds episodes of at most {MAX_HORIZON:,}: mark a truncation at "
+            "least that often before converting"
+        )
+    remarks.append("policy_step is 0: which policy acted is not recorded")
+    obs, mask, action, reward = (x.reshape(-1, *x.shape[2:]) for x in (obs, mask, action, reward))
+    with np.errstate(over="ignore"):
+        reward = reward.astype(np.float32)
+    outside = (action < 0) | (action >= mask.shape[2])
+    legal = np.take_along_axis(mask, action[..., None].clip(0, mask.shape[2] - 1), axis=2)[..., 0]
+    bad = {
+        "actions that are not legal": (outside | ~legal).any(1),
+        "observations or rewards that are not finite": ~np.isfinite(obs).all((1, 2)) | ~np.isfinite(reward),
+    }
+    keep = _without(bad, found.first, remarks)
+    raw, scale = foreign_arrays.scaled(obs[keep], spec, None if env is None else env.obs_scale, remarks)
+    columns = (mask, action, reward, found.first, found.terminal, found.truncated, found.count)
+    return Recording._make((raw, *(x[keep] for x in columns), np.zeros(len(raw), np.int32))), scale
 
 
 def names(path: Path, options: Options) -> tuple[str, str]:
@@ -331,137 +276,15 @@ def _place(path: Path, task: str | None) -> tuple[str, str]:
     raise UserError(f"{path}: which task is this? give --task family/scenario")
 
 
-def _action(action: np.ndarray, agents: int) -> np.ndarray:
-    """[B, T, N] int64; -1, which is never legal, where there is no number."""
-    if action.ndim > 3 and action.shape[3:] != (1,):
-        raise UserError("its actions are continuous; this library's are discrete")
-    action = _real("actions", _per_agent("actions", action, agents))
-    if action.shape[2] != agents:
-        raise UserError(f"one action per step for {agents} agents; expected one of each")
-    if action.dtype.kind == "f":
-        action = np.where(np.isfinite(action), action, -1)
-        if np.any(action != np.rint(action)):
-            raise UserError("its actions are continuous; this library's are discrete")
-    return np.clip(action.astype(np.float64), -1, 2**31).astype(np.int64)
-
-
-def _team_reward(reward: np.ndarray, how: TeamReward | None, remarks: list[str]) -> np.ndarray:
-    """[B, T] of [B, T, N or 1], not finite where one agent's is not."""
-    reward = np.asarray(reward, np.float64)
-    finite = np.asarray(np.isfinite(reward).all(axis=2))
-    if np.all((reward == reward[..., :1]) | ~finite[..., None]):
-        return np.where(finite, reward[..., 0], np.nan)
-    if how is None:
-        raise UserError(
-            "agents have rewards of their own; say what the team gets with --team-reward mean or sum"
-        )
-    remarks.append(f"agents have rewards of their own: the team gets their {how}")
-    reward = np.where(finite[..., None], reward, np.nan)
-    return reward.mean(2) if how == "mean" else reward.sum(2)
-
-
-def _without_infinities(obs: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """A feature that is always -inf is how some sets pad observations of agents of different kinds; here it is 0."""
-    padding = np.isneginf(obs).all((0, 1))
-    if not padding.any():
-        return obs
-    remarks.append(f"{padding.mean():.1%} of all features are always -inf, taken for padding: set to 0")
-    return np.where(padding, np.float32(0), obs)
-
-
-def _without_ids(obs: np.ndarray, spec: TaskSpec | None, remarks: list[str]) -> np.ndarray:
-    """Without the one-hot agent numbers that some wrappers put before or after the features."""
-    agents, width = obs.shape[2:]
-    if agents < 2 or width <= agents or (spec is not None and width - agents != spec.obs):
-        return obs
-    for where, ids, rest in (
-        ("before", obs[..., :agents], obs[..., agents:]),
-        ("after", obs[..., -agents:], obs[..., :-agents]),
-    ):
-        if (ids == np.eye(agents, dtype=np.float32)).all():
-            remarks.append(
-                f"dropped the one-hot agent numbers {where} the features; they are added when sampling"
-            )
-            return rest
-    return obs
-
-
-def _mask(
-    name: str, mask: np.ndarray | None, action: np.ndarray, spec: TaskSpec | None, remarks: list[str]
-) -> np.ndarray:
-    """[B, T, N, A]"""
-    actions = spec.actions if spec else int(action.max()) + 1
-    if mask is not None:
-        mask = _features(name, _yes_or_no(name, mask))
-        if mask.shape[:3] != action.shape:
-            raise UserError(f"{name} of shape {mask.shape}; expected {action.shape} and actions")
-        actions = mask.shape[3]
-    if not 0 < actions <= _MOST_ACTIONS:
-        raise UserError(f"actions 0 … {actions - 1}; a vault holds 0 … {_MOST_ACTIONS - 1}")
-    if mask is not None:
-        return mask
-    remarks.append(f"legal actions are not recorded: all {actions} are taken to be legal")
-    return np.ones((*action.shape, actions), bool)
-
-
-def _check_sizes(spec: TaskSpec | None, obs: np.ndarray, mask: np.ndarray) -> None:
-    if spec is None:
-        return
-    found, expected = (*obs.shape[2:], mask.shape[3]), (spec.agents, spec.obs, spec.actions)
-    if found != expected:
-        raise UserError(
-            f"holds (agents, observation, actions) {found}, {spec.name} has {expected} here; if it is another task, "
-            "name it with --task"
-        )
-
-
-def _check_lengths(count: np.ndarray) -> None:
-    longest = int(count.max()) + 1
-    if longest > _MOST_STEPS:
-        raise UserError(
-            f"an episode of {longest:,} steps; a vault holds episodes of at most {_MOST_STEPS:,}: mark a truncation at "
-            "least that often before converting"
-        )
-
-
 def _without(bad: Mapping[str, np.ndarray], first: np.ndarray, remarks: list[str]) -> np.ndarray:
-    """Which steps to keep: whole episodes go."""
+    """Steps to keep, without the episodes that hold a bad one."""
     episode = np.cumsum(first) - 1
     dropped = np.zeros(episode[-1] + 1, bool)
     for what, at in bad.items():
-        mine = np.unique(episode[at])
-        if len(mine):
-            remarks.append(f"dropped {len(mine)} of {len(dropped)} episodes for {what}")
-            dropped[mine] = True
+        found = np.unique(episode[at])
+        if len(found):
+            remarks.append(f"dropped {len(found)} of {len(dropped)} episodes for {what}")
+            dropped[found] = True
     if dropped.all():
         raise UserError(f"no episode is left: {'; '.join(remarks)}")
     return ~dropped[episode]
-
-
-def _scaled(
-    obs: np.ndarray, spec: TaskSpec | None, own: np.ndarray | None, remarks: list[str]
-) -> tuple[np.ndarray, list[float]]:
-    """Features as int8 and the scale that goes with them, or as float32 with 1 where that would lose something."""
-    ones = np.ones(obs.shape[2], np.float32)
-    known = {"": own, "raw integers": ones} if own is not None else {"": ones}
-    if spec is not None and own is not None and spec.family == "connector":
-        # The published sets divide cells by the squared grid size, which is the time limit.
-        known["cells by the squared grid size"] = np.where(own == 1, ones, np.float32(1 / spec.horizon))
-    # Integers first: small ones would also pass for multiples of a scale.
-    for what, scale in sorted(known.items(), key=lambda item: item[0] != "raw integers"):
-        raw = np.rint(obs / scale)
-        # Within a rounding of float32: what is not the same number is stored as it is.
-        if (np.abs(raw * scale - obs) <= 2**-22 * np.abs(obs)).all() and (np.abs(raw) <= 127).all():
-            if what:
-                remarks.append(
-                    f"observations hold {what}: stored with the scale of {spec.name if spec else ''}"
-                )
-            if what.startswith("cells"):
-                remarks.append(
-                    "cells outside the grid, and targets of connected agents, stay coded as they were: in play agents "
-                    "see another code there"
-                )
-            return raw.astype(np.int8), (ones if own is None else own).tolist()
-    if spec is not None:
-        remarks.append(f"observations are not those of {spec.name} here: stored as they are, float32")
-    return obs, ones.tolist()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mtmarl
-from mtmarl import build, config
+from mtmarl import build, config, vault_options
 from mtmarl import vault as command_line
 from mtmarl.command_lines import AS_THEY_STAND, command, line, word
 from mtmarl.config import command_line as config_line
@@ -24,6 +24,8 @@ TEXTS = (
     "every_block", "null", "True", "1", "1e5", "a b", "it's", "x\\", "x\\'y", "${seed}", "\\${seed}", "[1]", "a,b",
     "{a:b}", "#x", "a=b", '"q"', "'q'", "$(ls)", "`ls`", "*", "~", "é", "-x", "a;b",
 )  # fmt: skip
+
+parse = vault_options.parser(command_line.COMMANDS).parse_args
 
 
 @pytest.mark.parametrize("value", [*TEXTS, "", (1, 2), TEXTS, None, True, -3, 1e-5, 1e300, float("inf")])
@@ -54,7 +56,7 @@ def test_commands_to_get_a_vault(tmp_path, folder):
     add = line("data.download=true", word("hub.url", address))
     collect = f"+tasks=lbf/3m data.quality=replay {line(word('data.vault_dir', str(root)))}"
     assert pull in message and f"add {add};" in message and message.endswith(collect)
-    args = command_line._parser().parse_args(shlex.split(pull)[3:])
+    args = parse(shlex.split(pull)[3:])
     assert (args.hub, args.root) == (address, str(root))
     cfg = config.compose(["+algo=sable", *shlex.split(f"{add} {collect}")], "train")
     assert (cfg.hub.url, cfg.data.vault_dir, cfg.data.download) == (address, str(root), True)
@@ -74,8 +76,8 @@ def test_the_command_that_repairs_names_the_root(tmp_path, capsys):
     vault.write_manifest(root, {})
     (fault,) = [fault for _, fault in vault.check_all(root) if fault] or [manifest.repair(root)]
     with pytest.raises(UserError, match="no vault"):
-        command_line._named(command_line._parser().parse_args(["describe", "lbf/x", "--root", str(root)]))
-    args = command_line._parser().parse_args(advised(manifest.repair(root))[0][3:])
+        command_line._named(parse(["describe", "lbf/x", "--root", str(root)]))
+    args = parse(advised(manifest.repair(root))[0][3:])
     assert args.repair and args.root == str(root) and isinstance(fault, str)
 
 

@@ -18,6 +18,7 @@ from mtmarl.data.vault.catalogue import (
 from mtmarl.data.vault.episodes import Episodes, episodes, returns_to_go_range
 from mtmarl.data.vault.manifest import (
     MANIFEST,
+    add_once,
     add_vault,
     check_all,
     check_entry,

@@ -6,11 +6,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mtmarl.command_lines import command
 from mtmarl.data.vault import json_types
 from mtmarl.data.vault.catalogue import catalogue, has_vault, name_of, named_path, reference_files
 from mtmarl.data.vault.schema import METADATA, SCHEMA_VERSION, Recording
-from mtmarl.data.vault.store import locked, read_metadata, read_vault, to_json, write_vault
+from mtmarl.data.vault.store import completed, locked, read_metadata, read_vault, to_json, write_vault
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, write_whole
 
@@ -169,6 +171,18 @@ def add_vault(path: Path, recording: Recording, metadata: Mapping[str, Any]) -> 
             with suppress(OSError):  # Not empty: others have written there.
                 empty.rmdir()
     return list_vault(path)
+
+
+def add_once(path: Path, recording: Recording, metadata: Mapping[str, Any], replace: bool) -> str:
+    """`add_vault`, unless the same vault is there already; says which in a line."""
+    if path.exists() and not replace:
+        there, expected = read_vault(path), completed(recording, metadata)
+        same = all(there.metadata[key] == expected[key] for key in ("task", "obs_scale", "dims"))
+        if same and all(map(np.array_equal, there.recording, recording)):
+            list_vault(path)
+            return f"{path}: is there already, the same"
+    entry = add_vault(check_free(path, replace), recording, metadata)
+    return f"{path}: {entry['steps']:,} steps, {entry['episodes']:,} whole episodes"
 
 
 def list_vault(path: Path) -> dict[str, Any]:

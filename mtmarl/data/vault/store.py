@@ -233,7 +233,7 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
             raise UserError(f"{path}: metadata has no {key!r}; pass it to write_vault")
     recording = in_stored_dtypes(recording, path)
     check_recording(recording, path)
-    complete = _complete(recording, metadata)
+    complete = completed(recording, metadata)
     validate(Vault(recording, complete, path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with scratch_folder(path.parent, f".{path.name}.new-") as scratch:
@@ -245,7 +245,8 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     return path
 
 
-def _complete(recording: Recording, metadata: Mapping[str, Any]) -> dict[str, Any]:
+def completed(recording: Recording, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata as stored, without the keys of the Flashbax layout."""
     scale = np.asarray(metadata["obs_scale"], np.float64)
     horizon = metadata.get("horizon", metadata.get("dims", {}).get("horizon"))
     complete = dict(metadata) | {
