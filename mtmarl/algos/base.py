@@ -1,4 +1,4 @@
-"""What an algorithm is, and the few pieces that all of them are made of.
+"""The interface of algorithms, and the building blocks that they share.
 
 An algorithm is a value, as an optax `GradientTransformation` is: a NamedTuple of pure functions.
 """
@@ -17,7 +17,7 @@ from mtmarl.types import Act, Batch, Carry, Dims, Learner, Observation, Params, 
 
 
 class Phase(NamedTuple):
-    """A stretch of training with one update rule. `fraction`: its share of all updates."""
+    """A part of training with one update rule. `fraction`: its share of all updates."""
 
     name: str
     fraction: float
@@ -26,9 +26,9 @@ class Phase(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size, agents) -> a fresh memory.
+    """init(key, example batch) -> Learner; act as in `types.Act`; init_carry(batch_size, agents) -> initial carry.
 
-    critic: top-level parameters that nothing but values depend on, of algorithms that can bring values to unit size.
+    critic: top-level parameters that only values depend on, of algorithms that can normalise values.
     """
 
     init: Callable[[jax.Array, Batch], Learner]
@@ -39,11 +39,11 @@ class Algorithm(NamedTuple):
 
 
 class Rollouts(NamedTuple):
-    """What training on fresh rollouts asks of the run.
+    """Requirements of training on rollouts.
 
-    minibatches: into how many the rows of a batch must divide. critic_warmup: updates in which the critic learns alone;
-    they end with a chunk. limit_values: whether the value at time limits is recorded. unit_values: whether the critic
-    learns returns at unit size, by moments that belong to one run.
+    minibatches: the number of rows of a batch must be a multiple of it. critic_warmup: updates that train the critic
+    alone; a multiple of the chunk. limit_values: record the value at time limits. unit_values: the critic learns
+    normalised returns, with running moments that belong to one run.
     """
 
     minibatches: int = 1
@@ -54,17 +54,16 @@ class Rollouts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """All that the library knows of an algorithm. It stands at the end of its module.
+    """The record of an algorithm: everything that the library knows about it. Each module ends with its `SPEC`.
 
-    Config: the dataclass of its settings. make(config, dims, **needs) -> Algorithm. needs: what else `make` takes:
-    `updates` of the run, or the `value_range` of discounted returns in the vaults. kind: trained on vaults (offline),
-    by acting (online), or on both (hybrid). title: its name in reports. acting: how it chooses actions, in words.
+    Config: dataclass of its settings. make(config, dims, **needs) -> Algorithm. needs: further arguments of `make`:
+    `updates` of the run, or the `value_range` of discounted returns in the vaults. kind: learns from vaults (offline),
+    from rollouts (online), or both (hybrid). title: name in reports. acting: describes how it selects actions.
 
     learns_values: it learns discounted returns, and its settings have `gamma`. has_network: its settings have
-    `network`, which must agree with that of a policy it begins with. rollouts(config): what its training on fresh
-    rollouts asks of the run. task_features: observations tell what task they are of. shuffles_slots: its network reads
-    observation columns by their position, so interchangeable objects are shuffled. decentralised: each agent acts on
-    its own observations alone.
+    `network`, which must equal that of the policy in `init_from`. rollouts(config): requirements of its rollouts.
+    task_features: observations include task features. shuffles_slots: its network reads observation columns by
+    position, so interchangeable objects are shuffled. decentralised: agents act on their own observations only.
     """
 
     Config: type
@@ -82,8 +81,9 @@ class Spec:
 
 
 def drop_unused_actions(algo: Algorithm, dims: Dims) -> Algorithm:
-    """`algo`, whose parameters do not depend on how many targets there are, learning from batches without the actions
-    that aim at targets which no task has: the numbers are the same, sooner.
+    """Drops actions on objects that no training task has. Same losses, cheaper updates.
+
+    The parameters of `algo` must not depend on the number of objects.
     """
     split = dims.entities
     if split is None or not split.aimed or split.most_targets is None:
@@ -101,17 +101,17 @@ def drop_unused_actions(algo: Algorithm, dims: Dims) -> Algorithm:
 def random_act(
     params: Params, carry: Carry, observation: Observation, key: jax.Array, sample_probability: Any
 ):
-    """Uniform over legal actions: what every normalised score is measured from. It has no parameters."""
+    """Samples uniformly over legal actions: the zero of normalised scores. It has no parameters."""
     return carry, jax.random.categorical(key, jnp.where(observation.action_mask, 0.0, masked.NEG_INF)), {}
 
 
 def no_carry(batch_size: int, agents: int) -> Carry:
-    """The memory of a policy that has none."""
+    """Returns the carry of a policy without memory."""
     return jnp.zeros((batch_size, 0))
 
 
 def adam(learning_rate: float, max_grad_norm: float, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Adam behind a clip of the global gradient norm."""
+    """Returns Adam with clipping of the global gradient norm."""
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.adam(learning_rate, eps=eps))
 
 
@@ -122,7 +122,7 @@ def adamw(
     b2: float = 0.999,
     spare: Sequence[str] = (),
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the global gradient norm, with decay of matrices but for those of the modules to spare."""
+    """Returns AdamW with clipping of the global gradient norm. Only matrices decay, except in the modules `spare`."""
     decays = lambda params: jax.tree.map_with_path(
         lambda at, x: x.ndim > 1 and at[0].key not in spare, params
     )
@@ -135,7 +135,7 @@ def adamw(
 def init_learner(
     params: Params, txs: dict[str, optax.GradientTransformation], target: bool = True
 ) -> Learner:
-    """A fresh learner: the target starts as a copy of the parameters, every named step with its own moments."""
+    """Returns a new learner. The target is a copy of the parameters; each named step has its own optimiser state."""
     return Learner(
         params=params,
         target=jax.tree.map(jnp.copy, params) if target else (),
@@ -153,8 +153,8 @@ def gradient_step(
 ) -> Update:
     """Turns `loss(params, target, batch, key) -> (scalar, metrics)` into an update.
 
-    `tau` moves the target towards the new parameters after the step (Polyak), or `period` copies them every so many
-    steps. Metrics come out as `name/metric`.
+    The target network follows by Polyak averaging with `tau`, or by a copy every `period` steps. Metrics are named
+    `name/metric`.
     """
 
     def update(learner: Learner, batch: Batch, key: jax.Array):
@@ -175,9 +175,9 @@ def gradient_step(
 
 
 def minibatches(update: Update, epochs: int, count: int) -> Update:
-    """`update` on every one of `count` slices of the rows, `epochs` times, rows newly permuted each time.
+    """Applies `update` to each of `count` minibatches of rows, for `epochs` epochs with new permutations.
 
-    Windows are never cut in time. The metrics are means over all steps.
+    Windows are not split in time. Metrics are means over all steps.
     """
 
     def epoch(learner: Learner, batch: Batch, key: jax.Array):
@@ -196,7 +196,7 @@ def minibatches(update: Update, epochs: int, count: int) -> Update:
 
 
 def freeze(tx: optax.GradientTransformation, modules: Sequence[str]) -> optax.GradientTransformation:
-    """`tx` for all but the named top-level modules, which stay bit for bit as they are."""
+    """Applies `tx` to all top-level modules except the named ones, which stay frozen."""
     return route({"frozen": (optax.set_to_zero(), modules)}, tx)
 
 
@@ -204,7 +204,7 @@ def route(
     groups: Mapping[str, tuple[optax.GradientTransformation, Sequence[str]]],
     rest: optax.GradientTransformation,
 ) -> optax.GradientTransformation:
-    """Each group's own transformation for its top-level modules, `rest` for all others: own moments, own clips."""
+    """Applies a separate transformation to each group of top-level modules, and `rest` to all others."""
     of = {module: name for name, (_, modules) in groups.items() for module in modules}
     label = lambda params: {module: of.get(module, "rest") for module in params}
     return optax.multi_transform({"rest": rest, **{name: tx for name, (tx, _) in groups.items()}}, label)

@@ -1,8 +1,7 @@
-"""BC-r: BC-t told the return that is still to come (a baseline of ODIS, Zhang et al. 2023).
+"""BC-r: BC-t conditioned on the return to go (a baseline of ODIS, Zhang et al. 2023).
 
-As it was meant: in training the rewards from this step to the end of the episode, in play the target less what was
-received. The released code feeds the sum of the first rewards instead, of other episodes, and a target that never
-falls; that is not supported.
+In training the return to go is the sum of rewards until the end of the episode, in acting the target return minus what
+was received. Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`target_return`: the undiscounted return that play asks for, in the units of the reward."""
+    """`target_return`: the undiscounted return to condition on when acting, in units of the reward."""
 
     learning_rate: Positive
     max_grad_norm: Positive
@@ -27,7 +26,7 @@ class Config:
 
 
 def make(config: Config, dims: Dims) -> Algorithm:
-    """Its memory is that of BC-t and the return that is still to come."""
+    """Its carry is that of BC-t and the return to go."""
     net = entities.Agent.make(config.network, dims)
 
     def to_go(batch: Batch):

@@ -1,8 +1,6 @@
 """BC-t: behaviour cloning with a transformer over entities, the baseline of ODIS (Zhang et al. 2023).
 
-Departures from the released code: agents are not numbered, windows instead of whole episodes, actions are cloned among
-those that are legal, a head of its own for aims (with `network.mean_head` it has not), means over real steps of real
-agents.
+Departures: docs/departures.md.
 """
 
 from collections.abc import Callable
@@ -29,7 +27,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """It learns no values, so it has neither a discount nor a target network."""
+    """No values are learned, so there is neither a discount nor a target network."""
 
     learning_rate: Positive
     max_grad_norm: Positive
@@ -37,15 +35,16 @@ class Config:
 
 
 def accuracy(best: Array, batch: Batch, dims: Dims) -> Array:
-    """Per task, how often the best actions [B, T, N] are the recorded ones, of agents that had a choice: the dead and
-    the padded have one action.
+    """Returns per task how often the best actions [B, T, N] equal the recorded ones.
+
+    Only agents with a choice count: dead and padded agents have one legal action.
     """
     choice = batch.agent_mask & batch.time_mask[..., None] & (batch.action_mask.sum(-1) > 1)
     return masked.per_task(best == batch.action, choice, batch.task_id, dims.tasks)
 
 
 def cloning(logits: Array, batch: Batch, dims: Dims) -> tuple[Array, dict[str, Array]]:
-    """-mean log pi(a | what the agent saw), every task weighing the same, over legal actions."""
+    """Returns -mean log pi(a | history) over legal actions, with equal weight for each task, and metrics."""
     valid = batch.agent_mask & batch.time_mask[..., None]
     share = masked.task_weights(valid, batch.task_id, dims.tasks)
     log_probs = masked.log_softmax(logits, batch.action_mask)
@@ -64,7 +63,7 @@ def training(
     dims: Dims,
     more: Callable[[Batch], Array | None] = lambda batch: None,
 ) -> tuple[Callable, tuple[Phase, ...]]:
-    """(init, phases) of cloning; `more(batch)` [B, T] is told to every agent."""
+    """Returns (init, phases) of behaviour cloning. `more(batch)` [B, T] is a further input of every agent."""
 
     def loss(params, target, batch: Batch, key):
         nll, metrics = cloning(net.window(params, batch, more(batch)), batch, dims)

@@ -1,9 +1,6 @@
-"""CARE: MAPPO on many tasks through a mixture of encoders that the task's features attend to (Sodhani et al. 2021).
+"""CARE: MAPPO on many tasks, with a mixture of encoders attended to by task features (Sodhani et al. 2021).
 
-Departures from the released code: PPO instead of soft actor-critic, as actions are discrete and what is compared with
-it learns by PPO; tasks are described by numbers, which exist of unseen tasks as well, instead of a sentence; experts
-start from the usual initialisation (there from numbers in 0 … 1, all positive, which saturate wide observations); one
-set of encoders for the actors and one for the critic.
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -23,7 +20,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     policy = care.Policy(config.network, dims.actions, dims.task_features)
     actor = recurrent.Agent(policy, config.network.embed_dim)
     critic = care.Value(config.network, dims.task_features)
-    model = mappo.beside_critic(actor, critic, lambda observation, last_action: observation)
+    model = mappo.with_critic(actor, critic, lambda observation, last_action: observation)
     return ppo.make(config, dims.tasks, updates, model)
 
 

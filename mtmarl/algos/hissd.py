@@ -1,22 +1,14 @@
 """HiSSD: common and task-specific skills from offline multi-task data (Liu et al. 2025).
 
-A planner says how things will go (common skills), judged by how well the team's next state follows from it, the more
-so the better the transition was; a task encoder says what kind of task it is (task skills), by contrast with the other
-tasks; a controller acts by what the agent sees and both. Value, skills and actions learn at once:
+A planner infers common skills, from which a predictor must predict the team's next state, with more weight on better
+transitions. A task encoder infers a task skill by contrast with other tasks. A controller acts on observation and both
+skills. All parts are trained at once:
 
-    V:          the tau-expectile of r + gamma V_tot^-, mixed from the agents' own values (IQL)
-    planner:    min(exp(alpha u), 100) |predicted - next state|^2, u the error of V on that transition
-    controller: -log pi(a | what is seen, common skills, task skill) + beta InfoNCE of the task skills
+    V:          the tau-expectile of r + gamma V_tot^-, mixed from the values of the agents (IQL)
+    planner:    min(exp(alpha u), 100) |predicted - next state|^2, u the TD error of V on that transition
+    controller: -log pi(a | observation, common skills, task skill) + beta InfoNCE of the task skills
 
-Departures from the released code, whose variants are not supported: agents are not numbered; windows instead of whole
-episodes, so that an episode may be under way where one begins; actions are cloned among those that are legal; a time
-limit is no step to learn values from, as for MT Oryx; V keeps training (there it freezes after one update, the mixer
-alone learns); the expectile and the weight are of single transitions (there of batch means, the former inverted); an
-anchor's positive is another agent of its own row by the target network and its negatives are rows of other tasks (there
-all rows share one positive, by the online one); agents are contrasted at the same step (there `l2` lags); the
-predictor's output is linear (there it cannot leave [-1, 1]), and what it says of a target counts while an agent sees
-that target (there also the zeros of the dead); weight decay spares biases, norms and the bilinear form; losses are
-means over real steps of real agents.
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -48,10 +40,10 @@ VALUE_MODULES = ("value", "mixer")
 
 @dataclass(frozen=True)
 class Config:
-    """`contrast`: negatives from all other tasks, from one (`half`), none but agreement of two agents (`l2`), or off.
+    """`contrast`: negatives from all other tasks, from one (`half`), agreement of two agents only (`l2`), or off.
 
-    planning, prediction, task_skill: false leaves that part out. Without prediction the planner learns from the
-    controller alone. The rest as for UPDeT.
+    planning, prediction, task_skill: false removes the part. Without prediction the planner learns from the controller
+    only. The rest as for UPDeT.
     """
 
     learning_rate: Positive
@@ -87,7 +79,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
     group = lambda: adamw(
         config.learning_rate, config.max_grad_norm, config.weight_decay, spare=("similarity",)
     )
-    # The errors of the value are of another size than the other losses: their clips are separate.
+    # Value losses have another scale, so their gradients are clipped separately.
     tx = route({"value": (group(), VALUE_MODULES)}, group())
 
     def run(module, params, name, *args) -> Any:
@@ -103,11 +95,11 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.agent_inputs(split, batch.observation, last(batch))
 
     def encode(params, tokens) -> Any:
-        """(task skill, what to contrast), None for both where they are left out."""
+        """Returns (task skill, embedding to contrast), None for both if removed."""
         return run(task_encoder, params, "task_encoder", tokens) if config.task_skill else (None, None)
 
     def step(params, history, tokens):
-        """One step of task encoder, planner and controller on what agents see."""
+        """One step of task encoder, planner and controller."""
         (z, contrast), skills, after = encode(params, tokens), None, {}
         if config.planning:
             skills, after["planner"] = run(planner, params, "planner", tokens, history["planner"])
@@ -123,7 +115,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return entities.mix(mixer, split, params, v, batch)
 
     def prediction_error(params, batch: Batch, skills, state):
-        """[B, T-1]: squared error of the next state, a mean over its entities and features."""
+        """Returns the squared error of the next state [B, T-1], averaged over entities and features."""
         predictor = predictor_for(state)
 
         def one(carry, x):
@@ -142,7 +134,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return agent_error + error(targets, state.targets, state.target_mask)
 
     def contrastive_loss(params, target, batch: Batch, contrast, key):
-        """(loss, share of rows whose positive is nearer than every negative) at one step of every row."""
+        """Returns (loss, accuracy of the positive) at one step of every row."""
         key_step, key_agents = jax.random.split(key)
         valid = batch.time_mask & (batch.agent_mask.sum(-1) > 1)
         t = contrastive.one_of(key_step, valid)

@@ -1,19 +1,12 @@
-"""HyGen: skills discovered in recorded data, chosen among by hybrid training (Zhang et al. 2024).
+"""HyGen: skills discovered in recorded data, then selected by hybrid training (Zhang et al. 2024).
 
-First phase: that of ODIS, but for a state encoder of several heads, as many as there are skills. Second phase: the
-value network of ODIS on batches of which a falling share is recorded and the rest was just played in the training tasks
-(`data.hybrid`). The conservative penalty falls with that share, and the decoder goes on learning:
+Phase 1 is that of ODIS, with a state encoder of as many heads as skills. Phase 2 trains the value network of ODIS on
+batches of recorded and fresh rows (`data.hybrid`). The share of recorded rows falls, and the weight of the conservative
+penalty with it. The decoder keeps learning:
 
     L = L_TD  +  w_s L_consistency  +  w_c share L_CQL  +  w_r L_decoder                    (equation 6, and L_decoder)
 
-Departures from the paper: equation 3 prints a share that grows, meant is the one that falls, as released. The released
-code calls the decoder refined but computes no loss of it: L_decoder is that of the first phase, with the skills that
-the state names. L_CQL (released: of all rows) and L_decoder are of recorded rows, `conservative_rows` and
-`refine_rows`: while most of what is played is random, it is nothing to hold values to or to imitate. The rest as in
-ODIS: no numbered agents, windows, legal actions, a head of its own for aims, no values learned at time limits, updates
-counted for all tasks together, and means over real steps of real agents. Values of skills are learned for those that
-the state names, also where another one was played. The released mode in which the share follows the win rate is not
-supported.
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -34,15 +27,14 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True, kw_only=True)
 class Config(odis.Config, EpsilonGreedy):
-    """`heads` of the state encoder, `head_width` wide each; None: as many as skills.
+    """`heads` of the state encoder, each `head_width` wide; None: as many as skills.
 
-    share: of recorded rows in a batch of the second phase; linear: from `start_share` to `end_share` over the first
-    `decay_fraction` of its updates. conservative: its weight times the share (dynamic), as it stands (fixed), or none.
-    consistency: of an agent's recognised skill with the one that the state names, the cross-entropy of that label
-    (released) or KL(recognised || named) (equation 5). refine_weight: of the decoder's loss in the second phase; 0
-    leaves the decoder as it is. conservative_rows, refine_rows: those that these two losses are means of. capacity: env
-    steps that are kept for replay, every task has the same part of them. `epsilon_fraction`: of the second phase. The
-    rest as for ODIS.
+    share: schedule of the share of recorded rows in phase 2; linear: from `start_share` to `end_share` over the first
+    `decay_fraction` of its updates. conservative: penalty weight times the share (dynamic), constant (fixed), or none.
+    consistency: loss between the skills of agent and state encoder: cross-entropy with its label (released) or KL(agent
+    || state encoder) (equation 5). refine_weight: weight of the decoder's loss in phase 2; 0 freezes the
+    decoder. conservative_rows, refine_rows: rows that these two losses use. capacity: env steps of the replay buffer,
+    divided equally among tasks. `epsilon_fraction`: of phase 2. The rest as for ODIS.
     """
 
     heads: Width | None
@@ -59,23 +51,23 @@ class Config(odis.Config, EpsilonGreedy):
     capacity: Count
 
     def share_at(self, update: jax.Array, updates: int) -> jax.Array:
-        """The share of recorded rows in a run of `updates` in all; `update` counts from the second phase on."""
+        """Returns the share of recorded rows. `update` counts from the start of phase 2, `updates` is that of the run."""
         if self.share != "linear":
             return jnp.full_like(update, self.share, jnp.float32)
         done = jnp.clip(update / (self.decay_fraction * self._choosing(updates)), 0.0, 1.0)
         return self.start_share + (self.end_share - self.start_share) * done
 
     def exploration(self, update: jax.Array, updates: int | float) -> jax.Array:
-        """As for QMIX, of the second phase, from which on `update` counts."""
+        """As for QMIX; `update` counts from the start of phase 2."""
         return super().exploration(update, self._choosing(updates))
 
     def _choosing(self, updates: int | float) -> float:
-        """Updates of the second phase."""
+        """Returns the number of updates in phase 2."""
         return (1 - self.skill_fraction) * updates
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
-    """A batch that does not say its share in `extras` is recorded throughout."""
+    """A batch without a share in `extras` has recorded rows only."""
     heads = config.skills if config.heads is None else config.heads
     encoder = MultiHeadEncoder(config.network.embed_dim, heads, config.head_width)
     model = odis.make_model(config, dims, value_range, encoder, config.consistency)

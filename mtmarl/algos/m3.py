@@ -1,20 +1,15 @@
-"""M3: offline pre-training of one policy for many tasks, by what agents did as shared codes (Meng et al. 2023).
+"""M3: offline pre-training of one policy for many tasks, with agents' behaviour as shared codes (Meng et al. 2023).
 
-An encoder turns an agent's last steps into z, of which one part is shared by all agents and told the task (z_e) and one
-is the agent's own (z_i). Actions are read off z_e; z_e quantised to one of K codes and z_i together must recover what
-was seen and done. Equation 6 with signs under which every term is minimised:
+An encoder turns an agent's last steps into z. One part of it (z_e) is shared by all agents and conditioned on the task,
+the other (z_i) belongs to the agent. The actor reads z_e. z_e, quantised to one of K codes, and z_i must reconstruct
+observation and last action. Equation 6, with signs so that every term is minimised:
 
     -log pi(a | z_e)  -  w_r log p(o_t, a_t-1 | z_q, z_i)  +  w_k KL(q(z_i | past) || N(0, I))
         +  w_c |sg[z_e] - e|^2  +  w_b |z_e - sg[e]|^2
 
-Squared errors are means over features, where equation 4 has a log-likelihood, a sum over all F of them. Under a
-Gaussian of variance s^2 that is F / 2 s^2 of such means; divided by this, equation 3 has w_r = 1 and w_k = 2 s^2 / F.
-So w_k = 0.001 stands for 50 features recovered to within s = 0.16, beside which the last action's term keeps its full
-weight: exactly it would have w_k's. At w_k = 1 they would be noise of s = 5 that nothing is worth saying about, and z_i
-would be N(0, I) whatever was seen.
-
-What is recovered are features that vary within their task: padding and constants would drown the rest. Codes that fall
-out of use are put where there are encodings.
+Squared errors are means over the F features, where equation 4 sums over them. A Gaussian log-likelihood with variance
+s^2 is F / 2 s^2 times such a mean; after division by this factor, equation 3 has w_r = 1 and w_k = 2 s^2 / F. So
+w_k = 0.001 stands for 50 features that are reconstructed to within s = 0.16. Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -34,11 +29,10 @@ from mtmarl.types import Batch, Dims, Learner
 
 @dataclass(frozen=True)
 class Config:
-    """`codes`: K. `specific_width`: of z_i. A code whose share of the steps, averaged with `usage_decay`, falls below
-    `usage_floor` of an equal one is dead. Weights as in the formula above.
+    """`codes`: K. `specific_width`: width of z_i. A code restarts when its share of steps, averaged with `usage_decay`,
+    is below `usage_floor` / K. Weights as in the formula above.
 
-    split: false leaves the agent's own part out, quantise: false everything but the actor (then it is MADT that is told
-    the task).
+    split=false removes z_i. quantise=false removes everything but the actor, which is MADT with task features.
     """
 
     learning_rate: Positive
@@ -58,7 +52,7 @@ class Config:
 
 
 def make_actor(network: m3.Config, dims: Dims, latents: bool) -> causal.Agent:
-    """The part that acts, which is also what fine-tuning starts from; it says logits or all of its `Latents`."""
+    """Returns the actor, with which fine-tuning starts. Its output are logits, or all `Latents`."""
     split = entities.entities_of(dims)
     actor = m3.Actor(network, split, dims.actions, dims.task_features, latents)
     return causal.Agent(actor, entities=split if network.encoder == "entity" else None)
@@ -80,12 +74,12 @@ def make(config: Config, dims: Dims) -> Algorithm:
         return out[..., :seen_width], out[..., seen_width:]
 
     def errors(params, z_q, z_i, batch: Batch, valid):
-        """(squared error of what is seen, -log p of the last action, where there is one), [B, T, N] each."""
+        """Returns (squared error of the observation, -log p of the last action, whether there is one), [B, T, N]."""
         view, last = decode(params, z_q, z_i)
         target = m3.without(batch.obs, dims.task_features)
         counts = masked.varies(target, valid, batch.task_id, dims.tasks)[batch.task_id][:, None, None]
         wrong = (counts * (view - target) ** 2).sum(-1) / jnp.maximum(counts.sum(-1), 1)
-        # Of the step before the window it is not recorded what was legal: its action is told, not recovered.
+        # Legal actions of the step before the window are unknown: its action is an input, and not reconstructed.
         before = jnp.concatenate([batch.action_mask[:, :1], batch.action_mask[:, :-1]], axis=1)
         done = entities.last_actions(batch._replace(last_action=None))
         nll = -masked.take(masked.log_softmax(last, before), jnp.maximum(done, 0))
@@ -139,7 +133,7 @@ def make(config: Config, dims: Dims) -> Algorithm:
         key_loss, key_codes = jax.random.split(key)
         learner, metrics = step(learner, batch, key_loss)
         metrics = dict(metrics)
-        if config.quantise:  # What the codes are kept in use by is not for the log.
+        if config.quantise:  # Code statistics are not logged.
             used, z, share = metrics.pop("m3/codes")
             usage = config.usage_decay * learner.opt["usage"] + (1 - config.usage_decay) * used
             codes, usage = vq.restart_dead(

@@ -1,9 +1,9 @@
-"""M3's fine-tuning: MAPPO from the pre-trained actor, held near the data by AWAC's term (Meng et al. 2023, equation 7).
+"""Fine-tuning of M3: MAPPO from the pre-trained actor, with AWAC's term on vaults (Meng et al. 2023, equation 7).
 
 L = L_PPO - w mean over a vault batch of min(exp(A / lambda), c) log pi(a | past, task)
 
-A = r + gamma V(s') - V(s) by the critic that learns online (AWAC, Nair et al. 2020, equation 13). Codes, decoder and
-the agents' own latents only shape the actor before; encoder, condition and head are what is fine-tuned.
+A = r + gamma V(s') - V(s) by the online critic (AWAC, Nair et al. 2020, equation 13). Encoder, condition and head are
+fine-tuned. Codes, decoder and the latents of single agents are used in pre-training only.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,8 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.Config):
-    """`awac_weight`: w, 0: no vaults are needed; `awac_temperature`: lambda, in units of the reward;
-    `awac_max_weight`: c. `network`: that of the pre-trained actor (`init_from`). critic: width, heads and layers of the
-    critic's transformer.
+    """`awac_weight`: w; 0: no vaults are needed. `awac_temperature`: lambda, in units of the reward. `awac_max_weight`:
+    c. `network`: as in the pre-trained actor (`init_from`). critic: size of the critic's transformer.
     """
 
     awac_weight: NotNegative
@@ -36,7 +35,7 @@ class Config(ppo.Config):
 
 
 def near_data(config: Config, model: ppo.Model, dims: Dims) -> ppo.More:
-    """AWAC's term, over the transitions of the vault batch that a value can be learned from."""
+    """Returns AWAC's loss, over the transitions of the vault batch that have a TD target."""
 
     def more(params, target, batch: Batch, key):
         offline: Batch = batch.extras["offline"]
@@ -57,7 +56,7 @@ def near_data(config: Config, model: ppo.Model, dims: Dims) -> ppo.More:
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
-    """With `awac_weight` 0 it is MAPPO with another actor, update by update."""
+    """With `awac_weight` 0 it equals MAPPO with this actor."""
     if config.awac_weight and dims.families > 1:
         raise UserError(
             "algo.awac_weight: vaults of several families have rewards of their own scale; set it to 0"

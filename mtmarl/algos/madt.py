@@ -1,9 +1,7 @@
-"""MADT: behaviour cloning with a causal transformer over each agent's own last steps (Meng et al. 2021).
+"""MADT: behaviour cloning with a causal transformer over each agent's last steps (Meng et al. 2021).
 
-Departures from the released code: the loss is over legal actions and all tasks weigh the same; a step is one token;
-windows go on after an agent's death, where it has one action; feed-forward layers are four times as wide as the
-rest; the critic learns in the fine-tuning alone. As released it has a context of one step, which is a policy without
-memory, and is told neither its actions nor returns.
+The released form has a context of one step, which is a policy without memory, and gets neither actions nor returns.
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -19,8 +17,8 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`tell_actions`: agents know what they did last. `target_return`: the undiscounted return that play asks for, in
-    the units of the reward; None: agents are not told returns, in training either.
+    """`tell_actions`: the last action is an input. `target_return`: the undiscounted return to condition on in acting, in
+    units of the reward; None: no return to go, neither in training.
     """
 
     learning_rate: Positive
@@ -32,7 +30,7 @@ class Config:
 
 
 def policy_act(net: causal.Agent):
-    """`act` of an algorithm that draws from the logits of `net` alone; its parameters are those of the actor."""
+    """Returns `act` of an algorithm that samples from the logits of `net`, with parameters `actor`."""
 
     def act(params, carry, observation, key, sample_probability):
         history, logits = net.act(params["actor"], carry, observation)
@@ -45,7 +43,7 @@ def policy_act(net: causal.Agent):
 def make_actor(
     network: causal.Config, tell_actions: bool, target_return: float | None, dims: Dims
 ) -> causal.Agent:
-    """The policy before and after fine-tuning."""
+    """Returns the policy network, before and after fine-tuning."""
     return causal.Agent(causal.Policy(network, dims.actions, tell_actions), target_return)
 
 

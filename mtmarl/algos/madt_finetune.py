@@ -1,7 +1,6 @@
-"""MADT's fine-tuning: PPO from a pre-trained policy, with the central critic of MAPPO (Meng et al. 2021).
+"""Fine-tuning of MADT: PPO from a pre-trained policy, with the central critic of MAPPO (Meng et al. 2021).
 
-Departures from the released code: the critic is a transformer over entities that shares the actor's learning rate and
-clip (there a second causal transformer over padded states, ten times as fast), and advantages are normalised.
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from mtmarl.types import Dims
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.Config):
-    """`tell_actions`, `target_return`, `network`: those of the pre-trained policy (`init_from`). critic: width, heads
-    and layers of the critic's transformer.
+    """`tell_actions`, `target_return`, `network`: as in the pre-trained policy (`init_from`). critic: size of the
+    critic's transformer.
     """
 
     tell_actions: bool
@@ -32,7 +31,7 @@ def make(config: Config, dims: Dims, updates: int) -> Algorithm:
     model = mappo.make_model(actor, config.critic, dims)
 
     def act(params, carry, observation, key, sample_probability):
-        """What was asked for is written down: rewards alone do not tell it where a rollout goes on."""
+        """Stores the return to go in `extras`: in the middle of an episode rewards do not determine it."""
         carry, action, out = model.act(params, carry, observation, key, sample_probability)
         to_go = carry.history.get("to_go")
         if to_go is not None:

@@ -1,8 +1,6 @@
-"""MAPPO: PPO with shared actors and a central critic (Yu et al. 2022), on one task or on many.
+"""MAPPO: PPO with shared actors and a central critic (Yu et al. 2022), on one task or many.
 
-Departures from the released code: the critic sees the set of entities that the team sees between them and has no
-memory, so that it fits every team; it learns from whole rollouts, not from chunks of ten steps; its gradients are
-clipped together with the actor's; agents are told what they did last.
+Departures: docs/departures.md.
 """
 
 from collections.abc import Callable
@@ -23,8 +21,8 @@ from mtmarl.types import Batch, Dims, Observation, TeamTokens
 
 @dataclass(frozen=True)
 class Network:
-    """`actor`: a GRU over flat observations, or the transformer over entities of UPDeT. Heads and depth are those of
-    transformers; the critic is always one.
+    """`actor`: a GRU over flat observations, or UPDeT's transformer over entities. `heads` and `depth` are those of the
+    transformers; the critic is one in both cases.
     """
 
     embed_dim: Width
@@ -44,7 +42,7 @@ class Config(ppo.Config):
 
 
 def team_tokens(dims: Dims, observation: Observation, last_action: Any) -> TeamTokens:
-    """What the team sees; of tasks that do not split into entities, what each of its agents sees."""
+    """Returns the tokens of the team; without entities, one token per agent with its observation."""
     if dims.entities is not None:
         return entities.team_inputs(dims.entities, observation, last_action)
     nothing = jnp.zeros((*observation.obs.shape[:-2], 0, 0))
@@ -52,7 +50,7 @@ def team_tokens(dims: Dims, observation: Observation, last_action: Any) -> TeamT
 
 
 def act_by(actor: Any, value: Any):
-    """`act` with what PPO must know of it: each agent draws its action by itself."""
+    """Returns `act` with log-probabilities and values for PPO. Agents act independently."""
 
     def act(params, carry, observation, key, sample_probability):
         history, logits = actor.act(params["actor"], carry, observation)
@@ -70,9 +68,10 @@ def make_actor(network: Network, dims: Dims) -> Any:
     return recurrent.Agent(recurrent.GruPolicy(network.embed_dim, dims.actions), network.embed_dim)
 
 
-def beside_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], Any]) -> ppo.Model:
-    """Any actor with the functions of `recurrent.Agent` beside a critic: a module that has a value for each agent by
-    look(observation, last actions) and the mask of the agents.
+def with_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], Any]) -> ppo.Model:
+    """Combines an actor with the functions of `recurrent.Agent` and a critic.
+
+    The critic is a module from look(observation, last actions) and the agent mask to one value per agent.
     """
 
     def value(params, observation: Observation, last_action) -> Any:
@@ -98,8 +97,8 @@ def beside_critic(actor: Any, critic: Any, look: Callable[[Observation, Any], An
 
 
 def make_model(actor: Any, network: entities.Config, dims: Dims) -> ppo.Model:
-    """Any actor beside the critic of MAPPO."""
-    return beside_critic(actor, entities.TeamValue(network), partial(team_tokens, dims))
+    """Combines an actor with the critic of MAPPO."""
+    return with_critic(actor, entities.TeamValue(network), partial(team_tokens, dims))
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:

@@ -1,4 +1,4 @@
-"""MT BC-Sable: autoregressive behaviour cloning on Sable, for many tasks at once (multi-task paper, section 3.1)."""
+"""MT BC-Sable: autoregressive behaviour cloning with Sable on many tasks (multi-task paper, section 3.1)."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """It learns no values, so it has neither a discount nor a target network."""
+    """No values are learned, so there is neither a discount nor a target network."""
 
     learning_rate: Positive
     max_grad_norm: Positive
@@ -21,7 +21,7 @@ class Config:
 
 
 def make(config: Config, dims: Dims) -> Algorithm:
-    """L = -mean log pi(a | history, actions of the agents before), every task weighing the same."""
+    """L = -mean log pi(a | history, actions of the agents before), with equal weight for each task."""
     net = sable.Sable.make(config.network, dims)
     tx = adam(config.learning_rate, config.max_grad_norm)
 

@@ -1,8 +1,8 @@
 """MT CQL-Sable: autoregressive conservative Q-learning (Kumar et al. 2020) on the Sable network, many tasks at once.
 
-The multi-task paper does not state its target. Two readings are built: `double_q`, every slot learns on the data's
-own prefix of actions, and `q_transformer`, a slot's target is the best value of the slot after it (Chebotar et al.
-2023).
+The multi-task paper does not state its target. There are two readings. `double_q`: double Q-learning per agent, given
+the recorded actions of the agents before it. `q_transformer`: the target of an agent is the best value of the next
+agent in the same step (Chebotar et al. 2023).
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`acting_temperature`: of a softmax over Q when acting explores; at 0 acting is always greedy.
+    """`acting_temperature`: temperature of the softmax over Q that is sampled when acting; 0: always greedy.
 
     `hl_gauss`: values as histograms of `bins` bins; else as scalars.
     """
@@ -50,7 +50,7 @@ def following_slots(agent_mask: Bool[Array, "*b N"]) -> tuple[Int[Array, "*b N"]
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
-    """`value_range` as for MT Oryx; it reaches one range lower, so that values outside the data can fall."""
+    """`value_range` as for MT Oryx; the support reaches one range lower, so that values of unseen actions can fall."""
     low, high = value_range
     lowest = low - (high - low)
     value = values.make(config.hl_gauss, lowest, high, config.bins, config.sigma_ratio)
@@ -81,7 +81,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
             ]
             across = reward + discount * jnp.take_along_axis(best, first[..., None], axis=-1)[:, 1:]
             y = jnp.where(last[:, :-1], across, in_step)
-            # Inside a step nothing is ever unknown.
+            # Within a step the next agent is always in the window.
             known = valid[:, :-1] & (known | ~last[:, :-1])
         y = jax.lax.stop_gradient(y)
         outputs = masked.take_rows(online.q, batch.action)

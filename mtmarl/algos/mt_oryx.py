@@ -1,4 +1,4 @@
-"""MT Oryx: autoregressive implicit-constraint Q-learning on the Sable network, for many tasks at once.
+"""MT Oryx: autoregressive implicit-constraint Q-learning with Sable on many tasks.
 
 Oryx (Formanek et al. 2025) with the three changes of the multi-task paper: task-balanced batches (made by the
 source), values as HL-Gauss histograms, and masked, shuffled agents.
@@ -19,7 +19,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`icq_grouping`: over which tokens the implicit-constraint weights are normalised (`ops.offline`).
+    """`icq_grouping`: the tokens that share a normaliser of the weights (`ops.offline.icq_weights`).
 
     `hl_gauss`: values as histograms of `bins` bins; else as scalars.
     """
@@ -39,7 +39,7 @@ class Config:
 
 
 def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algorithm:
-    """`value_range`: discounted returns of the training data, with a margin; the support of the values."""
+    """`value_range`: range of discounted returns of the training data, with a margin; the support of values."""
     value = values.make(config.hl_gauss, *value_range, config.bins, config.sigma_ratio)
     net = sable.Sable.make(config.network, dims, q_bins=value.outputs, q_bias=value.bias)
     tx = adam(config.learning_rate, config.max_grad_norm)

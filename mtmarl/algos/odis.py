@@ -1,17 +1,10 @@
 """ODIS: offline discovery of coordination skills from many tasks (Zhang et al. 2023).
 
-First phase: a variational auto-encoder names what each agent does, seen from the state, by one of K skills from which
-a decoder, seeing what the agent sees, recovers its action. Second phase: a monotone value network learns, under a
-conservative penalty, which skill each agent should take; what was learned before stays bit for bit as it is.
+Phase 1: a variational auto-encoder infers from the state which of K skills each agent uses; a decoder predicts the
+agent's action from its observation and the skill. Phase 2: a monotone value network learns which skill each agent
+should use, under a conservative penalty. Modules of phase 1 stay frozen.
 
-Departures from the released code: agents are not numbered; windows instead of whole episodes, so that an episode may
-be under way where one begins; actions are cloned among those that are legal; aiming at a target has a head of its own
-(with `network.mean_head` it has not); a time limit is no step to learn values from, as for MT Oryx (there it is
-bootstrapped from a state recorded beyond it); losses are means over real steps of real agents (there the sum runs over
-padding as well and the divisor does not); the divergence is that of the skills' distribution from uniform, summed over
-skills (there of a sample, averaged over them); both phases count updates, one for all tasks (there one tick per task).
-The released variants of these are not supported, but for `mean_head`. The conservative penalty takes a soft maximum
-(released: `conservative_temperature=0`).
+Departures: docs/departures.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,10 +34,10 @@ from mtmarl.types import Act, Batch, Carry, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`skills`: K. `skill_fraction`: share of all updates that goes to the first phase.
+    """`skills`: K. `skill_fraction`: share of updates of phase 1.
 
-    gumbel: the decoder learns on samples of the skills; else on their distribution. `skill_weight`: of recognising by
-    what an agent sees the skill that the state names. The rest as for UPDeT.
+    gumbel: the decoder learns from sampled skills, else from their distribution. `skill_weight`: weight of the loss
+    that predicts the skill of the state encoder from the agent's observation. The rest as for UPDeT.
     """
 
     learning_rate: Positive
@@ -63,11 +56,11 @@ class Config:
 
 
 class Model(NamedTuple):
-    """What ODIS and its successors have in common.
+    """The parts that ODIS and its successors share.
 
     init(key, batch) -> parameters. discover: the loss of the first phase. choose(params, target, batch,
     conservative_weight, rows) -> (loss, metrics) of the second, whose conservative penalty is taken of those rows [B];
-    refine(params, batch) -> (loss, metrics) of the decoder under the skills that the state names. play(params, memory,
+    refine(params, batch) -> (loss, metrics) of the decoder under the skills that the state names. play(params, carry,
     obs) -> (histories, logits of actions).
     """
 
@@ -137,7 +130,7 @@ def make_model(
         return nll + config.kl_weight * kl, {"loss": nll, "kl": kl, "skill_entropy": spread, **metrics}
 
     def differ(recognised, logits):
-        """How far the skill that an agent recognises is from the one that the state names, [B, T, N]."""
+        """Returns the distance between the skills of agent and state encoder [B, T, N]."""
         recognised = jax.nn.log_softmax(recognised)
         if consistency == "label":
             return -masked.take(recognised, logits.argmax(-1))
@@ -187,7 +180,7 @@ def make_model(
         }
 
     def play(params, carry, observation):
-        """Each agent takes the skill of the highest value."""
+        """Each agent uses the skill with the highest value."""
         tokens = entities.agent_inputs(split, observation, carry.last_action)
         q, _, observer = apply(params, "value", tokens, carry.history["observer"])
         skill = jax.nn.one_hot(q.argmax(-1), config.skills)
@@ -206,7 +199,7 @@ def two_phases(
     frozen: Sequence[str] = odis.SKILL_MODULES,
     source: str = "default",
 ) -> Algorithm:
-    """First `model.discover`, then `policy_loss` on batches of `source`; the `frozen` modules stay as they are."""
+    """Returns two phases: `model.discover`, then `policy_loss` on batches of `source` with frozen modules."""
     adam_skills = adam(config.learning_rate, config.max_grad_norm)
     adam_policy = freeze(adam(config.learning_rate, config.max_grad_norm), frozen)
 

@@ -1,6 +1,6 @@
-"""Proximal policy optimisation (Schulman et al. 2017) for teams, on fresh rollouts of one or several tasks.
+"""Proximal policy optimisation (Schulman et al. 2017) for teams, on rollouts of one or several tasks.
 
-What Sable, MAPPO and CARE share; they differ in their networks and settings.
+Sable, MAPPO and CARE share it. They differ in networks and settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,14 +23,12 @@ from mtmarl.types import Act, Batch, Carry, Learner, Params, Update
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Learning rate and entropy weight go linearly from their first to their last value over the actor's updates.
+    """Learning rate and entropy weight change linearly from their first to their last value over the actor's updates.
 
-    critic_warmup: updates, of all, in which the critic alone learns, before the first step of the actor. Its learning
-    rate starts on the same way there, and anew with the actor's.
-    huber_delta: beyond it the critic's loss is linear. normalise_values: the critic learns returns brought to unit
-    size, task by task. only_choices: the actor's terms are over agents that had a choice, which the dead have not.
-    bootstrap_limits: a time limit cuts a return short instead of ending it (Pardo et al. 2018): what would have come
-    is what the critic makes of the last state.
+    critic_warmup: updates that train the critic alone, before the first step of the actor. The schedule of its learning
+    rate restarts with the actor's. huber_delta: the critic's loss is linear beyond it. normalise_values: the
+    critic learns returns that are normalised per task. only_choices: the actor's loss uses agents with more than one
+    legal action. bootstrap_limits: returns are bootstrapped with the critic at time limits (Pardo et al. 2018).
     """
 
     learning_rate: Positive
@@ -62,8 +60,8 @@ class Model(NamedTuple):
     """The networks of an actor and its critic.
 
     init(key, batch) -> params; act as in `types.Act`, whose extras are log_prob and value [B, N]; evaluate(params,
-    batch) -> (logits [B, T, N, A], values [B, T, N]) from the memory in the batch's extras; `critic`: the top-level
-    parameters that nothing but the values depend on.
+    batch) -> (logits [B, T, N, A], values [B, T, N]) from the carry in the batch's extras; `critic`: top-level
+    parameters that only values depend on.
     """
 
     init: Callable[[jax.Array, Batch], Params]
@@ -79,7 +77,7 @@ More = Callable[[Params, Any, Batch, jax.Array], tuple[Array, Mapping[str, Array
 
 
 class Training(NamedTuple):
-    """Its optimisers, the phases, whose fractions add up to 1, and what `Learner.target` starts from."""
+    """Optimisers, phases, whose fractions add up to 1, and the initial `Learner.target`."""
 
     txs: dict[str, optax.GradientTransformation]
     phases: tuple[Phase, ...]
@@ -98,12 +96,12 @@ def training(
 ) -> Training:
     """PPO for `updates` updates.
 
-    A row of the batch is one environment's rollout of T steps. `extras` of the batch: log_prob and value [B, T, N]
-    from acting, the memory before the first step and the value after the last (`bootstrap` [B, N]); with
-    `bootstrap_limits` also those at time limits (`limit_value`, 0 elsewhere). `before` changes each minibatch first.
+    A row of the batch is a rollout of T steps in one environment. `extras` of the batch: log_prob and value [B, T, N]
+    from acting, the carry before the first step, and the value after the last (`bootstrap` [B, N]); with
+    `bootstrap_limits` also values at time limits (`limit_value`, 0 elsewhere). `before` transforms each minibatch.
 
-    Without that a time limit ends the return, unlike in `ops.td.known`: what is reported is the return of a finite
-    episode. Observations carry no time, so a value is a mean over the time that may be left.
+    Without `bootstrap_limits` a time limit is terminal, unlike in `ops.td.known`: the reported return is that of a
+    finite episode. Observations do not include the time, so a value is a mean over the remaining time.
     """
     if not 0 <= config.critic_warmup < updates:
         raise UserError(
@@ -130,7 +128,7 @@ def training(
         mean = lambda x, where: masked.mean_over_tasks(x, where, batch.task_id, tasks)
         centre = _per_row(advantage, acting, batch, tasks)
         spread = jnp.sqrt(_per_row((advantage - centre) ** 2, acting, batch, tasks))
-        # The floor keeps critic noise from being blown up to unit size while no reward has been seen.
+        # The floor prevents amplification of critic noise before the first reward.
         advantage = (advantage - centre) / jnp.maximum(spread, config.advantage_floor)
         actor = mean(clipped_surrogate(log_prob, batch.extras["log_prob"], advantage, config.clip), acting)
         critic = mean(
@@ -192,14 +190,14 @@ def training(
 
 
 def _per_row(x: Array, valid: Array, batch: Batch, tasks: int) -> Array:
-    """The mean over the valid entries of each row's task, as a factor of x [B, T, N]."""
+    """Returns the mean over valid entries of each row's task, which broadcasts against x [B, T, N]."""
     if tasks == 1:
         return masked.mean(x, valid)
     return masked.per_task(x, valid, batch.task_id, tasks)[batch.task_id][:, None, None]
 
 
 def make(config: Config, tasks: int, updates: int, model: Model, **options: Any) -> Algorithm:
-    """An algorithm that is PPO from its first update to its last; `options` as for `training`."""
+    """Returns PPO as an algorithm; `options` as for `training`."""
     trained = training(config, tasks, updates, model, **options)
 
     def init(key, batch: Batch):

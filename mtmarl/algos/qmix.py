@@ -1,8 +1,6 @@
-"""Online QMIX (Rashid et al. 2018), with double Q-learning on replayed windows: it collects the data of SMAX.
+"""Online QMIX (Rashid et al. 2018) with double Q-learning on replayed windows. It collects the data of SMAX.
 
-Departures from PyMARL: the mixer's state is the set of entities that the team sees, so that it is also the mixer of
-UPDeT and ODIS; agents are not numbered; windows instead of whole episodes; rewards are scaled; a time limit is no step
-to learn values from; the target is copied every so many gradient steps (there every 200 episodes).
+Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass
@@ -23,8 +21,8 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonGreedy:
-    """While it collects, every agent acts at random with a probability that goes linearly from `epsilon` to
-    `final_epsilon` over the first `epsilon_fraction` of training.
+    """In rollouts the probability of a random action falls linearly from `epsilon` to `final_epsilon`, over the first
+    `epsilon_fraction` of training.
     """
 
     epsilon: Share
@@ -35,11 +33,11 @@ class EpsilonGreedy:
         if not 0 < self.final_epsilon <= self.epsilon <= 1:
             raise UserError(
                 f"final_epsilon={self.final_epsilon} and epsilon={self.epsilon} must lie in this order between 0 and 1 "
-                "and never be 0: acting is told the share of random actions as a multiple of the last one"
+                "and never be 0: acting gets epsilon as a multiple of final_epsilon"
             )
 
     def exploration(self, update: jax.Array, updates: int | float) -> jax.Array:
-        """What acting is told while it collects; 1 means `final_epsilon`, as it does in evaluation."""
+        """Returns epsilon of rollouts as a multiple of `final_epsilon`. Evaluation uses 1."""
         done = update / (self.epsilon_fraction * updates)
         epsilon = self.epsilon + (self.final_epsilon - self.epsilon) * jnp.clip(done, 0.0, 1.0)
         return epsilon / self.final_epsilon
@@ -47,8 +45,8 @@ class EpsilonGreedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Config(EpsilonGreedy):
-    """capacity: env steps that are kept. batch_size: windows per gradient step, of `context` steps; of several tasks
-    each has the same share of both. gradient_steps: per rollout. target_period: in gradient steps.
+    """capacity: env steps in the replay buffer. batch_size: windows of `context` steps per gradient step. Several tasks
+    share both equally. gradient_steps: per rollout. target_period: gradient steps between copies of the target.
     """
 
     learning_rate: Positive

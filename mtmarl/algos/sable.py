@@ -1,4 +1,4 @@
-"""Online Sable: PPO on the Sable network (Mahjoub et al. 2025). It collects the data and sets the reference returns."""
+"""Online Sable: PPO with the Sable network (Mahjoub et al. 2025). It collects data and reference returns."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ppo.Config):
-    """`reshuffle_agents`: as released, agents in a new order at every gradient step; see `on_policy_source`."""
+    """`reshuffle_agents`: shuffle agents at every gradient step, as released; see `on_policy_source`."""
 
     network: sable.Config
     reshuffle_agents: bool = False
 
 
 def make(config: Config, dims: Dims, updates: int) -> Algorithm:
-    """PPO for tasks of these dims, of the joint policy that acts agent after agent."""
+    """PPO on the joint policy, which acts agent after agent."""
     net = sable.Sable.make(config.network, dims, value=True)
 
     def act(params, carry, observation, key, sample_probability):

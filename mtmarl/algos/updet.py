@@ -1,11 +1,7 @@
-"""UPDeT, offline and for many tasks: the entity transformer as a value network under a conservative penalty.
+"""UPDeT, offline and for many tasks: the entity transformer as a value network with a conservative penalty.
 
-This is the baseline of ODIS (Zhang et al. 2023), not the online algorithm of the UPDeT paper (Hu et al. 2021):
-UPDeT-m mixes the agents' values with attention over the state, UPDeT-l adds them up. Departures from the released
-code: the conservative penalty takes a soft maximum, from which the mixer does not learn (released:
-`conservative_temperature=0`); with the maximum, and data of a policy that draws its actions, the values of all actions
-that it takes become level. Otherwise those of ODIS: agents are not numbered, windows, legal actions, a head of its own
-for aims (with `network.mean_head` it has not), no values learned at time limits, means over real steps of real agents.
+This is the baseline of ODIS (Zhang et al. 2023), not the online algorithm of the UPDeT paper (Hu et al. 2021). UPDeT-m
+mixes the values of agents with attention over the state, UPDeT-l adds them up. Departures: docs/departures.md.
 """
 
 from dataclasses import dataclass, replace
@@ -34,10 +30,9 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`return_scale`: rewards are scaled so that this is the end of the range of values, a little beyond the largest
-    return of the data (20 in SMAC, for which `conservative_weight` was chosen). conservative_temperature: of the soft
-    maximum in the penalty; 0: the maximum, as released (`td.conservative_gap`). `target_period`: updates between copies
-    of the target network.
+    """`return_scale`: rewards are scaled so that the range of values ends here, slightly above the largest return (20
+    in SMAC, for which `conservative_weight` was chosen). conservative_temperature: of the soft maximum in the penalty; 0:
+    maximum, as released (`td.conservative_gap`). `target_period`: updates between copies of the target network.
     """
 
     learning_rate: Positive
@@ -90,7 +85,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return init_learner(params, {"updet": tx})
 
     def act(params, carry, observation, key, sample_probability):
-        """Greedy, whatever `sample_probability`: it learns values and no policy."""
+        """Always greedy: there is no policy to sample from."""
         history, q = net.act(params["agent"], carry, observation)
         action = entities.choose(q, observation, key, 0.0)
         return entities.AgentCarry(history, action), action, {}
@@ -109,5 +104,5 @@ SPEC = Spec(
     acting=acting.greedily,
     decentralised=True,
 )
-# The same with `mixer: vdn`.
+# With `mixer: vdn`.
 SPEC_L = replace(SPEC, title="UPDeT-l")

@@ -1,4 +1,4 @@
-"""Agents as slots: reordering them, and computing those alone that are there."""
+"""The agent axis: shuffling agents, and skipping padded ones."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,19 +11,19 @@ from mtmarl.types import Batch
 
 
 def random_orders(key: jax.Array, rows: int, agents: int) -> Int[Array, "B N"]:
-    """One permutation of the slots per row."""
+    """Returns one random permutation of the agents per row."""
     return jnp.argsort(jax.random.uniform(key, (rows, agents)), axis=1)
 
 
 def reorder(x: Shaped[Array, "B *rest"], order: Int[Array, "B N"], axis: int = 1) -> Shaped[Array, "B *rest"]:
-    """Each row of x with its agents, which lie along `axis`, in the order of that row."""
+    """Permutes the agents of each row of x along `axis`."""
     rows, agents = order.shape
     index = order.reshape(rows, *[1] * (axis - 1), agents, *[1] * (x.ndim - axis - 1))
     return jnp.take_along_axis(x, index, axis=axis)
 
 
 def reorder_agents(batch: Batch, order: Int[Array, "B N"], extras: Sequence[str] = ()) -> Batch:
-    """Every per-agent leaf, and the named per-agent extras, in these orders, constant over time."""
+    """Permutes all per-agent arrays of a batch, and the named extras. The order is constant over time."""
     permute = lambda x: reorder(x, order, axis=2)
     last_action = None if batch.last_action is None else reorder(batch.last_action, order)
     return batch._replace(
@@ -37,16 +37,17 @@ def reorder_agents(batch: Batch, order: Int[Array, "B N"], extras: Sequence[str]
 
 
 def shuffle_agents(batch: Batch, key: jax.Array) -> Batch:
-    """All slots, active or not, in a random order per row."""
+    """Shuffles all agent slots of each row, padded ones included."""
     rows, _, agents = batch.action.shape
     return reorder_agents(batch, random_orders(key, rows, agents))
 
 
 def skip_padded_agents(run: Callable, batch: Batch, steps: Any, start: Any, rows: Any) -> Any:
-    """`run(steps, start, rows)` for a `run` that treats agents alike and each by itself, without most padded slots.
+    """Computes `run(steps, start, rows)` for real agents only.
 
-    Leaves of `steps` and of what it returns are [B, T, N, …], of `start` [B, N, …], of `rows` [B, T, …]. Where the
-    batch says how many agents it has, `run` meets these as rows of one agent each, and zeros come out for the others.
+    `run` must treat every agent alike and independently. Leaves of `steps` and of the result are [B, T, N, …], of
+    `start` [B, N, …], of `rows` [B, T, …]. If the batch knows its number of agents (`present`), `run` gets them as rows
+    of one agent each, and padded agents get zeros.
     """
     count, _, agents = batch.action.shape
     slots = count * agents

@@ -1,4 +1,4 @@
-"""Contrastive learning of what tells tasks apart."""
+"""Contrastive learning of task representations."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ def info_nce(
 ) -> tuple[Float[Array, "B"], Bool[Array, "B"]]:
     """InfoNCE (van den Oord et al. 2018, equation 4): row b must find its positive, column b, among its negatives.
 
-    similarity[b, c]: of anchor b with the positive of row c. negative[b, c]: c is of another task; all further columns
-    are left out, being neither. Returns the loss of every row, and which rows have anything to tell apart.
+    similarity[b, c]: of anchor b with the positive of row c. negative[b, c]: row c is a negative for anchor b: it
+    is of another task. Other columns are ignored. Returns the loss of each row, and which rows have a negative.
     """
     negative = negative & valid[None, :]
     counts = valid & negative.any(-1)
@@ -26,7 +26,7 @@ def info_nce(
 
 
 def two_agents(key: jax.Array, active: Bool[Array, "B N"]) -> tuple[Int[Array, "B"], Int[Array, "B"]]:
-    """Two active slots of each row at random, different ones where it has two. Padding does not change the draws."""
+    """Draws two active agents per row, different ones if it has two. Padding does not change the draws."""
     rows = active.shape[0]
     count = active.sum(-1)
     one, other = jax.random.uniform(key, (2, rows))
@@ -39,7 +39,7 @@ def two_agents(key: jax.Array, active: Bool[Array, "B N"]) -> tuple[Int[Array, "
 
 
 def one_of(key: jax.Array, valid: Bool[Array, "B T"]) -> Int[Array, "B"]:
-    """A valid position of each row at random; 0 where none is valid."""
+    """Draws one valid position per row; 0 if none is valid."""
     draw = jax.random.uniform(key, valid.shape[:1])
     count = valid.sum(-1)
     rank = jnp.minimum(jnp.floor(draw * count).astype(jnp.int32), jnp.maximum(count - 1, 0))

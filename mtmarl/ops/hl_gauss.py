@@ -1,7 +1,7 @@
 """HL-Gauss: values as histograms (Imani & White 2018; Farebrother et al. 2024, section 3.1).
 
-The outermost bin centres lie on the bounds of the support, which halves the pull of the
-renormalisation there compared with edges on the bounds.
+The outermost bin centres lie on the bounds of the support. Renormalisation then biases values near the bounds half as
+much as with bin edges on the bounds.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Support(NamedTuple):
 def encode(y: Float[Array, "*b"], support: Support) -> Float[Array, "*b K"]:
     """The histogram of a Gaussian around y, which is clipped to the support first. Sums to 1."""
     y = jnp.clip(y, support.low, support.high)
-    # In units of bins, so that float32 keeps its digits whatever the scale of the returns.
+    # In units of bins: float32 keeps its precision at any scale of returns.
     position = (y - support.low) / support.width
     edges = jnp.arange(support.bins + 1) - 0.5
     cdf = norm.cdf((edges - position[..., None]) / support.ratio)
@@ -53,9 +53,9 @@ def cross_entropy(
 
 
 def initial_bias(value: float, support: Support) -> Float[Array, "K"]:
-    """Logits that decode to about `value`: without them a fresh critic predicts the middle of the support.
+    """Returns logits that decode to about `value`. Without them a new critic predicts the middle of the support.
 
-    Every bin has some mass, which moves the mean by some 2% of the support: a bin that begins with 1e-6 takes
-    hundreds of updates more to reach.
+    Every bin gets some mass, which shifts the mean by about 2% of the support. With 1e-6 instead, a bin needs hundreds
+    of updates more until it is predicted.
     """
     return jnp.log(encode(jnp.asarray(value, jnp.float32), support) + 1e-3)

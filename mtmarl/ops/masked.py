@@ -9,16 +9,16 @@ NEG_INF = -1e9
 
 
 def mean(x: Float[Array, "*s"], valid: Bool[Array, "..."]) -> Float[Array, ""]:
-    """The mean of x over valid entries; 0 where none is. `valid` broadcasts against x."""
+    """Returns the mean of x over valid entries, 0 if there are none. `valid` broadcasts against x."""
     valid = jnp.broadcast_to(valid, x.shape).astype(x.dtype)
     return (x * valid).sum() / jnp.maximum(valid.sum(), 1.0)
 
 
 def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int) -> Float[Array, "B *s"]:
-    """Weights under which every task present weighs the same and every valid entry of a task weighs the same.
+    """Returns weights that give each present task, and each valid entry within a task, the same weight.
 
     They sum to 1, so `(w * loss).sum()` is the mean over tasks of the per-task mean losses
-    (multi-task paper, equation 1). A task without a valid entry has no share.
+    (multi-task paper, equation 1). A task without valid entries has weight 0.
     """
     valid = valid.astype(jnp.float32)
     per_row = valid.reshape(valid.shape[0], -1).sum(-1)
@@ -31,12 +31,12 @@ def task_weights(valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: in
 def mean_over_tasks(
     x: Float[Array, "B *s"], valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
 ) -> Float[Array, ""]:
-    """The mean over tasks of their means of x over valid entries (`task_weights`); of one task, its plain mean."""
+    """Returns the mean over tasks of the per-task means of x over valid entries (see `task_weights`)."""
     return mean(x, valid) if tasks == 1 else (task_weights(valid, task_id, tasks) * x).sum()
 
 
 def per_task(x: Array, valid: Array, task_id: Int[Array, "B"], tasks: int) -> Float[Array, "K"]:
-    """The mean of x over the valid entries of each task; 0 for a task without any."""
+    """Returns the mean of x over the valid entries of each task, 0 for a task without any."""
     valid = jnp.broadcast_to(valid, x.shape).astype(jnp.float32)
     rows = lambda y: y.reshape(y.shape[0], -1).sum(-1)
     total, count = (jnp.zeros(tasks, y.dtype).at[task_id].add(y) for y in (rows(x * valid), rows(valid)))
@@ -66,7 +66,7 @@ def entropy(log_prob: Float[Array, "*b A"]) -> Float[Array, "*b"]:
 def varies(
     x: Float[Array, "B *s F"], valid: Bool[Array, "B *s"], task_id: Int[Array, "B"], tasks: int
 ) -> Bool[Array, "K F"]:
-    """Which features are not the same in all valid entries of a task: constants and padding are."""
+    """Returns which features vary within a task. Constants and padding do not."""
     rows = lambda fill: jnp.where(valid[..., None], x, fill).reshape(x.shape[0], -1, x.shape[-1])
     nothing = jnp.zeros((tasks, x.shape[-1]))
     highest = (nothing - jnp.inf).at[task_id].max(rows(-jnp.inf).max(1))

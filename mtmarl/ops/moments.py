@@ -1,4 +1,4 @@
-"""Running means and spreads of values, one of each per task, by which a critic's targets are brought to unit size."""
+"""Running mean and standard deviation of returns per task, to normalise the targets of a critic."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mtmarl.ops import masked
 
-# Of the weight of what was seen before, per update.
+# Decay of the running averages per update.
 DECAY = 0.99
 SMALLEST = 1e-2
 
@@ -27,7 +27,7 @@ def start(tasks: int) -> Moments:
 def update(
     moments: Moments, x: Float[Array, "B *s"], valid: Bool[Array, "B *s"], task_id: Int[Array, "B"]
 ) -> Moments:
-    """With the valid entries of x of each task; a task without any keeps its moments."""
+    """Adds the valid entries of x of each task. A task without any keeps its moments."""
     tasks = moments.mean.shape[0]
     of = lambda y: masked.per_task(y, valid, task_id, tasks)
     present = jnp.zeros(tasks).at[task_id].add(valid.reshape(valid.shape[0], -1).any(-1)) > 0
@@ -37,7 +37,7 @@ def update(
 
 
 def _shift_and_scale(moments: Moments, task_id: Array, rank: int) -> tuple[Array, Array]:
-    """Mean and spread per row; 0 and 1 of a task that nothing is known of."""
+    """Mean and standard deviation per row; 0 and 1 for a task without data."""
     known, weight = moments.weight > 0, jnp.maximum(moments.weight, 1e-6)
     mean = moments.mean / weight
     spread = jnp.maximum(jnp.sqrt(jnp.maximum(moments.square / weight - mean**2, 0.0)), SMALLEST)

@@ -1,4 +1,4 @@
-"""Pieces of offline objectives."""
+"""Parts of offline RL losses."""
 
 from typing import Literal
 
@@ -22,9 +22,9 @@ def icq_weights(
 ) -> Float[Array, "B T N"]:
     """Implicit-constraint weights exp(score / temperature) / Z (Yang et al. 2021, equation 8), mean 1 in each group.
 
-    The group over which Z is taken: `task`, all valid tokens of one task, so that no task takes another's weight;
-    `position`, the batch at each (t, n), as single-task Oryx does; `awr`, no group: exp clipped at `max_weight`.
-    Invalid tokens weigh 0.
+    grouping: the entries that share a normaliser Z. `task`: all valid entries of a task, so that tasks do not compete.
+    `position`: the batch at each (t, n), as in single-task Oryx. `awr`: no normaliser, exp clipped at `max_weight`.
+    Invalid entries have weight 0.
     """
     z = score / temperature
     if grouping == "awr":

@@ -1,4 +1,4 @@
-"""Policy-gradient losses, element by element: the caller weighs and sums."""
+"""Policy-gradient losses per element. The caller applies weights and sums."""
 
 import jax.numpy as jnp
 import optax
@@ -20,7 +20,7 @@ def clipped_value_loss(
     clip: float,
     huber_delta: float | None = None,
 ) -> Float[Array, "*b"]:
-    """The larger of the errors of the value and of the value clipped around its old self, half squared or Huber's."""
+    """PPO's clipped value loss: the larger error of the value and the clipped value, squared or Huber."""
     clipped = old_value + jnp.clip(value - old_value, -clip, clip)
     if huber_delta is None:
         return 0.5 * jnp.maximum((value - target) ** 2, (clipped - target) ** 2)

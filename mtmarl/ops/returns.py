@@ -24,7 +24,7 @@ def gae(
         advantage = delta + discount_t * lam * advantage
         return (advantage, v_tm1), advantage
 
-    # What goes round the loop has one type, also where rewards are float64 beside float32 values.
+    # The scan needs one dtype, also if rewards are float64 and values float32.
     dtype = jnp.result_type(reward, discount, value, bootstrap)
     reward, discount, value, bootstrap = (x.astype(dtype) for x in (reward, discount, value, bootstrap))
     start = (jnp.zeros_like(bootstrap), bootstrap)

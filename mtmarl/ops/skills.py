@@ -1,4 +1,4 @@
-"""Latents of agents: samples through which gradients pass, and their divergence from a prior."""
+"""Latent skills of agents: reparameterised samples and KL divergences."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 def slot_noise(
     key: jax.Array, agent_mask: Bool[Array, "B T N"], width: int, draw: Callable = jax.random.gumbel
 ) -> Float[Array, "B T N K"]:
-    """Noise per agent, drawn for the first, second, … active slot: padding does not change the draws."""
+    """Returns noise per agent, drawn by rank among active agents. Padding does not change the draws."""
     rows, steps, agents = agent_mask.shape
     one = lambda i: draw(jax.random.fold_in(key, i), (rows, steps, width))
     by_rank = jnp.moveaxis(jax.vmap(one)(jnp.arange(agents)), 0, 2)
@@ -26,7 +26,7 @@ def soft_sample(
 
 
 def kl_to_uniform(logits: Float[Array, "*b K"]) -> Float[Array, "*b"]:
-    """KL(softmax(logits) || uniform) in nats: 0 … log K, finite however far apart the logits are."""
+    """KL(softmax(logits) || uniform) in nats: in 0 … log K, finite for any logits."""
     log_p = jax.nn.log_softmax(logits, axis=-1)
     return (jnp.exp(log_p) * log_p).sum(-1) + jnp.log(logits.shape[-1])
 

@@ -1,4 +1,4 @@
-"""Slots of interchangeable objects in an observation: which object stands in which slot means nothing.
+"""Slots of interchangeable objects in an observation: the order of the objects has no meaning.
 
 A family lists objects (foods, other agents) in a fixed order, so a network learns weights of its own for every slot. A
 slot that is empty in all training tasks keeps its random initial weights and disturbs the network as soon as a larger
@@ -17,7 +17,7 @@ from mtmarl.types import Batch, Slots
 def shuffled_columns(
     key: jax.Array, slots: Sequence[Slots], width: int, shape: tuple[int, ...]
 ) -> Int[Array, "*b O"]:
-    """Column indices that put the objects of each group into its slots in random order, drawn for each of `shape`.
+    """Returns column indices that shuffle the objects of each group among its slots, drawn for each of `shape`.
 
     width: O, the number of columns of an observation. Columns outside of the groups keep their places.
     """
@@ -30,12 +30,12 @@ def shuffled_columns(
 
 
 def take_columns(obs: Float[Array, "*b O"], columns: Int[Array, "*#b O"]) -> Float[Array, "*b O"]:
-    """The columns of each observation in these places."""
+    """Permutes the columns of each observation."""
     return jnp.take_along_axis(obs, columns, axis=-1, mode="promise_in_bounds")
 
 
 def shuffle_slots(batch: Batch, key: jax.Array, slots: Sequence[Sequence[Slots]]) -> Batch:
-    """Objects in random slots: each agent of each window has its own order, the same at all timesteps.
+    """Shuffles objects among slots, with one order per agent and window, constant over time.
 
     slots: the groups of every task, by `task_id`.
     """

@@ -1,4 +1,4 @@
-"""Two ways to read values out of a Q head and to train them: as histograms (HL-Gauss) or as plain numbers."""
+"""Value heads: histograms (HL-Gauss) or scalars."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from mtmarl.ops import hl_gauss
 class Values(NamedTuple):
     """K `outputs` per value. decode: [..., K] -> [...]; error(outputs [..., K], y [...]) -> [...].
 
-    `bias` [K]: what the outputs start from, so that a fresh head says 0. Targets outside [low, high] are clipped.
+    `bias` [K]: initial bias, with which a new head predicts 0. Targets outside [low, high] are clipped.
     """
 
     outputs: int
@@ -23,12 +23,12 @@ class Values(NamedTuple):
     high: float = jnp.inf
 
     def clipped(self, y: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        """1 where a target falls outside the support."""
+        """Returns 1 where a target is outside the support, else 0."""
         return ((y < self.low) | (y > self.high)).astype(jnp.float32)
 
 
 def make(as_histogram: bool, low: float, high: float, bins: int, sigma_ratio: float) -> Values:
-    """Histograms of `bins` bins over [low, high], or numbers, for which the rest does not matter."""
+    """Returns a histogram head with `bins` bins over [low, high], or a scalar head, which ignores the rest."""
     return histogram(low, high, bins, sigma_ratio) if as_histogram else scalar()
 
 

@@ -8,5 +8,5 @@ SHORTEST = 1e-6
 
 
 def unit(x: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-    """x / max(|x|, SHORTEST). The gradient is finite at 0 too, where that of a norm is NaN."""
+    """x / max(|x|, SHORTEST). Its gradient is finite at 0, where that of a plain norm is NaN."""
     return x / optax.safe_norm(x, SHORTEST, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Vector quantisation (VQ-VAE, van den Oord et al. 2017): codes, what trains them, and what keeps them in use."""
+"""Vector quantisation (VQ-VAE, van den Oord et al. 2017): codes, their losses, and the restart of unused codes."""
 
 import jax
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ from jaxtyping import Array, Float, Int
 
 
 def nearest(z: Float[Array, "*b D"], codebook: Float[Array, "K D"]) -> Int[Array, "*b"]:
-    """The code nearest to each vector; of equally near ones the first."""
+    """Returns the index of the nearest code of each vector, the first in a tie."""
     # |z|^2 is the same for all codes.
     distance = (codebook**2).sum(-1) - 2 * z @ codebook.T
     return distance.argmin(-1)
 
 
 def straight_through(z: Float[Array, "*b D"], code: Float[Array, "*b D"]) -> Float[Array, "*b D"]:
-    """The value of `code`, with all of its gradient given to z and none to the code."""
+    """Returns `code` with its gradient passed to z (straight-through estimator)."""
     return z + jax.lax.stop_gradient(code - z)
 
 
@@ -22,19 +22,19 @@ def embedding_losses(
 ) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
     """(|sg[z] - e|^2, |z - sg[e]|^2) as means over the D features (M3, equation 5, is their sum over them).
 
-    The first moves the codes, the second (commitment) what is quantised.
+    The first trains the codes, the second (commitment) the encoder.
     """
     fixed = jax.lax.stop_gradient
     return ((fixed(z) - code) ** 2).mean(-1), ((z - fixed(code)) ** 2).mean(-1)
 
 
 def usage(index: Int[Array, "*b"], weight: Float[Array, "*b"], codes: int) -> Float[Array, "K"]:
-    """The share of the weight that each code was chosen with; sums to 1 where the weights do."""
+    """Returns the share of the weight of each code. It sums to 1 if the weights do."""
     return jnp.zeros(codes, weight.dtype).at[index.ravel()].add(weight.ravel())
 
 
 def perplexity(share: Float[Array, "K"]) -> Float[Array, ""]:
-    """exp(entropy): how many codes are in use, 1 … K."""
+    """Returns exp(entropy), the effective number of codes in use, 1 … K."""
     return jnp.exp(-(share * jnp.log(jnp.maximum(share, 1e-12))).sum())
 
 
@@ -46,10 +46,10 @@ def restart_dead(
     weight: Float[Array, "M"],
     least: float,
 ) -> tuple[Float[Array, "K D"], Float[Array, "K"]]:
-    """Codes whose (running) share is below `least` of an equal one become vectors drawn from z in proportion to weight.
+    """Replaces codes whose (running) share is below `least / K` by vectors drawn from z in proportion to their weight.
 
-    Returns the codebook and the shares, those of a code that was put anew being an equal one, so that it has time to
-    be used. Vectors without weight change nothing, wherever they stand.
+    Returns the codebook and the shares. A new code gets the share 1 / K, so that it has time to be used. Vectors with
+    weight 0 do not change the draws.
     """
     codes = codebook.shape[0]
     dead = share < least / codes
