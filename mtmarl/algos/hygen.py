@@ -51,7 +51,7 @@ class Config(odis.Config, EpsilonGreedy):
     capacity: Count
 
     def share_at(self, update: jax.Array, updates: int) -> jax.Array:
-        """Returns the share of recorded rows. `update` counts from the start of phase 2, `updates` is that of the run."""
+        """Returns the share of recorded rows. `update` counts from the start of phase 2."""
         if self.share != "linear":
             return jnp.full_like(update, self.share, jnp.float32)
         done = jnp.clip(update / (self.decay_fraction * self._choosing(updates)), 0.0, 1.0)

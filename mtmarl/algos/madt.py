@@ -17,7 +17,7 @@ from mtmarl.types import Batch, Dims
 
 @dataclass(frozen=True)
 class Config:
-    """`tell_actions`: the last action is an input. `target_return`: the undiscounted return to condition on in acting, in
+    """`tell_actions`: the last action is an input. `target_return`: the undiscounted return to condition on, in
     units of the reward; None: no return to go, neither in training.
     """
 

@@ -31,7 +31,7 @@ from mtmarl.types import Batch, Dims
 @dataclass(frozen=True)
 class Config:
     """`return_scale`: rewards are scaled so that the range of values ends here, slightly above the largest return (20
-    in SMAC, for which `conservative_weight` was chosen). conservative_temperature: of the soft maximum in the penalty; 0:
+    in SMAC, for which `conservative_weight` was chosen). conservative_temperature: of the soft maximum; 0:
     maximum, as released (`td.conservative_gap`). `target_period`: updates between copies of the target network.
     """
 
