@@ -31,7 +31,7 @@ from mtmarl.data.host_source import host_source, map_vault, stored_bytes
 from mtmarl.data.hybrid import hybrid_source
 from mtmarl.data.on_policy import on_policy_source
 from mtmarl.data.replay import replay_source
-from mtmarl.data.sampling import make_task_data, thin
+from mtmarl.data.sampling import make_task_data, subsample
 from mtmarl.data.source import (
     Source,
     Windows,
@@ -671,7 +671,7 @@ def _vault_windows(
     paths = find_vaults(cfg, tasks)
     mapped = exceeds_memory(cfg, paths)
     read = map_vault if mapped else vault.read_vault
-    vaults = [thin(read(p), cfg.data.fraction) for p in paths]
+    vaults = [subsample(read(p), cfg.data.fraction) for p in paths]
     for task, spec, v in zip(tasks, specs, vaults, strict=True):
         steps = len(v.recording.first)
         if steps < cfg.trainer.context:

@@ -46,7 +46,7 @@ def returns_to_go(recording: Recording) -> np.ndarray:
     return (at_end - reached + recording.reward).astype(np.float32)
 
 
-def thin(vault: Vault, fraction: float) -> Vault:
+def subsample(vault: Vault, fraction: float) -> Vault:
     """A share of a vault's episodes, spread evenly over the recording so that its mix of qualities stays.
 
     Half of the share is half of its episodes, not others, where their number is even. The metadata still describe the
