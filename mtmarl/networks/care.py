@@ -1,4 +1,4 @@
-"""The mixture of encoders of CARE (Sodhani et al. 2021): experts see the observation, the task says which to heed."""
+"""The mixture of encoders of CARE (Sodhani et al. 2021): attention by the task over encoders of the observation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from mtmarl.types import Observation, TeamTokens
 
 @dataclass(frozen=True)
 class Config:
-    """Widths of the GRU and the critic, and of what the mixture says; `experts`: k."""
+    """Widths of GRU, critic and mixture; `experts`: number k of encoders."""
 
     embed_dim: Width
     experts: Width
@@ -26,10 +26,10 @@ class Config:
 
 
 class Mixture(nn.Module):
-    """sum_j alpha_j z_j over k experts' encodings z of the observation, beside the encoding of the task.
+    """Returns sum_j alpha_j z_j over k encodings z of the observation, and the encoding of the task.
 
-    alpha is a softmax by the encoding of the task, which learns through its own place in the output and not through
-    alpha. `told`: which columns of an observation are features of the task; without any all experts count alike.
+    alpha is a softmax of the task encoding, which gets no gradient through alpha. `told`: columns of the task features;
+    without any, all experts have the same weight.
     """
 
     experts: int
@@ -46,7 +46,7 @@ class Mixture(nn.Module):
             self.task, self.gate = Mlp(self.features, 100), Mlp(self.experts, self.features)
 
     def attention(self, context: Float[Array, "*b C"]) -> Float[Array, "*b K"]:
-        """alpha, by the encoding of the task."""
+        """Returns alpha, given the encoding of the task."""
         return jax.nn.softmax(self.gate(jax.lax.stop_gradient(context)), axis=-1)
 
     def __call__(self, view: Float[Array, "*b O"]) -> Float[Array, "*b F"]:
@@ -59,7 +59,7 @@ class Mixture(nn.Module):
 
 
 class Policy(nn.Module):
-    """The GRU policy of MAPPO behind a mixture."""
+    """The GRU policy of MAPPO on top of a mixture."""
 
     config: Config
     actions: int
@@ -76,7 +76,7 @@ class Policy(nn.Module):
 
 
 class Value(nn.Module):
-    """The central critic of MAPPO behind a mixture of its own: the team is what its agents see."""
+    """The central critic of MAPPO on top of a mixture of its own, over the observations of the team."""
 
     config: Config
     told: tuple[int, int]

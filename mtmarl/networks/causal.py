@@ -1,8 +1,8 @@
 """A causal transformer over each agent's own last steps, as in decision transformers (MADT, Meng et al. 2021).
 
-One function serves windows and acting: acting is a window of one step behind a cache of the keys and values of the
-steps before. An agent sees nothing but its own past. Positions are relative: what an agent did k steps ago is known as
-that, wherever a window begins. (MADT embeds the place in the window and the time since the start of the episode.)
+One function serves windows and acting: acting is a window of one step after a cache of keys and values. An agent
+attends to its own past only. Positions are relative. (MADT embeds the position in the window and the time in the
+episode.)
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from mtmarl.types import Batch, Entities, Observation, Params
 
 @dataclass(frozen=True)
 class Config:
-    """Width D (divisible by heads) and layers. `context`: to how many steps, the present one included, a layer looks
-    back; what n layers make of a step reaches back n (context - 1) steps. 1: no memory, a feed-forward network.
+    """Width D (divisible by heads) and layers. `context`: number of steps that a layer attends to, the current one
+    included; n layers reach back n (context - 1) steps. 1: a feed-forward network without memory.
     """
 
     embed_dim: Width
@@ -36,7 +36,7 @@ class Config:
 
 
 class Cache(NamedTuple):
-    """Keys and values of the last `context` steps of every layer, oldest first, and which of these steps there were."""
+    """Keys and values of the last `context` steps of each layer, oldest first, and which of these steps exist."""
 
     keys: Float[Array, "B N P S D"]
     values: Float[Array, "B N P S D"]
@@ -44,13 +44,13 @@ class Cache(NamedTuple):
 
 
 def empty_cache(config: Config, batch_size: int, agents: int) -> Cache:
-    """Of an agent that has seen nothing; all zeros."""
+    """Returns the cache at the start of an episode: zeros."""
     before = (batch_size, agents, config.depth, config.context, config.embed_dim)
     return Cache(jnp.zeros(before), jnp.zeros(before), jnp.zeros((batch_size, agents, config.context), bool))
 
 
 def visible(first: Bool[Array, "B T"], there: Bool[Array, "B N S"], context: int) -> Bool[Array, "B N T L"]:
-    """Which of L = S + T steps, those of the cache before those of the window, each step of the window looks at."""
+    """Returns the attention mask: which of L = S + T steps, cache then window, each step of the window attends to."""
     steps, cached = first.shape[1], there.shape[-1]
     lag = jnp.arange(steps)[:, None] - (jnp.arange(cached + steps) - cached)[None, :]
     episode = jnp.cumsum(first, axis=1)
@@ -61,7 +61,7 @@ def visible(first: Bool[Array, "B T"], there: Bool[Array, "B N S"], context: int
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each behind a LayerNorm and beside a residual (pre-norm)."""
+    """Attention and feed-forward, both pre-norm with a residual."""
 
     config: Config
 
@@ -73,7 +73,7 @@ class Layer(nn.Module):
         keys: Float[Array, "B N S D"],
         values: Float[Array, "B N S D"],
     ) -> tuple[Float[Array, "B T N D"], Float[Array, "B N L D"], Float[Array, "B N L D"]]:
-        """Also the keys and values of the cached steps and of those of the window."""
+        """Also returns keys and values of cache and window."""
         c = self.config
         width, steps, cached = c.embed_dim // c.heads, x.shape[1], keys.shape[2]
         y = nn.LayerNorm(epsilon=1e-5)(x)
@@ -93,9 +93,9 @@ class Layer(nn.Module):
 
 
 class Causal(nn.Module):
-    """[B, T, N, D] of what was seen to as much of what it means, and the cache behind the last step.
+    """Maps embeddings [B, T, N, D] to the same shape, and returns the cache after the last step.
 
-    Nothing reaches across an episode start (`first`), also none in the cache.
+    Attention never crosses an episode start (`first`).
     """
 
     config: Config
@@ -111,7 +111,7 @@ class Causal(nn.Module):
             x, *both = Layer(c, name=f"layer_{i}")(x, mask, cache.keys[:, :, i], cache.values[:, :, i])
             kept.append([y[:, :, -c.context :] for y in both])
         keys, values = (jnp.stack(z, axis=2) for z in zip(*kept, strict=True))
-        # The steps that the step after the last one of the window would look at, were it of the same episode.
+        # The steps that a next step of the same episode would attend to.
         here = jnp.cumsum(first, axis=1)
         own = jnp.broadcast_to((here == here[:, -1:])[:, None], (*x.shape[:1], x.shape[2], x.shape[1]))
         there = jnp.concatenate([cache.there & ~first.any(1)[:, None, None], own], axis=-1)
@@ -119,9 +119,9 @@ class Causal(nn.Module):
 
 
 class Token(nn.Module):
-    """What an agent sees and did last (-1: nothing), and the return that is asked of it, as one vector per step.
+    """Embeds observation, last action (-1: none) and return to go as one vector per step.
 
-    Each is embedded and they are added up (MADT makes them tokens of their own, and acts on the last).
+    It is the sum of their embeddings. (MADT has a token for each.)
     """
 
     features: int
@@ -141,7 +141,7 @@ class Token(nn.Module):
 
 
 class Policy(nn.Module):
-    """MADT's policy: one number per action from an agent's own last steps."""
+    """MADT's policy: logits from an agent's own last steps."""
 
     config: Config
     actions: int
@@ -163,14 +163,13 @@ class Policy(nn.Module):
 
 
 class Agent(NamedTuple):
-    """A module with the signature of `Policy`, whatever it returns before the cache, as pure functions.
+    """Pure functions of a module with the signature of `Policy`.
 
-    `target_return`: the undiscounted return that play asks for, of which what was received is taken away; windows are
-    told what is recorded or, of one's own play, what was asked for (extras["to_go"]). None: nothing is told.
+    `target_return`: the undiscounted return to condition on in acting. The return to go is this minus what was
+    received; windows use the recorded one, or that of acting (extras["to_go"]). None: no return to go.
 
-    `entities`: with it the module is given the tokens of what each agent sees, its last action among them, in place of
-    last actions. They are made here, as how many there are depends on the size of the team, which a module that is run
-    on agents one by one does not know.
+    `entities`: the module gets entity tokens, with the last action, instead of last actions. They are computed here,
+    because their number depends on the team size, which a module that runs on single agents does not know.
     """
 
     module: Any
@@ -184,7 +183,7 @@ class Agent(NamedTuple):
         return AgentCarry(history, jnp.full((batch_size, agents), -1, jnp.int32))
 
     def told(self, batch: Batch) -> Array | None:
-        """[B, T]: the return to go at every step, None where it is not told."""
+        """Returns the return to go at each step [B, T], None if not used."""
         if self.target_return is None:
             return None
         if "to_go" in batch.extras:
@@ -198,13 +197,13 @@ class Agent(NamedTuple):
         return self.module.init(key, *seen, self.told(batch), batch.first, cache)["params"]
 
     def seen(self, observation: Observation, last_action: Array) -> tuple[Observation, Any]:
-        """What the module is shown first: an observation, and last actions or, with `entities`, tokens."""
+        """Returns the first inputs of the module: observation, and last actions or, with `entities`, tokens."""
         return observation, last_action if self.entities is None else agent_inputs(
             self.entities, observation, last_action
         )
 
     def window(self, params: Params, batch: Batch, carry: AgentCarry | None = None) -> Any:
-        """What the module says at every step of a window; `carry`: see `carry_before`."""
+        """Returns the outputs at each step of a window. `carry`: see `carry_before`."""
         carry = carry_before(self.init_carry, batch) if carry is None else carry
         last = last_actions(batch, carry.last_action)
 
@@ -215,7 +214,7 @@ class Agent(NamedTuple):
         return skip_padded_agents(run, batch, steps, carry.history["cache"], rows)
 
     def act(self, params: Params, carry: AgentCarry, observation: Observation) -> tuple[dict[str, Any], Any]:
-        """(history, what the module says) of one step."""
+        """Returns (history, outputs) of one step."""
         history, to_go = {}, None
         if self.target_return is not None:
             received = 0.0 if observation.reward is None else observation.reward

@@ -1,6 +1,6 @@
 """The networks of HiSSD (Liu et al. 2025): planner, predictor, task encoder, controller and value.
 
-Common skills are what the planner says of each entity that an agent sees; the task skill is one vector per agent.
+The common skills are one vector per entity that an agent sees; the task skill is one vector per agent.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def _join(*tokens: Array) -> Array:
 
 
 class Planner(nn.Module):
-    """Common skills: one vector for every entity that an agent sees, and a history."""
+    """Returns common skills, one vector per entity that an agent sees, and the history."""
 
     config: Config
 
@@ -80,7 +80,7 @@ class Predictor(nn.Module):
 
 
 class TaskEncoder(nn.Module):
-    """(task skill z, vector to contrast) of each agent by what it sees now; it has no memory."""
+    """Returns (task skill z, embedding to contrast) of each agent, from the current observation."""
 
     config: Config
 
@@ -93,7 +93,7 @@ class TaskEncoder(nn.Module):
 
 
 class Controller(nn.Module):
-    """Actions from what an agent sees, its common skills (None: without) and its task skill (None: without)."""
+    """Maps observation, common skills (or None) and task skill (or None) to action logits."""
 
     config: Config
     entities: Entities
@@ -120,7 +120,7 @@ class Controller(nn.Module):
 
 
 class Value(nn.Module):
-    """One value per agent, by what it has seen."""
+    """Returns one value per agent, from its observations so far."""
 
     config: Config
 
@@ -134,7 +134,7 @@ class Value(nn.Module):
 
 
 class Similarity(nn.Module):
-    """a W b for every pair of rows, both of unit length; W starts near the identity."""
+    """Returns a W b for each pair of rows, normalised to unit length; W starts near the identity."""
 
     temperature: float
 

@@ -1,4 +1,4 @@
-"""The networks of M3 (Meng et al. 2023): what an agent did as a shared code, told the task, and one of its own."""
+"""The networks of M3 (Meng et al. 2023): actor, task condition, and the latent of a single agent."""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -13,10 +13,10 @@ from mtmarl.types import Entities, Observation, Tokens
 
 @dataclass(frozen=True)
 class Config(causal.Config):
-    """encoder: an observation as one padded vector, or as a set of entities (then also what an action aims at is).
+    """encoder: reads an observation as one padded vector, or as a set of entities.
 
-    condition: how the task enters the shared latent p(c) z; by a gate (element by element, as in the paper), FiLM, or
-    concatenation and a layer over both; none: not at all.
+    condition: how task features c enter the shared latent p(c) z: by an element-wise gate (as in the paper), FiLM, or
+    concatenation and a layer; none: not at all.
     """
 
     encoder: Literal["padded", "entity"] = "padded"
@@ -24,7 +24,7 @@ class Config(causal.Config):
 
 
 class Latents(NamedTuple):
-    """Per step and agent: the encoding z, the shared part of it told the task (z_e), and the logits of its actions."""
+    """Per step and agent: encoding z, conditioned shared latent z_e, and action logits."""
 
     z: Float[Array, "*b N D"]
     shared: Float[Array, "*b N D"]
@@ -32,12 +32,12 @@ class Latents(NamedTuple):
 
 
 def without(view: Float[Array, "*b O"], told: tuple[int, int]) -> Float[Array, "*b P"]:
-    """An observation without the columns from `told[0]` to `told[1]`."""
+    """Removes the columns `told[0]` to `told[1]` of an observation."""
     return jnp.concatenate([view[..., : told[0]], view[..., told[1] :]], axis=-1)
 
 
 class Condition(nn.Module):
-    """z_e = p(c) z: the task's features let through what of z matters in it. Without features z stays as it is."""
+    """z_e = p(c) z, conditioned on task features c. Without features it is z."""
 
     kind: Literal["gate", "film", "concat", "none"]
 
@@ -55,11 +55,10 @@ class Condition(nn.Module):
 
 
 class Actor(nn.Module):
-    """What acts, before and after fine-tuning: encoder, the shared part of the split, condition and action head.
+    """The actor, before and after fine-tuning: encoder, shared latent, condition and action head.
 
-    The head reads the continuous latent; quantisation only shapes it. `told`: which columns of an observation are
-    features of the task. `last` are last actions or, for the encoder of entities, the tokens that hold them. latents:
-    what it says is `Latents`; else the logits alone, with the same parameters.
+    The head reads the continuous latent. `told`: columns of the task features in an observation. `last`: last actions,
+    or entity tokens that include them. latents: returns `Latents`, else logits only, with the same parameters.
     """
 
     config: Config
@@ -100,7 +99,7 @@ class Actor(nn.Module):
 
 
 class Specific(nn.Module):
-    """(mean, log variance) of the latent of the agent itself, z_i."""
+    """Returns (mean, log variance) of the agent's own latent z_i."""
 
     width: int
 

@@ -1,6 +1,4 @@
-"""The networks of ODIS (Zhang et al. 2023) and HyGen (Zhang et al. 2024): who finds skills, who chooses them, and who
-turns them into actions.
-"""
+"""The networks of ODIS (Zhang et al. 2023) and HyGen (Zhang et al. 2024): state encoder, value of skills, decoder."""
 
 from typing import Any
 
@@ -21,7 +19,7 @@ from mtmarl.types import Entities, TeamTokens, Tokens
 
 
 class StateEncoder(nn.Module):
-    """What each agent is doing, from the state and everybody's actions: one vector per agent. It has no memory."""
+    """Encodes state and joint action as one vector per agent, without memory."""
 
     embed_dim: int
 
@@ -35,7 +33,7 @@ class StateEncoder(nn.Module):
 
 
 class MultiHeadEncoder(nn.Module):
-    """The same by attention of several heads, without a residual: HyGen, equation 1. `head_width`: of each of them."""
+    """State encoder with multi-head attention and no residual (HyGen, equation 1). `head_width`: of each head."""
 
     embed_dim: int
     heads: int
@@ -56,7 +54,7 @@ class MultiHeadEncoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Actions from what an agent sees and its skill; it has a history of its own."""
+    """Maps observation and skill to action logits, with a history of its own."""
 
     config: Config
     entities: Entities
@@ -77,7 +75,7 @@ class Decoder(nn.Module):
 
 
 class Odis(nn.Module):
-    """All of it. Only `label` sees a state; `act` and `value` see what an agent sees."""
+    """All networks of ODIS. Only `label` uses the state; `act` and `value` use an agent's observation."""
 
     config: Config
     entities: Entities
@@ -92,20 +90,20 @@ class Odis(nn.Module):
         self.q_head = nn.Dense(self.skills)
 
     def label(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N K"]:
-        """Logits of each agent's skill, by the state."""
+        """Returns logits of each agent's skill, given the state."""
         return self.skill_head(self.state_encoder(team, agent_mask))
 
     def value(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Array, Array, Array]:
-        """(value of every skill, logits of the skill that the agent recognises, history) by what it sees."""
+        """Returns (value of each skill, logits of the agent's own skill prediction, history)."""
         own, _, history = self.observer(self.look(tokens), history, False)
         return self.q_head(own), self.skill_head(own), history
 
     def act(self, tokens: Tokens, skill: Array, history: Float[Array, "*b N D"]) -> tuple[Array, Array]:
-        """(logits of actions, history) under skills [*b, N, K], which may be mixed."""
+        """Returns (action logits, history) for skills [*b, N, K], which may be mixtures."""
         return self.decoder(tokens, skill, history)
 
     def __call__(self, team: TeamTokens, tokens: Tokens, agent_mask: Array, history: Any) -> None:
-        """Touches every parameter, to initialise them."""
+        """Uses every parameter, for initialisation."""
         skill = self.label(team, agent_mask)
         self.value(tokens, history)
         self.act(tokens, skill, history)

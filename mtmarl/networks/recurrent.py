@@ -1,4 +1,4 @@
-"""Recurrent agents: a GRU over flat observations, the same for every agent, in QMIX's form and in MAPPO's."""
+"""Recurrent agents with shared parameters: a GRU over flat observations, as in QMIX and in MAPPO."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from mtmarl.types import Batch, Carry, Observation, Params
 
 @dataclass(frozen=True)
 class Config:
-    """Width of every layer, and of the mixer's embedding."""
+    """Width of all layers and of the mixer."""
 
     embed_dim: Width
 
 
 class GruAgent(nn.Module):
-    """One number per action, and the next memory, from what an agent sees and its last action (-1: none).
+    """Maps observation, last action (-1: none) and hidden state to one number per action and the next hidden state.
 
     As in QMIX (Rashid et al. 2018).
     """
@@ -41,14 +41,12 @@ class GruAgent(nn.Module):
 
 
 def scores(module: nn.Module, params: Any, observation: Observation, last_action: Array, carry: Array) -> Any:
-    """(memory, numbers of the actions) under the parameters."""
+    """Returns (hidden state, one number per action)."""
     return module.apply({"params": params}, observation, last_action, carry)[::-1]
 
 
 class GruPolicy(nn.Module):
-    """`GruAgent` as MAPPO has it (Yu et al. 2022): two layers before the GRU, each behind a LayerNorm, and logits that
-    start near 0.
-    """
+    """The actor of MAPPO (Yu et al. 2022): two layers with LayerNorm, a GRU, and logits that start near 0."""
 
     embed_dim: int
     actions: int
@@ -67,7 +65,7 @@ class GruPolicy(nn.Module):
 
 
 class Agent(NamedTuple):
-    """A module with the signature of `GruPolicy` as pure functions over windows and single steps."""
+    """Pure functions of a module with the signature of `GruPolicy`, for windows and single steps."""
 
     module: Any
     width: int
@@ -81,7 +79,7 @@ class Agent(NamedTuple):
         return self.module.init(key, batch.observation, batch.action, carry)["params"]
 
     def window(self, params: Params, batch: Batch, carry: AgentCarry) -> Any:
-        """Its numbers at every step of a window; `carry` is that before the first."""
+        """Returns one number per action at each step of a window. `carry`: before the first step."""
         last = last_actions(batch, carry.last_action)
 
         def step(history, x):
@@ -92,6 +90,6 @@ class Agent(NamedTuple):
         return unroll_agents(step, carry.history, (batch.observation, last), batch)
 
     def act(self, params: Params, carry: AgentCarry, observation: Observation) -> tuple[Any, Array]:
-        """(history, its numbers [B, N, A]) of one step."""
+        """Returns (history, one number per action [B, N, A]) of one step."""
         hidden, out = scores(self.module, params, observation, carry.last_action, carry.history["agent"])
         return {"agent": hidden}, out

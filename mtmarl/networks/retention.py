@@ -1,11 +1,10 @@
-"""Retention over time and agents, as Sable uses it (Mahjoub et al. 2025; Sun et al. 2023), in equal forms.
+"""Retention over time and agents, as in Sable (Mahjoub et al. 2025; Sun et al. 2023), in equivalent forms.
 
-Memory decays once per timestep, never between the agents of a step. Layout of queries, keys and values:
-`[B, H, T, N, F]` (batch, heads, time, agents, head features); the memory is `[B, H, F, F]` and knows no N.
+The state decays once per timestep, not between the agents of a step. Queries, keys and values are `[B, H, T, N, F]`
+(batch, heads, time, agents, head features). The state is `[B, H, F, F]` and does not depend on N.
 
-`recurrent` walks step by step, as acting does, and defines what is meant. `chunked` is how windows are computed:
-inside a chunk of time all pairs of tokens at once, between chunks through one F x F state each. One chunk of all
-steps is the parallel form of the papers, chunks of one step the timestep-factored one.
+`recurrent` goes step by step and is the reference. `chunked` computes windows: all pairs of tokens within a chunk of
+time, and one F x F state between chunks. One chunk of all steps is the parallel form of the papers.
 """
 
 import math
@@ -30,9 +29,9 @@ def head_decays(heads: int, scale: float) -> Float[Array, "H"]:
 
 
 def decay_matrix(kappa: Float[Array, "H"], first: Bool[Array, "B T"]) -> Float[Array, "B H T+1 T+1"]:
-    """What is left at t of what was written at s. Index 0 is the incoming memory, index t + 1 step t.
+    """Returns the decay from step s to step t. Index 0 is the incoming state, index t + 1 step t.
 
-    Nothing reaches across an episode start (`first`).
+    It is 0 across an episode start (`first`).
     """
     steps = jnp.arange(first.shape[1] + 1)
     lag = steps[:, None] - steps[None, :]
@@ -44,9 +43,9 @@ def decay_matrix(kappa: Float[Array, "H"], first: Bool[Array, "B T"]) -> Float[A
 
 
 def chunked(chunk: int) -> Callable:
-    """Retention in chunks of `chunk` timesteps, which must divide T. Without a loop: all chunks at once.
+    """Retention in chunks of `chunk` timesteps, which must divide T, all chunks in parallel.
 
-    Products are taken in the dtype of the queries and summed in float32 at least.
+    Products use the dtype of the queries; sums are in float32 or wider.
     """
 
     def run(
@@ -101,7 +100,7 @@ def chunked(chunk: int) -> Callable:
 def recurrent(
     q: Heads, k: Heads, v: Heads, first: Bool[Array, "B T"], carry: RetentionCarry, kappa: Array, causal: bool
 ) -> tuple[Heads, RetentionCarry]:
-    """Timestep by timestep and, where causal, agent by agent: the definition that the other forms must meet."""
+    """Retention step by step and, if causal, agent by agent: the reference for the other forms."""
 
     def step(carry, x):
         q_t, k_t, v_t, first_t = x
@@ -127,13 +126,13 @@ def recurrent(
 def retain_token(
     q: Float[Array, "B H F"], k: Float[Array, "B H F"], v: Float[Array, "B H F"], carry: RetentionCarry
 ) -> tuple[RetentionCarry, Float[Array, "B H F"]]:
-    """One agent of one step: write, then read. The memory has been decayed for this step before."""
+    """One agent of one step: writes, then reads. The state must have been decayed for this step."""
     carry = carry + k[..., :, None] * v[..., None, :]
     return carry, jnp.einsum("bhf,bhfg->bhg", q, carry)
 
 
 def choose(form: Form, steps: int, agents: int) -> Callable:
-    """The form to run for a window of this shape; a choice of speed alone."""
+    """Returns the fastest form for a window of this shape."""
     if form == "parallel":
         return chunked(steps)
     longest = 1 if form == "factored" else max(1, CHUNK_TOKENS // agents)
@@ -154,7 +153,7 @@ class Kernel(nn.Module):
 
 @jax.custom_vjp
 def standardise(x: Float[Array, "*b F"]) -> Float[Array, "*b F"]:
-    """Mean 0 and variance 1 along the last axis. The gradient in closed form takes fewer passes over the data."""
+    """Normalises the last axis to mean 0 and variance 1. The closed-form gradient needs fewer passes over the data."""
     return _standardise_forward(x)[0]
 
 
@@ -175,7 +174,7 @@ standardise.defvjp(_standardise_forward, _standardise_backward)
 
 @jax.custom_vjp
 def product(x: Float[Array, "*b E"], kernel: Float[Array, "E F"]) -> Float[Array, "*b F"]:
-    """x @ kernel. Its gradients are written out because XLA transposes a copy of the error on CPU, at 5 x the time."""
+    """Returns x @ kernel. Explicit gradients: XLA transposes a copy of the error on CPU otherwise, 5 x slower."""
     return x @ kernel
 
 
@@ -194,7 +193,7 @@ product.defvjp(_product_forward, _product_backward)
 
 
 def project(x: Float[Array, "*b E"], *kernels: Float[Array, "E ..."]) -> list[Array]:
-    """Several linear maps of one input in one product, in the dtype of the input."""
+    """Applies several linear maps to one input in one product, in the dtype of the input."""
     flat = [k.reshape(k.shape[0], -1) for k in kernels]
     borders = [sum(k.shape[1] for k in flat[: i + 1]) for i in range(len(flat) - 1)]
     joined = product(x, jnp.concatenate(flat, axis=1).astype(x.dtype))
@@ -205,10 +204,9 @@ def project(x: Float[Array, "*b E"], *kernels: Float[Array, "E ..."]) -> list[Ar
 class Retention(nn.Module):
     """Multi-scale retention with group norm and gate (Sun et al. 2023, equation 8).
 
-    Keys, values and the gate read one stream, queries the same or another. That the gate reads the key stream is as
-    in the released Sable: in the decoder's cross block it sees actions.
-    The norm is per token and head, so nothing leaks between agents; `official_groupnorm` splits each head into
-    H groups as the released code does by accident (it needs E divisible by H^2).
+    Keys, values and the gate use one stream, queries the same or another. As in the released Sable, the gate uses the
+    key stream, which holds actions in the decoder's cross-retention. The norm is per token and head, so agents stay
+    separate. `official_groupnorm` splits each head into H groups, as the released code does (E divisible by H^2).
     """
 
     embed_dim: int
@@ -226,7 +224,7 @@ class Retention(nn.Module):
         self.bias = self.param("bias", nn.initializers.zeros, (features,))
 
     def _project(self, query: Float[Array, "*b E"], source: Float[Array, "*b E"]) -> list[Array]:
-        """Queries, keys and values [*b, H, F], and the gate [*b, E]."""
+        """Returns queries, keys and values [*b, H, F], and the gate [*b, E]."""
         of_source = self.key(), self.value(), self.gate()
         if query is source:
             return project(source, self.query(), *of_source)
@@ -247,7 +245,7 @@ class Retention(nn.Module):
         first: Bool[Array, "B T"],
         carry: RetentionCarry | None,
     ) -> tuple[Float[Array, "B T N E"], RetentionCarry]:
-        """A window; no memory is one of zeros. A masked agent writes nothing: its key is zero."""
+        """Retention over a window. No carry: zeros. A masked agent writes nothing, because its key is zero."""
         q, k, v, gate = self._project(query, source)
         to_heads = lambda x: jnp.moveaxis(x, 3, 1)
         form = choose(self.form, *query.shape[1:3])
@@ -257,7 +255,7 @@ class Retention(nn.Module):
         return self._finish(jnp.moveaxis(out, 1, 3), gate), after
 
     def decay(self, carry: RetentionCarry) -> RetentionCarry:
-        """Once per timestep, before its first token."""
+        """Decays the state, once per timestep, before the first token."""
         return head_decays(self.heads, self.decay_scale)[:, None, None] * carry
 
     def token(
@@ -267,7 +265,7 @@ class Retention(nn.Module):
         active: Bool[Array, "B"],
         carry: RetentionCarry,
     ) -> tuple[Float[Array, "B E"], RetentionCarry]:
-        """One agent of the current step, while acting."""
+        """Retention of one agent in the current step, for acting."""
         q, k, v, gate = self._project(query, source)
         carry, out = retain_token(q, k * active[:, None, None], v, carry)
         return self._finish(out, gate), carry

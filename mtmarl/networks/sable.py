@@ -1,7 +1,7 @@
 """The Sable network (Mahjoub et al. 2025): a retention encoder over observations, a retention decoder over actions.
 
-One set of parameters runs in two ways, tested equal: over a window with known actions (training), and one
-timestep at a time, agent after agent, choosing actions (acting). Nothing depends on the number of agents.
+The same parameters run in two modes with equal results: over windows with given actions (training), and step by step
+and agent by agent, selecting actions (acting). Nothing depends on the number of agents.
 """
 
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ from mtmarl.types import Dims, Observation, Params
 
 @dataclass(frozen=True)
 class Config:
-    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets the length of the memory. Near 1 it reaches
-    further back than a window of training, and acting then remembers more steps than it ever learned from.
+    """embed_dim E must be divisible by heads; decay_scale f in [0, 1] sets how long memory lasts. Near 1 it lasts
+    longer than a training window, so acting uses more history than training did.
 
-    dtype: of the products and activations. Parameters, memory and the last product of a head are float32 either way.
+    dtype: of products and activations. Parameters, carry and the last product of a head are always float32.
 
     decoder_norm: where the norm of the decoder's input is applied: "once", before the first block (Sable as published),
     or before "every_block", as this library did before version 0.2. With one block they are the same.
@@ -48,7 +48,7 @@ class Config:
 
 
 class SableCarry(NamedTuple):
-    """What is carried from step to step: encoder, decoder self and decoder cross, each [B, L, H, F, F]."""
+    """Retention states of encoder, decoder self-retention and cross-retention, each [B, L, H, F, F]."""
 
     encoder: Float[Array, "B L H F F"]
     self_: Float[Array, "B L H F F"]
@@ -56,7 +56,7 @@ class SableCarry(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """Per token: policy logits (unmasked), action values (or their histograms), state value; None without a head."""
+    """Per token: unmasked policy logits, action values or their histograms, state value; None without the head."""
 
     logits: Any
     q: Any
@@ -66,7 +66,7 @@ class Outputs(NamedTuple):
 class SwiGLU(nn.Module):
     """Gated feed-forward of width E (Shazeer 2020).
 
-    Only the output starts small: with all three at zero, as released, no gradient ever reaches any of them.
+    Only the output kernel starts small. If all three start at zero, as released, none ever gets a gradient.
     """
 
     embed_dim: int
@@ -82,7 +82,7 @@ class SwiGLU(nn.Module):
 
 
 class Dense(nn.Module):
-    """A linear map and, unless without, a bias."""
+    """A linear map with an optional bias."""
 
     features: int
     kernel_init: Any
@@ -99,7 +99,7 @@ class Dense(nn.Module):
 
 
 class Head(nn.Module):
-    """Dense, GELU, RMS norm, dense. The bias of the last layer may start at given values."""
+    """Dense, GELU, RMS norm, dense. `bias`: initial bias of the last layer."""
 
     embed_dim: int
     outputs: int
@@ -111,7 +111,7 @@ class Head(nn.Module):
         x = nn.RMSNorm(dtype=x.dtype)(nn.gelu(x))
         fixed = lambda key, shape, dtype=jnp.float32: jnp.asarray(self.bias, dtype)
         bias = nn.initializers.zeros if self.bias is None else fixed
-        # The last product and its bias too: a step of bfloat16 is 0.06 at the -14 that histograms start from.
+        # In float32: bfloat16 resolves only 0.06 at -14, where the bias of histograms starts.
         return Dense(self.outputs, nn.initializers.orthogonal(0.01), bias)(x.astype(jnp.float32))
 
 
@@ -147,7 +147,7 @@ class DecoderBlock(nn.Module):
         own, cross = carry
         retained, own = self_retention(x, x, own)
         r = self.norm1(x + retained)
-        # The residual of the cross block is the observation stream.
+        # The residual of cross-retention is the observation stream.
         retained, cross = cross_retention(o, r, cross)
         y = self.norm2(o + retained)
         return self.norm3(y + self.ffn(y)), (own, cross)
@@ -229,7 +229,7 @@ class Network(nn.Module):
 def previous_actions(
     action: Int[Array, "*b N"], agent_mask: Bool[Array, "*b N"], actions: int
 ) -> Float[Array, "*b N tokens"]:
-    """The decoder's input: one-hot of the action of the nearest active agent before, or of "start" (index 0)."""
+    """Returns the input of the decoder: one-hot of the action of the previous active agent, or "start" (index 0)."""
     slots = jnp.where(agent_mask, jnp.arange(action.shape[-1]), -1)
     before = jax.lax.cummax(slots, axis=slots.ndim - 1)
     before = jnp.concatenate([jnp.full_like(before[..., :1], -1), before[..., :-1]], -1)
@@ -247,7 +247,7 @@ class Sable(NamedTuple):
     def make(
         cls, config: Config, dims: Dims, *, q_bins: int = 0, q_bias=None, policy=True, value=False
     ) -> "Sable":
-        """A network for tasks of these dims. `q_bins` outputs per action of the Q head (1: a scalar)."""
+        """Returns the network for these dims. `q_bins`: outputs per action of the Q head (1: scalar)."""
         bias = None if q_bias is None else tuple(float(b) for b in q_bias) * dims.actions
         network = Network(
             config, policy=dims.actions * policy, q=dims.actions * q_bins, value=value, q_bias=bias
@@ -258,14 +258,14 @@ class Sable(NamedTuple):
         return self.module.apply({"params": params}, *args, method=method)
 
     def init_carry(self, batch_size: int, agents: int = 0) -> SableCarry:
-        """An empty memory; it is the same for any number of agents."""
+        """Returns the carry at the start of an episode, the same for any number of agents."""
         c = self.module.config
         features = c.embed_dim // c.heads
         zeros = jnp.zeros((batch_size, c.blocks, c.heads, features, features))
         return SableCarry(zeros, zeros, zeros)
 
     def init(self, key: jax.Array, observation: Observation) -> Params:
-        """Parameters, from an example window [B, T, N, …]."""
+        """Returns initial parameters, given an example window [B, T, N, …]."""
         batch, steps, agents = observation.obs.shape[:3]
         tokens = jnp.zeros((batch, steps, agents, self.actions + 1))
         first = jnp.zeros((batch, steps), bool)
@@ -282,7 +282,7 @@ class Sable(NamedTuple):
         first: Bool[Array, "B T"],
         carry: SableCarry | None = None,
     ) -> tuple[Outputs, SableCarry]:
-        """Outputs for a window whose actions are known. Q comes back as [B, T, N, A, bins]. No memory: a fresh one."""
+        """Returns outputs for a window with given actions, Q as [B, T, N, A, bins], and the carry after it."""
         tokens = previous_actions(action, observation.agent_mask, self.actions)
         out, after = self._apply(params, observation.obs, tokens, observation.agent_mask, first, carry)
         return self._shape_q(out), after
@@ -304,10 +304,10 @@ class Sable(NamedTuple):
         return o[:, 0], None if value is None else value[:, 0], encoder
 
     def act(self, params: Params, carry: SableCarry, observation: Observation, key: jax.Array, choose):
-        """One timestep, agent after agent. `choose(logits, q, legal, key) -> action [B]`, a key per agent.
+        """Selects actions of one step, agent by agent, with `choose(logits, q, legal, key) -> action [B]`.
 
-        An inactive slot emits NOOP (0), leaves the memory as it is and is skipped as "previous agent".
-        Returns (memory, action [B, N], Outputs [B, N, …]).
+        A padded agent does NOOP (0), does not change the carry and is skipped as "previous agent".
+        Returns (carry, action [B, N], Outputs [B, N, …]).
         """
         o, value, encoder = self._encode(params, carry, observation)
         apply = lambda method, *args: self._apply(params, *args, method=method)
@@ -335,7 +335,7 @@ class Sable(NamedTuple):
 
 
 def sample_policy(logits, q, legal, key, sample_probability):
-    """Samples with probability `sample_probability`, else takes the likeliest legal action."""
+    """Samples with probability `sample_probability`, else selects the most likely legal action."""
     del q
     key_sample, key_coin = jax.random.split(key)
     logits = jnp.where(legal, logits, masked.NEG_INF)
@@ -345,7 +345,7 @@ def sample_policy(logits, q, legal, key, sample_probability):
 
 
 def policy_act(net: Sable, choose=sample_policy):
-    """`act` of an algorithm that chooses from one step's outputs alone; see `types.Act`."""
+    """Returns `act` of an algorithm that selects actions from the outputs of one step; see `types.Act`."""
 
     def act(params, carry, observation, key, sample_probability):
         pick = lambda logits, q, legal, k: choose(logits, q, legal, k, sample_probability)
