@@ -45,7 +45,7 @@ class Line:
         return [*self.layers, Layer("the command line", {**self.words, **self.texts})]
 
 
-def read(argv: Sequence[str]) -> Line:
+def read(argv: Sequence[str], command: str = "train") -> Line:
     """Groups may be written with or without `+`. A task name (with a `/`) becomes a task set. Raises UserError."""
     said: dict[str, str] = {}
     words: dict[str, str] = {}
@@ -70,22 +70,29 @@ def read(argv: Sequence[str]) -> Line:
         else:
             words.pop(key, None)
             words[key] = value
-    return Line(said, *_layers(said, words), words, texts)
+    return Line(said, *_layers(said, words, command), words, texts)
 
 
-def _layers(said: Mapping[str, str], words: Mapping[str, str]) -> tuple[dict[str, str], str, list[Layer]]:
+def _layers(
+    said: Mapping[str, str], words: Mapping[str, str], command: str
+) -> tuple[dict[str, str], str, list[Layer]]:
     profile, _, family = said.get("profile", "").partition(":")
     used = layers.expand(profile, _profile) if "profile" in said else []
     known = [layers.NONE, *layers.families(used)]
     if family and family not in known:
         raise UserError(f"+profile={profile}:{family}: no such family{suggest(family, known)}")
-    chosen = {**{group: name for _, p in used for group, name in p.choices().items()}, **said}
+    choices = {name: p.choices(command) for name, p in used}
+    chosen = {**{group: name for choice in choices.values() for group, name in choice.items()}, **said}
     algo = chosen.get("algo", "")
     tasks, inline = _tasks(chosen.get("tasks"))
     train = files.read_value(words.get("tasks.train", "null")) or tasks.values.get("tasks.train")
     family = family or layers.family_of(train if isinstance(train, list) else ())
     of_profile = list(layers.layers(used, algo, family))
-    names = [Layer(f"configs/profiles/{name}.yaml", {"algo_name": p.algo}) for name, p in used if p.algo]
+    names = [
+        Layer(f"configs/profiles/{name}.yaml", {"algo_name": choice["algo"]})
+        for name, choice in choices.items()
+        if "algo" in choice
+    ]
     names += [Layer("the command line", {"algo_name": algo})] if "algo" in said else []
     # Tasks that are named one by one win over those of a profile.
     named = f"{profile}:{family if family in known else layers.NONE}" if profile else ""

@@ -35,7 +35,7 @@ def compose(argv: Sequence[str], command: str) -> Config:
     if any(a in ("-h", "--help") for a in argv):
         print(help_text(command, argv))
         raise SystemExit(0)
-    line = command_line.read([a for a in argv if a != "--show-config"])
+    line = command_line.read([a for a in argv if a != "--show-config"], command)
     values = _merged(line.layers, line.words, line.texts)
     keys = [*line.said, *line.words, *line.texts]
     if command == "evaluate" and (others := [key for key in keys if not OF_EVALUATE.match(key)]):

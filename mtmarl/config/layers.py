@@ -22,11 +22,13 @@ Settings = Mapping[str, Any]
 class Profile:
     """One file of configs/profiles. `algo` and `tasks` are used where the command line chooses none.
 
+    `collect_with` takes the place of `algo` in `mtmarl.collect`.
     `families`: family -> settings; `algorithms`: algorithm -> settings; `algorithms_on_families`: algorithm -> family
     -> settings. Settings are nested as in config.yaml.
     """
 
     algo: str | None = None
+    collect_with: str | None = None
     tasks: str | None = None
     includes: tuple[str, ...] = ()
     settings: Settings = field(default_factory=dict)
@@ -34,8 +36,9 @@ class Profile:
     algorithms: Mapping[str, Settings] = field(default_factory=dict)
     algorithms_on_families: Mapping[str, Mapping[str, Settings]] = field(default_factory=dict)
 
-    def choices(self) -> dict[str, str]:
-        return {key: name for key, name in (("algo", self.algo), ("tasks", self.tasks)) if name is not None}
+    def choices(self, command: str) -> dict[str, str]:
+        algo = (command == "collect" and self.collect_with) or self.algo
+        return {key: name for key, name in (("algo", algo), ("tasks", self.tasks)) if name is not None}
 
 
 class Layer(NamedTuple):

@@ -115,6 +115,13 @@ def test_mistakes_are_one_line(root, argv, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_profile_collects_with_an_algorithm_of_its_own(root):
+    (root / "profiles/one.yaml").write_text("algo: other\ncollect_with: sable\ntasks: two\n")
+    chosen = lambda command, *argv: config.compose(["profile=more", *argv], command).algo_name
+    assert (chosen("train"), chosen("collect")) == ("other", "sable")
+    assert chosen("collect", "algo=other") == "other"
+
+
 def test_earlier_words_are_the_words_of_today():
     words = config.deciding_words
     for old, new, tasks in (
