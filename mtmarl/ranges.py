@@ -32,13 +32,15 @@ class Range:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Lists without repetitions."""
+    """Lists without repetitions, of at least `least` entries."""
+
+    least: int = 0
 
     def __contains__(self, value: Sequence[object]) -> bool:
-        return len(set(value)) == len(value)
+        return len(set(value)) == len(value) >= self.least
 
     def __str__(self) -> str:
-        return "hold no entry twice"
+        return "hold different entries" + (f", at least {self.least}" if self.least else "")
 
 
 def _at_most(high: int) -> Range:
@@ -54,6 +56,7 @@ Count = Annotated[int, Range(1), _at_most(INT32_MAX)]
 Natural = Annotated[int, Range(0), _at_most(INT32_MAX)]
 # What a random key takes.
 Seed = Annotated[int, Range(0, INT32_MAX)]
+Seeds = Annotated[tuple[Seed, ...], Distinct(1)]
 # Axes of batches, and numbers of episodes: far more than any machine holds, and less than overflows in a product.
 Size = Annotated[int, Range(1), _at_most(2**20)]
 # Axes of networks, of which two make a matrix.

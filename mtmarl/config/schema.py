@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mtmarl.ranges import Count, Natural, Seed, Share, Size, SomeShare
+from mtmarl.ranges import Count, Natural, Seed, Seeds, Share, Size, SomeShare
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Config:
     algo: Mapping[str, Any] = field(default_factory=dict)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
-    seeds: tuple[Seed, ...] | None = None
+    seeds: Seeds | None = None
     distributed: bool = False
     run_dir: str | None = None
     run: str | None = None

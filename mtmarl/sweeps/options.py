@@ -7,6 +7,7 @@ from typing import Any
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.ranges import Count, Seeds
 from mtmarl.sweeps.spec import OWN, read_sweep
 
 USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value …]
@@ -32,10 +33,10 @@ class Options:
 
     sweep: str
     profile: str = "cpu"
-    jobs: int = 1
+    jobs: Count = 1
     launcher: str = "local"
     launcher_options: Mapping[str, str] = field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = None
     results: tuple[str, ...] = ()
     out: str | None = None
     dry_run: bool = False
@@ -60,21 +61,14 @@ def read_options(argv: Sequence[str]) -> Options:
         key = key.lstrip("+")
         if key in ("sweep", "profile", "out", "launcher"):
             values[key] = value
-        elif key == "jobs":
-            if not value.isdecimal() or int(value) < 1:
-                raise UserError(f"jobs must be an int of at least 1, not {value!r}")
-            values[key] = int(value)
-        elif key == "seeds":
-            seeds = [v.strip() for v in value.strip("[]").split(",")]
-            if not all(v.isdecimal() for v in seeds) or len(set(seeds)) < len(seeds):
-                raise UserError(f"seeds must be different ints, as in 0,1,2, not {value!r}")
-            values[key] = tuple(map(int, seeds))
+        elif key in ("jobs", "seeds"):
+            values[key] = config.read_value(value if key == "jobs" else f"[{value.strip('[]')}]")
         elif key == "results":
-            values[key] = tuple(v.strip() for v in value.split(","))
+            values[key] = [v.strip() for v in value.split(",")]
         elif key.startswith("launcher."):
             places[key.removeprefix("launcher.")] = value
         elif key.startswith("only."):
-            only[key.removeprefix("only.")] = tuple(v.strip() for v in value.split(","))
+            only[key.removeprefix("only.")] = [v.strip() for v in value.split(",")]
         elif arg.startswith("-") or not equals:
             raise UserError(f"{arg}: options are written key=value, see --help")
         elif key in ("dry_run", "dry-run"):
@@ -85,7 +79,8 @@ def read_options(argv: Sequence[str]) -> Options:
             overrides.append(arg)
     if not values.get("sweep"):
         raise UserError(f"choose one: +sweep={{{', '.join(config.options('sweep'))}}}")
-    return Options(**values, only=only, launcher_options=places, overrides=tuple(overrides))
+    values |= {"only": only, "launcher_options": places, "overrides": overrides}
+    return config.parse(Options, values, "the command line")
 
 
 def help_text() -> str:

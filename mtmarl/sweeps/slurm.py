@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mtmarl import config, divergence
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.ranges import Count, Natural
 from mtmarl.sweeps.local import TRAIN
 
 POLL_SECONDS = 10.0
@@ -37,13 +38,13 @@ class Config:
     kind: Literal["local", "slurm"]
     partition: str | None = None
     account: str | None = None
-    minutes: int = 240
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int = 0
-    cpus_per_task: int = 4
-    memory_gb: int = 16
-    requeues: int = 5
+    minutes: Count = 240
+    nodes: Count = 1
+    tasks_per_node: Count = 1
+    gpus_per_node: Natural = 0
+    cpus_per_task: Count = 4
+    memory_gb: Count = 16
+    requeues: Natural = 5
     setup: tuple[str, ...] = field(default_factory=tuple)
     submitit: Literal["slurm", "local"] = "slurm"
 
@@ -59,11 +60,7 @@ def read(name: str, overrides: Mapping[str, str] | None = None) -> Config:
         raise UserError(f"unknown launcher={name}{config.suggest(name, known)}")
     path = config.file_of("launcher", name)
     values = {**config.read_yaml(path), **{k: config.read_value(v) for k, v in (overrides or {}).items()}}
-    found = config.parse(Config, values, f"configs/launcher/{name}.yaml or the command line")
-    for key in ("minutes", "nodes", "tasks_per_node", "cpus_per_task", "memory_gb"):
-        if getattr(found, key) < 1:
-            raise UserError(f"launcher.{key} must be at least 1, not {getattr(found, key)}")
-    return found
+    return config.parse(Config, values, f"configs/launcher/{name}.yaml or the command line", "launcher")
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from mtmarl import config, settings
 from mtmarl.errors import UserError
+from mtmarl.ranges import Seeds
 
 # Keys of a run that a sweep sets itself, and what to write instead.
 OWN = {"run_dir": "give out=", "seed": "give seeds=", "distributed": "give launcher=slurm launcher.nodes="}
@@ -23,8 +24,8 @@ class Profile:
 
     overrides: tuple[str, ...] = ()
     levels: Mapping[str, tuple[str | int | float, ...]] = field(default_factory=dict)
-    seeds: tuple[int, ...] | None = None
-    level_seeds: Mapping[str, Mapping[str | int | float, tuple[int, ...]]] = field(default_factory=dict)
+    seeds: Seeds | None = None
+    level_seeds: Mapping[str, Mapping[str | int | float, Seeds]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Sweep:
 
     title: str
     axes: Mapping[str, Mapping[str, tuple[str, ...]]]
-    seeds: tuple[int, ...]
+    seeds: Seeds
     profiles: Mapping[str, Profile]
     base: tuple[str, ...] = ()
     x: str | None = None
@@ -134,13 +135,6 @@ def _check(sweep: Sweep, where: str) -> None:
         raise UserError(f"{where}: x, panel and line must be different axes")
     if not sweep.profiles:
         raise UserError(f"{where}: profiles is empty; write one, such as cpu: {{}}")
-    given = [
-        *(p.seeds for p in sweep.profiles.values() if p.seeds is not None),
-        *(s for p in sweep.profiles.values() for levels in p.level_seeds.values() for s in levels.values()),
-    ]
-    for seeds in (sweep.seeds, *given):
-        if not seeds or len(set(seeds)) < len(seeds):
-            raise UserError(f"{where}: seeds must be different numbers, at least one")
     choices = [(f"profiles.{n}.levels", p.levels) for n, p in sweep.profiles.items()]
     choices += [(f"profiles.{n}.level_seeds", p.level_seeds) for n, p in sweep.profiles.items()]
     cells = [

@@ -68,7 +68,11 @@ def test_each_is_as_if_alone_also_after_a_stop(micro_vaults, tmp_path, monkeypat
 
 @pytest.mark.parametrize(
     ("option", "message"),
-    [("seeds=[0,0]", "different ints"), ("seeds=[]", "different ints"), ("seeds=[-1]", "0 … 2147483647")],
+    [
+        ("seeds=[0,0]", "hold different entries"),
+        ("seeds=[]", "hold different entries"),
+        ("seeds=[-1]", "0 … 2147483647"),
+    ],
 )
 def test_mistakes(micro_vaults, tmp_path, capsys, option, message):
     assert train.main(arguments(micro_vaults, tmp_path, option)) == 2
