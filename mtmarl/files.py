@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -84,6 +85,18 @@ def scratch_folder(parent: Path | None = None, prefix: str = _SCRATCH) -> Iterat
         finally:
             remove(folder)
             lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def store_errors(place: Path) -> Iterator[None]:
+    """Turns what TensorStore raises where a file cannot be written, as on a full disk, into the OSError behind it."""
+    try:
+        yield
+    except ValueError as error:
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1])), str(place)) from None
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

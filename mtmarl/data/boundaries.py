@@ -109,8 +109,21 @@ def decide(seen: Recorded, known: Known, remarks: list[str]) -> Boundaries:
         )
     if flags.any() and seen.usual != chosen.meaning:
         remarks.append(f"a flag marks {_SAYS[chosen.meaning]}")
-    remarks += chosen.remarks
+    remarks += [*chosen.remarks, *_unsaid_limit(seen, known, chosen.found)]
     return chosen.found
+
+
+def _unsaid_limit(seen: Recorded, known: Known, found: Boundaries) -> Iterator[str]:
+    """Of flags that do not tell ends from time limits: many episodes as long as the longest, below the horizon."""
+    if seen.cut is not None or known.horizon is None:
+        return
+    longest, length = int(found.count.max()) + 1, found.count[found.terminal] + 1
+    alike = int((length == longest).sum())
+    if 1 < longest < known.horizon and alike >= max(4, 0.25 * found.first.sum()):
+        yield (
+            f"{alike} of {int(found.first.sum())} episodes end at step {longest:,} and none is longer: taken as ends "
+            f"by their state; if that was the time limit, give --horizon {longest}"
+        )
 
 
 def _choose(readings: list[_Reading], seen: Recorded, known: Known) -> _Reading:

@@ -198,6 +198,7 @@ def _converted(
     agents = obs.shape[2]
     action = foreign_arrays.discrete(leaves[layout.action], agents)
     own_reward = per_agent(layout.reward, real(layout.reward, leaves[layout.reward]), agents)
+    foreign_arrays.float32("rewards", own_reward, remarks)
     reward = foreign_arrays.team_reward(own_reward, options.team_reward or TEAM_REWARD.get(family), remarks)
     flags = [
         np.broadcast_to(per_agent(leaf, boolean(leaf, leaves[leaf]), agents), action.shape)

@@ -67,7 +67,7 @@ def read_flashbax(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """
     try:
         # JSON knows no NaN: as text it can be recorded again.
-        metadata = json.loads((path / METADATA).read_text(), parse_constant=str)
+        metadata = json.loads((path / METADATA).read_bytes(), parse_constant=str)
         shapes = {name: _shape(text) for name, text in _flat(metadata["structure_shape"])}
         dtypes = dict(_flat(metadata.get("structure_dtype", {})))
         version = int(float(metadata["version"]))

@@ -92,7 +92,13 @@ def step_counts(leaves: Mapping[str, np.ndarray], agents: int, remarks: list[str
         return None
     if count.min() == 1:
         remarks.append(f"{name} counts from 1")
-        return count - 1
+        count = count - 1
+    rises = np.diff(count, axis=1)[count[:, 1:] > 0]
+    if len(rises) and np.mean(rises == 1) < 0.75:
+        raise UserError(
+            f"{name} rises by 1 at {np.mean(rises == 1):.0%} of the steps within episodes; expected env steps of the "
+            "episode: correct it, or leave it out of the vault"
+        )
     return count
 
 

@@ -134,7 +134,7 @@ def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> Non
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
             part.rename(out / directory)
-            commit = (json.loads((out / directory / "run.json").read_text()).get("commit") or "unknown")[:12]
+            commit = (json.loads((out / directory / "run.json").read_bytes()).get("commit") or "unknown")[:12]
             print(f"taken     {directory} from {place} (commit {commit})", flush=True)
         else:
             reported[directory] = place

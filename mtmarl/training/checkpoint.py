@@ -11,8 +11,10 @@ import hashlib
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +24,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint._src.serialization import tensorstore_utils
 
 from mtmarl.errors import UserError
-from mtmarl.files import write_json
+from mtmarl.files import files_below, store_errors, write_json
 
 CHECKSUMS = "checksums.json"
 REMEDY = "use another run_dir, or remove all checkpoints to start again"
 
-# Orbax narrates every save at INFO and below.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# Orbax narrates every save at INFO and below, and logs errors that it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def _abstract(tree: Any) -> Any:
@@ -53,12 +55,31 @@ def _uncounted() -> Iterator[None]:
         of.get_tensorstore_raw_bytes = counts
 
 
+@contextmanager
+def _saving(place: Path) -> Iterator[None]:
+    """Orbax at work on `place`; where that cannot be written, one OSError.
+
+    It leaves tasks behind that print the same error again, with tracebacks, whenever they end or are collected.
+    """
+    uncaught, unraisable = sys.excepthook, sys.unraisablehook
+    of_task = lambda error: isinstance(error, RuntimeError | ImportError)
+    sys.excepthook = lambda kind, error, trace: None if of_task(error) else uncaught(kind, error, trace)
+    sys.unraisablehook = lambda told: None if of_task(told.exc_value) else unraisable(told)
+    try:
+        with _uncounted(), store_errors(place):
+            yield
+    except OSError:
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        raise
+    sys.excepthook, sys.unraisablehook = uncaught, unraisable
+
+
 class Damaged(UserError):
     """A saved state that cannot be read; an older one may be whole."""
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    files = sorted(f for f in directory.rglob("*") if f.is_file() and f.name != CHECKSUMS)
+    files = [f for f in files_below(directory) if f.name != CHECKSUMS]
     digest = lambda f: hashlib.sha256(f.read_bytes()).hexdigest()
     return {f.relative_to(directory).as_posix(): digest(f) for f in files}
 
@@ -76,7 +97,7 @@ def _damage(directory: Path) -> str | None:
         saved = json.loads(file.read_text(encoding="utf-8"))
         now = _digests(directory)
         return next((name for name in sorted({*saved, *now}) if saved.get(name) != now.get(name)), None)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (UserError, OSError, ValueError, TypeError, AttributeError, RecursionError):
         return CHECKSUMS
 
 
@@ -89,7 +110,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, update: int, state: Any) -> None:
-        with _uncounted():
+        with _saving(self.directory / str(update)):
             self._manager.save(update, args=ocp.args.StandardSave(state), force=True)
         if jax.process_index() == 0:
             _seal(self.directory / str(update))
@@ -161,7 +182,7 @@ def _alone() -> Iterator[ocp.StandardCheckpointer]:
         options["multiprocessing_options"] = ocp.options.MultiprocessingOptions(
             primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"params-{own}"
         )
-    with _uncounted(), ocp.StandardCheckpointer(**options) as checkpointer:
+    with ocp.StandardCheckpointer(**options) as checkpointer:
         yield checkpointer
 
 
@@ -171,15 +192,25 @@ def save_params(path: Path, params: Any) -> None:
     fresh, old = _aside(path)
     if _newest(path) == fresh:
         fresh.rename(path)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    with _alone() as checkpointer:
-        checkpointer.save(fresh, params)
-    _seal(fresh)
+    _remove(old)
+    _remove(fresh)
+    try:
+        with _saving(path), _alone() as checkpointer:
+            checkpointer.save(fresh, params)
+        _seal(fresh)
+    except OSError:
+        _remove(fresh)
+        raise
     if path.exists():
         path.rename(old)
     fresh.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Removes saved parameters, and those that were not written to their end."""
+    for place in (path, *path.parent.glob(f"{escape(path.name)}.orbax-checkpoint-tmp*")):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _aside(path: Path) -> tuple[Path, Path]:

@@ -24,7 +24,7 @@ UNNAMED = "key not named"  # a refusal that does not name the setting that is wr
 OUTCOMES = (UNCHANGED, REPAIRED, REFUSED, UNNAMED, SILENT, TRACEBACK, SLOW)
 FAILURES = (UNNAMED, SILENT, TRACEBACK, SLOW)
 
-SLOW_SECONDS = 20.0
+SLOW_SECONDS = 20.0  # of computing; six times as long by the clock, on which others may compute as well
 LONGEST_LINE = 1500
 MEMORY = 24 * 2**30  # of a worker: more is an error in it, not the end of the machine
 
@@ -68,7 +68,7 @@ class Result(NamedTuple):
 
 def attempt(door: Door) -> Result:
     """Uses a door as a command line does: UserError and OSError of a file are refusals."""
-    out, err, began = io.StringIO(), io.StringIO(), time.monotonic()
+    out, err, began, computed = io.StringIO(), io.StringIO(), time.monotonic(), time.process_time()
     value, trace, code = None, "", 0
     with (
         contextlib.redirect_stdout(out),
@@ -94,8 +94,9 @@ def attempt(door: Door) -> Result:
     lines += [str(w.message) for w in told if issubclass(w.category, UserWarning)]
     if trace:
         return Result(TRACEBACK, door.name, trace.strip().splitlines()[-1] + _place(trace))
-    if time.monotonic() - began > SLOW_SECONDS:
-        return Result(SLOW, door.name, f"{time.monotonic() - began:.0f} s")
+    took = max(time.process_time() - computed, (time.monotonic() - began) / 6)
+    if took > SLOW_SECONDS:
+        return Result(SLOW, door.name, f"{took:.0f} s")
     said = " | ".join(lines)
     if code:
         errors = [line for line in lines if "error:" in line]

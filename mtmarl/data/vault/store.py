@@ -33,7 +33,7 @@ from mtmarl.data.vault.schema import (
     stored_bytes,
 )
 from mtmarl.errors import UserError
-from mtmarl.files import files_below, scratch_folder
+from mtmarl.files import files_below, scratch_folder, store_errors
 from mtmarl.task_names import vault_parts
 
 OLD = ".old"  # suffix of a vault while another takes its place
@@ -236,7 +236,7 @@ def write_vault(path: str | os.PathLike, recording: Recording, metadata: Mapping
     complete = completed(recording, metadata)
     validate(Vault(recording, complete, path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(path.parent, f".{path.name}.new-") as scratch:
+    with store_errors(path), scratch_folder(path.parent, f".{path.name}.new-") as scratch:
         new = scratch / path.name
         _write_files(new, recording, complete)
         _verify_written(new, recording, complete)

@@ -232,6 +232,39 @@ def test_a_step_count_that_lies(tmp_path, truth, observed, steps):
     assert not equals_or_refuses(path, truth)
 
 
+@pytest.mark.parametrize(
+    "count", [lambda n: n * 4, lambda n: n > 0, lambda n: n // 2], ids=["frames", "flag", "pairs"]
+)
+def test_a_step_count_that_counts_something_else(tmp_path, truth, observed, count):
+    """No boundary comes of it, whatever the time limit."""
+    path = oryx(
+        at(tmp_path, "toy/a"),
+        truth,
+        observed,
+        **{"obs.step_count": each(count(truth.step_count.astype(int)))},
+    )
+    with pytest.raises(UserError, match="obs.step_count rises by 1 at .*% of the steps within episodes"):
+        c.convert(path, c.Options(horizon=200))
+
+
+def test_rewards_that_float32_cannot_hold(tmp_path, truth, observed):
+    whole = each(np.full(STEPS, 2**24 + 1, np.int32))
+    with pytest.raises(UserError, match="rewards hold 16777217, which float32 cannot"):
+        c.convert(og_marl(at(tmp_path, "toy/a"), truth, observed, rewards=whole), c.Options(horizon=25))
+
+
+@pytest.mark.parametrize("horizon, said", [(25, True), (12, False)])
+def test_a_time_limit_that_nobody_named(tmp_path, observed, truth, horizon, said):
+    """Episodes of 12 steps, of which some end one step earlier: the flags of this layout do not tell why."""
+    step = np.arange(STEPS) % 12
+    last = np.isin(np.arange(STEPS), [10, 46]) | (step == 11)
+    first = np.append(True, last[:-1])
+    count = np.concatenate([np.arange(n) for n in lengths(first)])
+    cut = truth._replace(first=first, terminal=last, step_count=count.astype(np.int16))
+    remarks = c.convert(oryx(at(tmp_path, "toy/a"), cut, observed), c.Options(horizon=horizon)).remarks
+    assert any("17 of 22 episodes end at step 12 and none is longer" in line for line in remarks) == said
+
+
 def test_episodes_longer_than_a_vault_holds(tmp_path):
     steps = 33_000
     last = np.zeros((1, steps, 1), bool)

@@ -1,8 +1,12 @@
 """Parameters on disk, whatever moment a process is killed at."""
 
 import gc
+import resource
 import shutil
+import signal
+import sys
 import tracemalloc
+from contextlib import contextmanager
 
 import jax.numpy as jnp
 import numpy as np
@@ -153,3 +157,53 @@ def test_saving_keeps_no_memory(tmp_path):
         tracemalloc.stop()
         checkpoints.close()
     assert (held - first) / 30 < 6_000
+
+
+@contextmanager
+def no_room(size=200):
+    """Files cannot grow, as on a full disk."""
+    limit, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_an_error_of_a_file_and_leaves_what_was_there(tmp_path, monkeypatch):
+    for hook in ("excepthook", "unraisablehook"):  # Orbax's tasks go on telling of it.
+        monkeypatch.setattr(sys, hook, getattr(sys, hook))
+    random = {"head": {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=5000))}}
+    save_params(tmp_path / "policy_best", params(1.0))
+    saved = Checkpoints(tmp_path)
+    saved.save(1, params(1.0))
+    with no_room():
+        with pytest.raises(OSError, match="policy_best"):
+            save_params(tmp_path / "policy_best", random)
+        with pytest.raises(OSError, match="checkpoints/2"):
+            saved.save(2, random)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "policy_best"]
+    saved.close()
+    again = Checkpoints(tmp_path)
+    assert again.updates() == [1]
+    np.testing.assert_array_equal(again.restore(LIKE, 1)["head"]["kernel"], 1.0)
+    again.save(2, params(2.0))
+    again.close()
+    np.testing.assert_array_equal(load_params(tmp_path / "policy_best", LIKE)["head"]["kernel"], 1.0)
+    save_params(tmp_path / "policy_best", params(3.0))
+    np.testing.assert_array_equal(load_params(tmp_path / "policy_best", LIKE)["head"]["kernel"], 3.0)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoints", "policy_best"]
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["1", "2"]
+
+
+def test_a_policy_whose_files_lie_behind_a_link_is_whole(tmp_path):
+    path = tmp_path / "policy_best"
+    save_params(path, params(1.0))
+    folder = next(p for p in sorted(path.iterdir()) if p.is_dir())
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    np.testing.assert_array_equal(load_params(path, LIKE)["head"]["kernel"], 1.0)
+    shutil.rmtree(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="not whole"):
+        load_params(path, LIKE)
