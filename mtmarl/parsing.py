@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from mtmarl.errors import UserError
-from mtmarl.ranges import FLOAT32_MAX, Distinct, Range
+from mtmarl.ranges import FLOAT32_MAX, Distinct, Matching, Range
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def convert(hint: Any, value: Any, where: str, path: str) -> Any:
     inner = lambda hint, value, key: convert(hint, value, where, f"{path}{key}")
     if origin is Annotated:
         value = convert(args[0], value, where, path)
-        for bounds in (extra for extra in args[1:] if isinstance(extra, Range | Distinct)):
+        for bounds in (extra for extra in args[1:] if isinstance(extra, Range | Distinct | Matching)):
             if value not in bounds:
                 raise _OutOfRange(f"{where}: {path} must {bounds}, not {shown(value)}")
         return value
@@ -76,10 +76,10 @@ def convert(hint: Any, value: Any, where: str, path: str) -> Any:
         hints = typing.get_type_hints(hint, include_extras=True)
         if missing := sorted(typing.cast(Any, hint).__required_keys__.difference(value)):
             raise UserError(f"{where}: missing key {f'{path}.{missing[0]}'.lstrip('.')}")
-        return {k: inner(hints.get(k, Any), v, f".{k}" if path else k) for k, v in value.items()}
+        return {k: inner(hints.get(k, Any), v, f".{_key(k)}" if path else _key(k)) for k, v in value.items()}
     if (origin or hint) in (dict, Mapping) and isinstance(value, Mapping):
         item = args[1] if args else Any
-        return {k: inner(item, v, f".{k}") for k, v in value.items()}
+        return {k: inner(item, v, f".{_key(k)}") for k, v in value.items()}
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if not -FLOAT32_MAX <= value <= FLOAT32_MAX:
             raise _OutOfRange(f"{where}: {path} must be a finite number (of float32), not {shown(value)}")
@@ -115,6 +115,10 @@ def shown(value: Any) -> str:
     except ValueError:  # Python spells no integers of more than some thousand digits.
         return "a number of thousands of digits"
     return text if len(text) <= 120 else f"{text[:120]}…"
+
+
+def _key(key: Any) -> str:
+    return str(key) if str(key).isprintable() and len(str(key)) <= 120 else shown(key)
 
 
 def _describe(hint: Any) -> str:

@@ -1,5 +1,6 @@
 """Numbers with bounds, as types of settings: `gamma: Share`. `parsing.parse` holds values to them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -41,6 +42,20 @@ class Distinct:
 
     def __str__(self) -> str:
         return "hold different entries" + (f", at least {self.least}" if self.least else "")
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Text that matches a regular expression as a whole."""
+
+    pattern: str
+    name: str
+
+    def __contains__(self, value: str) -> bool:
+        return re.fullmatch(self.pattern, value) is not None
+
+    def __str__(self) -> str:
+        return f"be {self.name}"
 
 
 def _at_most(high: int) -> Range:

@@ -6,24 +6,33 @@ Values are checked, never repaired: the first bad one is named by array and inde
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
+from mtmarl import records
 from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import counted
 from mtmarl.data.features import encode
 from mtmarl.data.foreign_arrays import check_sizes
-from mtmarl.data.vault import Recording, checks, json_types
+from mtmarl.data.vault import Recording, checks
 from mtmarl.data.vault.checks import check_none
-from mtmarl.data.vault.schema import MAX_ACTIONS, MAX_HORIZON
+from mtmarl.data.vault.schema import MAX_ACTIONS, MAX_HORIZON, Dims
 from mtmarl.envs.registry import FAMILIES, make_env
 from mtmarl.errors import UserError, each_of
+from mtmarl.parsing import convert
 from mtmarl.task_names import check_dataset, task_parts
 from mtmarl.types import TaskSpec
 
 FIELDS = ("obs", "action", "reward", "episode", "terminated", "truncated", "action_mask")
 _NEEDED = FIELDS[:3]
+
+
+class _Exported(TypedDict):
+    """Metadata that an export must have."""
+
+    obs_scale: list[float]
+    dims: Dims
 
 
 def write_vault(
@@ -244,9 +253,9 @@ def _read(
         raise UserError(f"{file}: must end in {' or '.join(readers)}")
     try:
         arrays, about = readers[file.suffix](file)
-        metadata = {} if about is None else json_types.load(about)
+        metadata = {} if about is None else records.loads(about, str(file))
         if own := about is not None and set(Recording._fields) <= arrays.keys():
-            json_types.check_fields(metadata, {"obs_scale": json_types.NUMBER_LIST, "dims": json_types.SIZES})
+            convert(_Exported, metadata, str(file), "")
     except (UserError, FileNotFoundError):
         raise
     except Exception as error:  # Readers raise errors of many types for damaged files.

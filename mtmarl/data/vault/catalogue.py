@@ -4,15 +4,15 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import mtmarl
-from mtmarl import files
+from mtmarl import files, records
 from mtmarl.command_lines import command, line, word
-from mtmarl.data.vault import json_types
 from mtmarl.data.vault.schema import METADATA
 from mtmarl.data.vault.store import OLD, check_not_interrupted, check_place, read_metadata, to_json
 from mtmarl.errors import UserError
+from mtmarl.parsing import convert
 from mtmarl.task_names import check_dataset, is_dataset, task_parts, vault_parts
 
 # Datasets of one policy each, beside that of all policies of training: of the best, and of one half as good.
@@ -181,9 +181,9 @@ def read_references(
         task = f"{file.parent.name}/{file.stem}"
         if tasks is not None and task not in tasks:
             continue
-        try:
-            found[task] = json_types.load(file.read_bytes())
-            json_types.check_reference(found[task])
-        except ValueError as error:
-            raise UserError(f"{file}: damaged ({error}); restore it or collect the task again") from None
+        where = f"{file}: damaged (restore it or collect the task again)"
+        found[task] = records.loads(file.read_bytes(), where)
+        for key, value in found[task].items():
+            if key.startswith(("reference", "random")) or key in ("final", "max_evaluation"):
+                convert(cast(Any, float | None), value, where, key)
     return found

@@ -1,22 +1,34 @@
 """`manifest.json` of a root: its vaults, and the size and SHA-256 of each file. Hubs publish it, `verify` checks it."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required, TypedDict
 
 import numpy as np
 
+from mtmarl import records
 from mtmarl.command_lines import command
-from mtmarl.data.vault import json_types
 from mtmarl.data.vault.catalogue import catalogue, has_vault, name_of, named_path, reference_files
-from mtmarl.data.vault.schema import METADATA, SCHEMA_VERSION, Recording
+from mtmarl.data.vault.schema import (
+    METADATA,
+    SCHEMA_VERSION,
+    Recording,
+    Returns,
+    Sha256,
+    check_schema_version,
+)
 from mtmarl.data.vault.store import completed, locked, read_metadata, read_vault, to_json, write_vault
 from mtmarl.errors import UserError
 from mtmarl.files import files_below, write_whole
+from mtmarl.parsing import convert, shown
+from mtmarl.ranges import Count, Natural, Range
+from mtmarl.task_names import vault_parts
 
 MANIFEST = "manifest.json"
+_FORBIDDEN = "\\:\0"  # in paths
+_MAX_PATH = 1000  # bytes; file systems take about 4000 with the path of the root
 Say = Callable[[str], object]
 
 
@@ -40,17 +52,58 @@ def manifest_entry(root: Path, path: Path) -> dict[str, Any]:
     }
 
 
+class File(TypedDict):
+    size: Annotated[int, Range(0, 2**63 - 1)]
+    sha256: Sha256
+
+
+class Entry(TypedDict):
+    task: str
+    steps: Natural
+    episodes: Natural
+    returns: Returns
+    files: dict[str, File]
+
+
+class Manifest(TypedDict, total=False):
+    schema_version: Required[Count]
+    vaults: Required[dict[str, Entry]]
+    references: dict[str, File]
+
+
 def parse_manifest(content: str | bytes, where: Any) -> dict[str, Any]:
-    """A manifest from its text, checked. Raises a UserError that names `where`."""
-    try:
-        manifest = json_types.load(content)
-        json_types.check_manifest(manifest, SCHEMA_VERSION, METADATA)
-    except KeyError as error:
-        raise UserError(f"{where}: damaged, or not a manifest of vaults (no {error}); restore it") from None
-    except (UserError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UserError(f"{where}: damaged, or not a manifest of vaults ({reason}); restore it") from None
+    """A manifest from its text, checked: types, names, paths below the root. Raises a UserError that names `where`."""
+    where = f"{where}: damaged, or not a manifest of vaults (restore it)"
+    manifest = records.loads(content, where)
+    convert(Manifest, manifest, where, "")
+    check_schema_version(manifest["schema_version"], where)
+    for name, entry in manifest["vaults"].items():
+        family, scenario, dataset = _parts(name, where)
+        folder = f"{family}/{scenario}.vlt/{dataset}/"
+        if entry["task"] != f"{family}/{scenario}":
+            raise UserError(f"{where}: {shown(name)} is said to be of another task, {shown(entry['task'])}")
+        if f"{folder}{METADATA}" not in entry["files"] or not all(
+            f.startswith(folder) for f in entry["files"]
+        ):
+            raise UserError(f"{where}: {name} lists files that are not its own")
+        _check_paths(entry["files"], where)
+    _check_paths(manifest.get("references", {}), where)
     return manifest
+
+
+def _parts(name: str, where: str) -> tuple[str, str, str]:
+    try:
+        return vault_parts(name)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _check_paths(paths: Iterable[str], where: str) -> None:
+    """A manifest may come from anywhere: each path must lie below the root."""
+    for path in paths:
+        outside = any(part in ("", ".", "..") for part in path.split("/")) or set(path) & set(_FORBIDDEN)
+        if outside or len(path.encode(errors="replace")) > _MAX_PATH:
+            raise UserError(f"{where}: illegal path {shown(path)}")
 
 
 def read_manifest(root: str | Path) -> dict[str, Any]:

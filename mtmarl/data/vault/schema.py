@@ -2,26 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Required, TypedDict
 
 import numpy as np
 
-from mtmarl.data.vault.json_types import (
-    COUNT,
-    NUMBER,
-    NUMBER_LIST,
-    NUMBERS,
-    OBJECT,
-    POSITIVE,
-    SHA256,
-    SHAPES,
-    SIZES,
-    TASK,
-    TEXTS,
-    Kind,
-    check_fields,
-    check_schema_version,
-)
+from mtmarl.errors import UserError
+from mtmarl.parsing import convert
+from mtmarl.ranges import Count, Matching, Natural, Range
 
 SCHEMA_VERSION = 1
 LAYOUT_VERSION = 1.2  # of Flashbax vaults
@@ -83,30 +70,45 @@ COLUMNS = {
 }
 MAX_ACTIONS, MAX_HORIZON = 2**7, 2**15 - 1  # of int8 actions and int16 step counts
 
-_KINDS = {
-    "version": NUMBER,
-    "structure_shape": SHAPES,
-    "structure_dtype": TEXTS,
-    "task": TASK,
-    "obs_scale": NUMBER_LIST,
-    "dims": SIZES,
-    "steps": POSITIVE,
-    "episodes": COUNT,
-    "episode_return": NUMBERS,
-    "contents": SHA256,
-    "returns": NUMBERS,
-    "provenance": OBJECT,
-}
-_OPTIONAL = ("contents", "returns", "provenance")
+Sha256 = Annotated[str, Matching("[0-9a-f]{64}", "a SHA-256")]
+Returns = dict[str, float | None]  # by name
+_Shape = Annotated[str, Matching(r"\(\d{1,18}(, \d{1,18})+\)", "a shape of two axes or more")]
 
 
-def check_metadata(found: Mapping[str, Any]) -> None:
-    """Checks the types of metadata as stored. Raises KeyError for a missing field and ValueError for a wrong one."""
-    check_fields(found, _KINDS, _OPTIONAL)
-    readable = Kind(f"layout {LAYOUT_VERSION} of Flashbax vaults", lambda x: int(x) == int(LAYOUT_VERSION))
-    readable.check("version", found["version"])
-    check_schema_version(found["schema_version"], SCHEMA_VERSION)
-    check_fields(found["dims"], dict.fromkeys(("agents", "obs", "actions", "horizon"), POSITIVE))
+class Dims(TypedDict):
+    agents: Count
+    obs: Count
+    actions: Count
+    horizon: Count
+
+
+class Metadata(TypedDict, total=False):
+    """The keys of `metadata.json` that have a meaning here; there may be others."""
+
+    version: Required[Annotated[float, Range(1, 1.99)]]
+    schema_version: Required[Count]
+    structure_shape: Required[dict[str, _Shape]]
+    structure_dtype: Required[dict[str, str]]
+    task: Required[Annotated[str, Matching("[^/]+/[^/]+", "family/scenario")]]
+    obs_scale: Required[list[float]]
+    dims: Required[Dims]
+    steps: Required[Count]
+    episodes: Required[Natural]
+    episode_return: Required[Returns]
+    contents: Sha256
+    returns: Returns
+    provenance: dict[str, Any]
+
+
+def check_metadata(found: Mapping[str, Any], where: str) -> None:
+    """Checks the types of metadata as stored. Raises UserError."""
+    convert(Metadata, found, where, "")
+    check_schema_version(found["schema_version"], where)
+
+
+def check_schema_version(version: int, where: str) -> None:
+    if version > SCHEMA_VERSION:
+        raise UserError(f"{where}: schema_version {version} is newer than {SCHEMA_VERSION}; update mtmarl")
 
 
 def is_reserved(key: str) -> bool:

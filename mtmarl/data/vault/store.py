@@ -18,8 +18,8 @@ import numpy as np
 import tensorstore as ts
 
 import mtmarl
-from mtmarl import files
-from mtmarl.data.vault import json_types, verified
+from mtmarl import files, records
+from mtmarl.data.vault import verified
 from mtmarl.data.vault.checks import check_recording, contents_hash, in_stored_dtypes, summary, validate
 from mtmarl.data.vault.schema import (
     COLUMNS,
@@ -123,17 +123,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     file, folder = path / METADATA, path.parent
     try:
-        metadata = json_types.load(file.read_bytes())
-        check_metadata(metadata)
+        content = file.read_bytes()
     except FileNotFoundError:
         check_not_interrupted(path)
         raise UserError(
             f"{path}: no vault here (no {METADATA}); give the folder <root>/<family>/<scenario>.vlt/<dataset>"
         ) from None
-    except KeyError as error:
-        raise UserError(f"{file}: no {error}; this vault was not written by mtmarl: convert it") from None
-    except ValueError as error:
-        raise UserError(f"{file}: damaged ({error}); restore or collect it again") from None
+    where = f"{file}: damaged, or not written by mtmarl (restore or convert it)"
+    metadata = records.loads(content, where)
+    check_metadata(metadata, where)
     task = f"{folder.parent.name}/{folder.stem}"
     if folder.suffix == ".vlt" and metadata["task"] != task:
         raise UserError(
