@@ -45,7 +45,7 @@ from mtmarl.envs.api import InUnits
 from mtmarl.envs.layout import Layout, family_of
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
-from mtmarl.files import files_below, only_writer, write_json
+from mtmarl.files import files_below, is_utf8, only_writer, write_json
 from mtmarl.random_streams import RULE, Stream, stream
 from mtmarl.runs.record import read_best, read_progress, read_run
 from mtmarl.settings import deciding, differing, listed, without_use
@@ -81,11 +81,14 @@ def task_set_label(cfg: Config) -> str:
 
 
 def run_directory(cfg: Config, default: str) -> Path:
-    """Where a run is written. Raises UserError for a place that the checkpoint library takes for a pattern."""
+    """Where a run is written. Raises UserError for a place that the checkpoint library takes for something else."""
     place = Path(cfg.run_dir or Path("runs") / default).expanduser().resolve()
-    if found := sorted(set("*?[\\") & set(str(place))):
+    # Patterns, addresses, and bytes that are no text.
+    found = [odd for odd in ("*", "?", "[", "\\", ":/") if odd in f"{place}/"]
+    if found or not is_utf8(place):
+        what = " ".join(found) or "a name that is not UTF-8"
         raise UserError(
-            f"run_dir={place}: checkpoints cannot be kept below {' '.join(found)}; give another run_dir"
+            f"run_dir={str(place)!r}: checkpoints cannot be kept below {what}; give another run_dir"
         )
     return place
 

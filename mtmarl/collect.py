@@ -268,16 +268,18 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             "minutes": progress["minutes"],
         }
 
+    points = [job.record_every * (i + 1) for i in range(c.record_points)]
+    if done is not None and c.record:
+        recording.load_points(parts, [update for update in points if update <= done])
     recorder = recording.make_recorder(env, algo.act, algo.init_carry, c.record_episodes, c.explore)
 
     def record_part(update: int, params) -> Mapping[str, float]:
         # Events run after the last update as well, which may lie beyond the last point.
-        if update and update % job.record_every == 0 and update <= c.record_points * job.record_every:
+        if update in points:
             key = stream(cfg.seed, Stream.RECORDING, update)
             part = recording.cut(recorder(params, key), update * steps_per_update, env.obs_scale)
             # Written whole or not at all: a resumed run replays the point that was cut short.
-            np.savez(parts / "writing.npz", **part._asdict())
-            (parts / "writing.npz").rename(parts / f"{update:08d}.npz")
+            recording.save_point(parts, update, part)
         return {}
 
     events = [loop.Event(job.evaluate_every, evaluate)]
@@ -325,10 +327,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         )
 
     if c.record:
-        points = sorted(parts.glob("[0-9]*.npz"))
-        write(
-            cfg.data.quality, [vault.Recording(**np.load(p)) for p in points], [int(p.stem) for p in points]
-        )
+        write(cfg.data.quality, recording.load_points(parts, points), points)
     if c.record and c.single_policies:
         for i, (quality, update) in enumerate(single_policies(progress["evaluations"]).items()):
             params = load_params(run_dir / "policies" / f"{update:08d}", state.learner.params)

@@ -57,6 +57,11 @@ def files_below(folder: Path, name: str = "*", refused: list[tuple[Path, str]] |
     return found
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether the name of a path is text: file systems allow any bytes."""
+    return str(path) == str(path).encode(errors="replace").decode()
+
+
 def remove(path: Path) -> None:
     """Removes a file, a link (never what it leads to) or a folder with all it holds, as far as that is possible."""
     if path.is_symlink() or path.is_file():

@@ -1,6 +1,8 @@
 """Complete episodes of a policy, as they go into a vault."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import numpy as np
 from mtmarl.data.features import encode
 from mtmarl.data.vault import Recording
 from mtmarl.errors import UserError
+from mtmarl.foreign import line
 from mtmarl.training.rollout import Trajectory, rollout, start
 from mtmarl.types import Act, Env, Params
 
@@ -55,3 +58,36 @@ def cut(seen: Trajectory, policy_step: int, obs_scale: np.ndarray) -> Recording:
         step_count=step_count,
         policy_step=np.full(step_count.shape, policy_step, np.int32),
     )
+
+
+def save_point(folder: Path, update: int, recording: Recording) -> None:
+    """Keeps what was recorded after an update, whole or not at all."""
+    np.savez(folder / "writing.npz", **recording._asdict())
+    (folder / "writing.npz").rename(_point(folder, update))
+
+
+def load_points(folder: Path, updates: Iterable[int]) -> list[Recording]:
+    """What was recorded after these updates. Raises UserError where one is damaged or missing."""
+    return [_load(_point(folder, update)) for update in updates]
+
+
+def _point(folder: Path, update: int) -> Path:
+    return folder / f"{update:08d}.npz"
+
+
+def _load(file: Path) -> Recording:
+    try:
+        with np.load(file) as arrays:
+            return Recording(**arrays)
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        NotImplementedError,
+        BadZipFile,
+    ) as error:
+        raise UserError(
+            f"{file}: missing or damaged ({line(error)}), and training is past it; restore it, or give another run_dir"
+        ) from None

@@ -242,10 +242,15 @@ def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
 
 
 def _read(checkpointer: ocp.StandardCheckpointer, path: Path, shapes: Any) -> Any:
+    """Raises UserError where they cannot be read, and where they are not finite: such a policy plays something."""
     try:
-        return checkpointer.restore(path, shapes)
+        params = checkpointer.restore(path, shapes)
     except Exception as error:
         raise _damaged(path) from error
+    for name, value in names(params).items():
+        if not np.isfinite(np.asarray(value, np.float64)).all():
+            raise UserError(f"{path}: parameter {name} is not finite; its run diverged: use another policy")
+    return params
 
 
 def _damaged(path: Path, how: str = "") -> UserError:

@@ -139,7 +139,7 @@ def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
     assert 10 < whole_ones < 90
 
 
-@pytest.mark.parametrize("sign", ["[", "*", "?", "\\"])
+@pytest.mark.parametrize("sign", ["[", "*", "?", "\\", "gs:/"])
 def test_places_that_are_patterns_are_refused_before_anything_is_read(sign, tmp_path):
     cfg = config.compose(["+algo=sable", "+tasks=micro", f"run_dir={tmp_path}/a{sign}0"], "train")
     with pytest.raises(UserError, match="checkpoints cannot be kept below"):

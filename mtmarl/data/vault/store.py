@@ -33,7 +33,7 @@ from mtmarl.data.vault.schema import (
     stored_bytes,
 )
 from mtmarl.errors import UserError
-from mtmarl.files import files_below, scratch_folder, store_errors
+from mtmarl.files import files_below, is_utf8, scratch_folder, store_errors
 from mtmarl.task_names import vault_parts
 
 OLD = ".old"  # suffix of a vault while another takes its place
@@ -50,7 +50,7 @@ _FILE_BYTES = 8 * 10**6  # size at which the store begins another file
 
 def check_place(path: Path) -> None:
     """Raises a UserError for a path that TensorStore misreads or cannot open."""
-    if "\\" in str(path) or str(path) != str(path).encode(errors="replace").decode():
+    if "\\" in str(path) or not is_utf8(path):
         raise UserError(
             f"{str(path)!r}: a vault cannot lie below a name with a backslash or one that is not UTF-8; rename it"
         )

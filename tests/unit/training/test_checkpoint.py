@@ -207,3 +207,12 @@ def test_a_policy_whose_files_lie_behind_a_link_is_whole(tmp_path):
     shutil.rmtree(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="not whole"):
         load_params(path, LIKE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_policy_that_is_not_finite_is_refused(tmp_path, value):
+    """As one that an earlier version saved of a run that diverged."""
+    save_params(tmp_path / "policy_last", params(value))
+    for load in (load_params, load_matching):
+        with pytest.raises(UserError, match="parameter head/kernel is not finite; its run diverged"):
+            load(tmp_path / "policy_last", LIKE)
