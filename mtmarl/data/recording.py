@@ -77,7 +77,7 @@ def _point(folder: Path, update: int) -> Path:
 
 def _load(file: Path) -> Recording:
     try:
-        with np.load(file) as arrays:
+        with file.open("rb") as stream, np.load(stream) as arrays:
             return Recording(**arrays)
     except (
         OSError,
