@@ -114,25 +114,40 @@ def write_together(contents: Mapping[Path, str | bytes]) -> None:
 
     Text is UTF-8. Directories above them are made.
     """
+    with staged(contents):
+        pass
+
+
+@contextmanager
+def staged(contents: Mapping[Path, str | bytes]) -> Iterator[None]:
+    """`write_together` whose files are on disk when the context begins, and take their places when it ends well."""
     temporary: dict[Path, Path] = {}
-    file = Path()
     try:
         for file, content in contents.items():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _remove_dead(file)
-            temporary[file] = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
-            temporary[file].write_bytes(content.encode() if isinstance(content, str) else content)
-        for file in contents:
-            if file.is_dir():  # Told before any other file is replaced.
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+            with _naming(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                _remove_dead(file)
+                temporary[file] = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
+                temporary[file].write_bytes(content.encode() if isinstance(content, str) else content)
+                if file.is_dir():  # Told before any other file is replaced.
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        yield
         for file, written in temporary.items():
-            written.replace(file)
-    except OSError as error:
-        error.filename, error.filename2 = str(file), None  # Not the temporary one; a full disk gives none.
-        raise
+            with _naming(file):
+                written.replace(file)
     finally:
         for written in temporary.values():
             written.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """An OSError names this file: not a temporary one, or none, as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename, error.filename2 = str(file), None
+        raise
 
 
 def _remove_dead(file: Path) -> None:

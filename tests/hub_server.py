@@ -27,11 +27,16 @@ class Hub:
     """
 
     def __init__(self):
+        self.lock = threading.Lock()
+        self.pause, self.waiting = threading.Event(), 0  # while the event is not set, reads of files wait
+        self.reset()
+
+    def reset(self):
+        """As new."""
         self.branches, self.commits = {}, {}
         self.plan, self.requests, self.body, self.large = {}, Counter(), 0, {}
         self.lfs_from = 10**9  # files of this size and more are sent as LFS objects
-        self.lock = threading.Lock()
-        self.pause, self.waiting = threading.Event(), 0  # while the event is not set, reads of files wait
+        self.waiting = 0
         self.pause.set()
 
     def create(self, repo, files=None):
@@ -211,6 +216,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 del files[value["path"]]
         sha = self.hub.commit(repo, unquote(rest), files)
+        if fault := self.hub.fault(f"commit {repo}"):  # It is there, and the client does not come to know.
+            return self.answer(fault)
         return self.answer(
             200, {"commitUrl": f"{self.hub.url}/datasets/{repo}/commit/{sha}", "commitOid": sha}
         )
@@ -273,10 +280,11 @@ class Relay(BaseHTTPRequestHandler):
         answer = connection.getresponse()
         body = answer.read()
         connection.close()
+        headers = answer.getheaders()
         if isinstance(fault, int):
-            answer.status, body = fault, b""
+            answer.status, headers, body = fault, [], b""
         self.send_response(answer.status)
-        for key, text in answer.getheaders():
+        for key, text in headers:
             if key.lower() not in ("connection", "transfer-encoding", "content-length", "server", "date"):
                 self.send_header(key, text)
         length = len(body) if self.command == "GET" else answer.getheader("Content-Length") or 0

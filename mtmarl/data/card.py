@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mtmarl.data.describe import EXPERT, histogram_lines, text
+from mtmarl.data.describe import EXPERT, text
 
 BEGIN, END = "<!-- mtmarl: begin -->", "<!-- mtmarl: end -->"
 SIZES = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"), (1e7, "1M<n<10M"))
 _LAYOUT = (
-    "Recorded steps of cooperative multi-agent tasks, as Flashbax vaults of version 1.2, one per task and quality at "
-    "`<family>/<scenario>.vlt/<quality>`. `manifest.json` holds size and SHA-256 of every file; `references/` the "
+    "Recorded steps of cooperative multi-agent tasks, as Flashbax vaults of version 1.2, one per task and dataset at "
+    "`<family>/<scenario>.vlt/<dataset>`. `manifest.json` holds size and SHA-256 of every file; `references/` the "
     "returns of the reference policy and of random play. `python -m mtmarl.vault pull --hub …` fetches and checks "
     "them, `mtmarl.vault export` writes them as NumPy or Parquet.",
     "",
@@ -18,6 +18,10 @@ _LAYOUT = (
     "and `truncated`, this step ended the episode by its state, or by the time limit or the end of the recording; "
     "`step_count` in the episode; `policy_step`, the training step of the policy that acted.",
     "",
+)
+_MEANING = (
+    f"An expert episode returns {100 * EXPERT:.0f}% or more of the way from random play to the reference policy. "
+    "Joint coverage is the number of distinct pairs of joint observation and joint action per step."
 )
 
 
@@ -38,13 +42,7 @@ def card(entries: Mapping[str, Mapping[str, Any]], title: str, license: str | No
 def _with_sound_description(name: str, entry: Mapping[str, Any]) -> Mapping[str, Any]:
     try:
         _card_body({name: entry})
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        IndexError,
-        AttributeError,
-    ):  # A hub's manifest may hold anything there.
+    except Exception:  # A hub's manifest may hold anything there.
         return {key: value for key, value in entry.items() if key != "description"}
     return entry
 
@@ -60,38 +58,27 @@ def update(old: str | None, new: str) -> str:
 
 
 def _card_body(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    described = {name: entry["description"] for name, entry in entries.items() if "description" in entry}
     lines = [
-        BEGIN,
-        "",
-        *_LAYOUT,
+        *(BEGIN, "", *_LAYOUT),
         "| vault | steps | episodes | return, mean (min … max) | expert episodes | joint coverage |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    described = {n: e["description"] for n, e in entries.items() if "description" in e}
     for name, entry in entries.items():
         of, figures = entry["returns"], described.get(name)
         span = f"{of['mean']:.3f} ({of['min']:.3f} … {of['max']:.3f})" if of else "none whole"
         expert = f"{100 * figures['expert']['share']:.1f}%" if figures and figures["expert"] else "unknown"
         coverage = f"{figures['coverage'][-1][1]:.3f}" if figures else "unknown"
-        lines.append(
-            f"| `{name}` | {entry['steps']:,} | {entry['episodes']:,} | {span} | {expert} | {coverage} |"
-        )
-    lines += [
-        "",
-        f"An expert episode returns {100 * EXPERT:.0f}% or more of the way from random play to the reference policy. "
-        "Joint coverage is the number of distinct pairs of joint observation and joint action per step.",
-    ]
+        cells = f"`{name}`", f"{entry['steps']:,}", f"{entry['episodes']:,}", span, expert, coverage
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", _MEANING]
     layouts: dict[str, list[list[Any]]] = {}
     for name, figures in described.items():
         layouts.setdefault(f"{name.partition('/')[0]}, {len(figures['layout'])} features", figures["layout"])
         lines += ["", f"## {name}", ""]
         if "picture" in figures:
             lines += [f"![Returns, returns by policy, actions, coverage of {name}]({figures['picture']})", ""]
-        lines += [
-            f"- {line.strip()}" for line in text(name, {**figures, "histogram": None})[1:] if line.strip()
-        ]
-        if "histogram" in figures:
-            lines += ["", "```", *histogram_lines(figures["histogram"]), "```"]
+        lines += ["```", *text(name, figures)[1:], "```"]
     for family, layout in layouts.items():
         lines += [
             "",

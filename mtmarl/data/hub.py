@@ -1,44 +1,54 @@
-"""Vaults on a hub: found by address, fetched in parallel, checked against their hashes, published.
+"""Data sets elsewhere: read by address, pulled in parallel, each file checked against its SHA-256.
 
-A hub is any place that holds vaults below a manifest, as a local root does:
+A hub is any place that holds vaults and a manifest, as a local root does:
 
     hf://datasets/ORG/NAME@REVISION     a Hugging Face data set, read at the commit that the revision names
     s3://bucket/folder, gs://, https:// anything that fsspec reads
     ~/shared/vaults                     a folder
 
-`#sha256=…` after an address is the fingerprint of its manifest, which holds the fingerprint of every file: with it, or
-with a Hugging Face commit, an address means the same data for ever. Credentials come from the environment, as the
-clients read them.
+`#sha256=…` after an address is the fingerprint of its manifest, which holds that of every file: with it, or with a
+commit of Hugging Face, an address means the same data for ever. huggingface_hub and fsspec transfer the bytes and read
+credentials from the environment. Added here is what they do not do: the check against the manifest, a vault that
+appears whole or not at all, a limit to what a server may send, and errors of one line.
 """
 
+import errno
 import hashlib
 import os
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event, Lock
 from typing import Any, NamedTuple
 
+from mtmarl import terminal
+from mtmarl.config import check_address
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError, described
 from mtmarl.files import files_below, remove
-from mtmarl.foreign import holds_credentials, line, shown
+from mtmarl.foreign import line, shown
 
-CHUNK = 16 * 2**20  # bytes per request where every read is one; `workers` of them are in memory at a time
-PIECE = 2**21  # bytes read at once from a stream
-PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts that bring nothing new
-VAULTS_AT_ONCE = 4
-_HF = re.compile(
-    r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?(?P<folder>(?:/[^@]+)?)/?"
-)
-_FINGERPRINT = re.compile("sha256=[0-9a-f]{12,64}")
-
+PAUSES = (0.5, 2.0, 8.0)  # seconds before another attempt, beyond those that the clients make themselves
 STALL = 60.0  # seconds without a byte after which a server counts as gone
+_HF = re.compile(
+    r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(?:@(?P<branch>refs/(?:convert|pr)/[^/]+|[^/]+))?(?P<folder>(?:/[^@]+)?)/?"
+)
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 Say = Callable[[str], None]
-Show = Callable[[int, int], None]
+
+
+class Repository(NamedTuple):
+    """A data set on Hugging Face, a folder in it, and the commit that its branch was at."""
+
+    name: str
+    branch: str
+    folder: str
+    commit: str = ""
 
 
 class Store(NamedTuple):
@@ -49,68 +59,71 @@ class Store(NamedTuple):
     fs: Any  # fsspec.AbstractFileSystem
     base: str
     fingerprint: str = ""
-    repo: str = ""  # of Hugging Face; with the branch and the commit that it was at
-    branch: str = ""
-    commit: str = ""
-    folder: str = ""
+    repository: Repository | None = None
 
     def place(self, relative: str) -> str:
         return f"{self.base}/{relative}"
+
+    @property
+    def is_folder(self) -> bool:
+        return "file" in (self.fs.protocol, *self.fs.protocol)
 
 
 # --------------------------------------------------------------------------------------------- addresses
 
 
-def check_address(address: str) -> None:
-    """Raises UserError for an address that holds what must not be recorded."""
-    if holds_credentials(str(address)):
-        scheme = str(address).partition("://")[0] if "://" in str(address) else ""
+def parse(address: str) -> tuple[str, str, Repository | None]:
+    """URL, fingerprint and Hugging Face data set of an address. UserError for an address that is not legal."""
+    check_address(f"{line(address.partition('://')[0], 40)}://…", "the address", address.partition("#")[0])
+    url, mark, fingerprint = address.rpartition("#")
+    if not (mark and re.fullmatch("sha256=[0-9a-f]{12,64}", fingerprint)):
+        url, fingerprint = address, ""
+    if "#" in url and not Path(url).expanduser().is_dir():  # The name of a folder may hold one as well.
         raise UserError(
-            f"{line(scheme, 40)}://…: an address holds no passwords, tokens or queries, and after # only sha256=…; set "
-            "credentials in the environment, as the client of that place reads them"
+            f"{address.partition('#')[0]}: what follows # must be sha256= and at least 12 hexadecimal digits"
         )
+    if not url:
+        raise UserError("no hub: give an address, such as hf://datasets/ORG/NAME@REVISION, or a folder")
+    if not url.startswith("hf://"):
+        return url, fingerprint, None
+    if (parts := _HF.fullmatch(url)) is None:
+        raise UserError(
+            f"{url}: a Hugging Face data set is written hf://datasets/ORG/NAME[@REVISION][/FOLDER]"
+        )
+    branch = (parts["branch"] or "main").replace("%2F", "/")
+    return url, fingerprint, Repository(parts["name"], branch, parts["folder"].strip("/"))
 
 
 def connect(address: str) -> Store:
-    """The place behind an address. Asks Hugging Face which commit a revision is; other places are not touched."""
+    """The place behind an address. Asks Hugging Face for the commit of a revision; other places are not contacted."""
+    url, fingerprint, repository = parse(str(address))
     try:
-        import filelock  # noqa: F401
-        import fsspec
-    except ImportError as error:
-        raise UserError(f"hubs need {error.name}: pip install 'mtmarl[hub]'") from None
+        from fsspec import filesystem, url_to_fs
 
-    check_address(address)
-    url, fingerprint = split(str(address))
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        if not url:
-            raise UserError("no hub: give an address, such as hf://datasets/ORG/NAME@REVISION, or a folder")
-        return folder(Path(url), fingerprint)
-    if scheme == "hf":
-        return _connect_huggingface(address, url, fingerprint)
-    options: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
-    try:
-        if scheme in ("http", "https"):
+        # Listings and file systems that are kept for later would show what a place held before.
+        fresh: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
+        if repository:
+            api, of = (
+                huggingface_api(),
+                {"repo_type": "dataset", "revision": repository.branch, "timeout": STALL},
+            )
+            commit = patiently(lambda: api.repo_info(repository.name, **of).sha, address)
+            # In blocks of 0, one request streams all of a file.
+            fs = filesystem("hf", endpoint=os.environ.get("HF_ENDPOINT"), block_size=0, **fresh)
+            return at_commit(Store(address, "", fs, "", fingerprint, repository), commit)
+        if "://" not in url:
+            return folder(Path(url), fingerprint)
+        if url.startswith(("http://", "https://")):
             from aiohttp import ClientTimeout
 
-            # Its own limit is of a whole file, however steadily that comes.
-            options["client_kwargs"] = {"timeout": ClientTimeout(sock_connect=STALL, sock_read=STALL)}
-        fs, base = fsspec.url_to_fs(url, **options)
+            # Its own limit is for a whole file, however steadily that comes.
+            fresh["client_kwargs"] = {"timeout": ClientTimeout(sock_connect=STALL, sock_read=STALL)}
+        fs, base = url_to_fs(url, **fresh)
+    except ModuleNotFoundError as error:
+        raise UserError(f"{address}: needs {error.name}: pip install 'mtmarl[hub]'") from None
     except (ImportError, ValueError) as error:
         raise UserError(f"{address}: {_line(error)}") from error
     return Store(address, url, fs, base.rstrip("/"), fingerprint)
-
-
-def split(address: str) -> tuple[str, str]:
-    """An address without its fingerprint, and that. The name of a folder that is there may hold # as well."""
-    url, mark, fingerprint = address.rpartition("#")
-    if mark and _FINGERPRINT.fullmatch(fingerprint):
-        address = url
-    else:
-        fingerprint = ""
-    if "#" in address and not Path(address).expanduser().is_dir():
-        raise UserError(f"{address}: what follows # must be sha256= and at least 12 hexadecimal digits")
-    return address, fingerprint
 
 
 def folder(path: Path, fingerprint: str = "") -> Store:
@@ -121,57 +134,35 @@ def folder(path: Path, fingerprint: str = "") -> Store:
     return Store(place, place, LocalFileSystem(skip_instance_cache=True), place, fingerprint)
 
 
-def huggingface_parts(url: str) -> dict[str, str] | None:
-    """Repository, branch and folder of an address on Hugging Face; None for other places."""
-    if not url.startswith("hf://"):
-        return None
-    parts = _HF.fullmatch(url)
-    if parts is None:
-        raise UserError(
-            f"{url}: a Hugging Face data set is written hf://datasets/ORG/NAME[@REVISION][/FOLDER]"
-        )
-    return {
-        "repo": parts["repo"],
-        "branch": (parts["revision"] or "main").replace("%2F", "/"),
-        "folder": parts["folder"].strip("/"),
-    }
-
-
 def huggingface_api() -> Any:
-    """A client of $HF_ENDPOINT that gives up a server which says nothing for `STALL` seconds. Raises UserError."""
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.utils import get_session
-    except ImportError:
-        raise UserError("hf:// needs huggingface_hub: pip install 'mtmarl[hub]'") from None
-    # Its own default waits for ever; all of its requests go through this session.
-    get_session().timeout = STALL
+    """A client of $HF_ENDPOINT. From now on its sessions give up a server that says nothing for `STALL` seconds."""
+    global _make_client
+    from huggingface_hub import HfApi, set_client_factory
+    from huggingface_hub.utils import _http
+
+    current = _http._GLOBAL_CLIENT_FACTORY  # There is no public way to ask for the factory that is set.
+    if current is not _make_client:
+
+        def make_client() -> Any:
+            client = current()
+            if client.timeout.read is None:  # The default waits for ever.
+                client.timeout = STALL
+            return client
+
+        _make_client = make_client
+        set_client_factory(make_client)
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
-def _connect_huggingface(address: str, url: str, fingerprint: str) -> Store:
-    api, parts = huggingface_api(), huggingface_parts(url) or {}
-    from huggingface_hub import HfFileSystem
-
-    endpoint = os.environ.get("HF_ENDPOINT")
-    commit = patiently(
-        lambda: (
-            api.repo_info(parts["repo"], repo_type="dataset", revision=parts["branch"], timeout=STALL).sha
-        ),
-        address,
-    )
-    fs = HfFileSystem(endpoint=endpoint, skip_instance_cache=True)
-    return at_commit(Store(address, "", fs, "", fingerprint, **parts), commit)
+_make_client: Any = None
 
 
 def at_commit(store: Store, commit: str) -> Store:
     """The same Hugging Face data set at another commit."""
-    base = f"datasets/{store.repo}@{commit}" + (f"/{store.folder}" if store.folder else "")
-    return store._replace(pinned=f"hf://{base}", base=base, commit=commit)
-
-
-def is_folder(store: Store) -> bool:
-    return "file" in (store.fs.protocol, *store.fs.protocol)
+    assert store.repository is not None
+    repository = store.repository._replace(commit=commit)
+    base = f"datasets/{repository.name}@{commit}" + (f"/{repository.folder}" if repository.folder else "")
+    return store._replace(pinned=f"hf://{base}", base=base, repository=repository)
 
 
 def read_small(store: Store, relative: str) -> bytes | None:
@@ -180,14 +171,16 @@ def read_small(store: Store, relative: str) -> bytes | None:
     def read() -> bytes | None:
         try:
             return store.fs.cat_file(store.place(relative))
-        except FileNotFoundError:
-            return None
+        except Exception as error:
+            if isinstance(error, FileNotFoundError) or status_of(error) == 404:
+                return None
+            raise
 
     return patiently(read, f"{store.address}, {relative}")
 
 
 def read_manifest(store: Store) -> tuple[dict[str, Any], Store]:
-    """What a place holds, and the place with its pinned address. UserError if that is not what its fingerprint says."""
+    """What a place holds, and the place with its pinned address. UserError if the fingerprint is another."""
     where = f"{store.address}, {vaults.MANIFEST}"
     content = read_small(store, vaults.MANIFEST)
     if content is None:
@@ -195,19 +188,18 @@ def read_manifest(store: Store) -> tuple[dict[str, Any], Store]:
             f"{where}: not found; check the address, and that it is a data set published by mtmarl.vault push"
         )
     found = hashlib.sha256(content).hexdigest()
-    if not found.startswith(store.fingerprint.removeprefix("sha256=")):
+    if not f"sha256={found}".startswith(store.fingerprint):
         raise UserError(
             f"{where}: has the fingerprint sha256={found[:16]}, not {store.fingerprint}; the data there have changed"
         )
-    if not store.commit:
+    if store.repository is None:
         store = store._replace(pinned=f"{store.pinned}#sha256={found[:16]}")
     return vaults.parse_manifest(content, where), store
 
 
-def choose(manifest: Mapping[str, Any], names: Iterable[str], where: str) -> list[str]:
-    """The vaults that are named: by family, `family/scenario` or `family/scenario/quality`; all if none is."""
-    listed = list(manifest["vaults"])
-    chosen = []
+def choose(listed: Iterable[str], names: Iterable[str], where: str) -> list[str]:
+    """The vaults that are named: by family, `family/scenario` or `family/scenario/dataset`; all if none is."""
+    listed, chosen = list(listed), []
     for name in names:
         mine = [v for v in listed if v == name or v.startswith(f"{name}/")]
         if not mine:
@@ -227,12 +219,17 @@ def _line(error: BaseException) -> str:
     return line(error) or type(error).__name__
 
 
+def status_of(error: Exception) -> int | None:
+    """The HTTP status behind an error of any client."""
+    response = getattr(error, "response", None)
+    if isinstance(response, Mapping):  # of botocore
+        return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return getattr(error, "status", None) or getattr(response, "status_code", None)
+
+
 def _final(error: Exception) -> str | None:
     """Why trying again cannot help; None if it may."""
-    response = getattr(error, "response", None)
-    status = getattr(error, "status", None) or getattr(response, "status_code", None)
-    if isinstance(response, Mapping):  # of botocore
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    status = status_of(error)
     if isinstance(error, FileNotFoundError) or status == 404:
         return "not found; check the address, and that you may read it"
     if isinstance(error, PermissionError) or status in (401, 403):
@@ -246,243 +243,158 @@ def _final(error: Exception) -> str | None:
     return None
 
 
-def patiently(call: Callable[[], Any], what: str) -> Any:
+def patiently(call: Callable[[], Any], what: str, wait: Callable[[float], object] = time.sleep) -> Any:
     """The result of a call to a hub, tried again after failures that may pass."""
     for pause in (*PAUSES, None):
         try:
             return call()
         except Exception as error:
+            if isinstance(error, UserError) or getattr(error, "errno", None) in _OF_THE_DISK:
+                raise
             reason = _final(error)
             if reason is not None or pause is None:
                 raise (UserError if reason else HubError)(f"{what}: {reason or _line(error)}") from error
-            time.sleep(pause)
+            wait(pause)
 
 
-# ----------------------------------------------------------------------------------------------- fetching
+# ----------------------------------------------------------------------------------------------- pulling
 
 
-class Job:
-    """What the threads of one pull share: how far they are, and whether they should stop."""
+@dataclass
+class Transfer:
+    """Vaults on their way from a store to a root, `workers` files at a time; `show(done, total)` tells the bytes."""
 
-    def __init__(self, show: Show | None = None) -> None:
-        self.show, self.lock, self.stop = show, threading.Lock(), threading.Event()
-        self.reading = threading.Lock()  # One vault at a time is read whole.
-        self.total = self.done = 0
+    store: Store
+    root: Path
+    say: Say
+    replace: bool = False
+    workers: int = 4
+    show: Callable[[int, int], None] | None = None
+    total: int = 0
+    done: int = 0
+    lock: Any = field(default_factory=Lock)
 
-    def check(self) -> None:
-        if self.stop.is_set():
-            raise UserError("stopped")
+    def vault(self, name: str, entry: Mapping[str, Any]) -> bool:
+        """Brings one vault, whole or not at all; False if it was there. Files of an earlier attempt are used."""
+        files, path, root = entry["files"], vaults.named_path(self.root, name), self.root
+        identity = hashlib.sha256("".join(f"{p}{files[p]['sha256']}" for p in sorted(files)).encode())
+        part = path.with_name(f".{path.name}.pull-{identity.hexdigest()[:12]}")
+        with vaults.locked(root, name, self.say):
+            listed = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
+            known = listed.get(name, {})
+            found = {f.relative_to(root).as_posix() for f in files_below(path)} if path.is_dir() else set()
+            there = found == set(files) and all(_is(root / place, of) for place, of in files.items())
+            for left_over in path.parent.glob(f".{path.name}.pull-*"):  # By processes that were killed.
+                if there or left_over != part:
+                    remove(left_over)
+            if there:
+                self._advance(sum(of["size"] for of in files.values()))
+                if known.get("files") != files:
+                    vaults.record(root, {name: entry}, self.say)
+                return False
+            if path.exists() and not self.replace and not _was_pulled(root, path, known):
+                raise UserError(
+                    f"{path}: differs from {name} on {self.store.address} and was not pulled from a hub; move it away, "
+                    "or replace it with --replace"
+                )
+            stop = Event()
+            with ThreadPoolExecutor(self.workers) as pool:  # The lock is held until all threads have ended.
+                targets = {place: part / (root / place).relative_to(path) for place in files}
+                try:
+                    list(pool.map(lambda p: self._fetch(p, files[p], targets[p], stop), files))
+                finally:
+                    stop.set()
+            try:
+                arrived = vaults.read_vault(part).metadata["task"]
+                if arrived != entry["task"]:
+                    raise UserError(f"its {vaults.METADATA} is that of another task, {arrived}")
+            except UserError as error:
+                remove(part)
+                reason = str(error).replace(str(part), "the vault")
+                raise UserError(f"{self.store.address}, {name}: {reason}; not taken") from None
+            vaults.replace_folder(part, path)
+            vaults.record(root, {name: entry}, self.say)
+        return True
 
-    def expect(self, count: int) -> None:
-        with self.lock:
-            self.total += count
+    def references(self, listed: Mapping[str, Any], families: set[str]) -> None:
+        """Brings the reference returns of these families; those that are there stay."""
+        new = {}
+        with vaults.locked(self.root, "references", self.say):
+            for left_over in (self.root / "references").glob("*/.*.pull-*"):  # By processes that were killed.
+                remove(left_over)
+            for place, expected in listed.items():
+                if re.fullmatch(r"references/[^/]+/[^/]+\.json", place) is None:
+                    raise UserError(
+                        f"{self.store.address}: lists {place} among its references; restore its manifest"
+                    )
+                file = self.root / place
+                if file.parent.name in families and not file.exists():
+                    part = file.with_name(f".{file.name}.pull-{expected['sha256'][:12]}")
+                    self._fetch(place, expected, part, Event())
+                    new[file] = part.replace(file)
+                elif file.exists() and not _is(file, expected):
+                    self.say(f"{file}: kept, the hub has other figures")
+            if new:
+                vaults.record(self.root, {}, self.say)
 
-    def add(self, count: int) -> None:
+    def _fetch(self, place: str, expected: Mapping[str, Any], file: Path, stop: Event) -> None:
+        """One file, unless it is there; refused unless it has the size and hash that the manifest says."""
+        from fsspec import Callback
+
+        size, where = expected["size"], f"{self.store.address}, {place}"
+
+        def attempt() -> None:
+            before = 0
+
+            def advance(_: Any, value: int, **__: Any) -> None:
+                nonlocal before
+                if stop.is_set():
+                    raise UserError(f"{where}: stopped")
+                if value > size:
+                    raise UserError(f"{where}: more than the {size:,} bytes that the manifest names")
+                self._advance(value - before)
+                before = value
+
+            tell = Callback(hooks={"": advance})
+            try:
+                with file.open("wb") as out:
+                    # Before it writes to a file by name, Hugging Face's client asks for details.
+                    to = out if self.store.repository else str(file)
+                    self.store.fs.get_file(self.store.place(place), to, callback=tell)
+                advance(None, size)  # A copy within a file system does not tell how far it is.
+            except BaseException:
+                self._advance(-before)
+                raise
+
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.exists() and _is(file, expected):
+            self._advance(size)
+            return
+        patiently(attempt, where, stop.wait)
+        if not _is(file, expected):
+            file.unlink()
+            raise UserError(
+                f"{where}: not the file that the manifest names, by its size or SHA-256; it was damaged or replaced on "
+                "the hub, nothing here was changed"
+            )
+
+    def _advance(self, count: int) -> None:
         with self.lock:
             self.done += count
             if self.show is not None:
                 self.show(self.done, self.total)
 
 
-def _hash_of(file: Path, size: int) -> tuple[Any, int]:
-    """SHA-256 of the first `size` bytes that are there, to be continued, and their number."""
-    digest, done = hashlib.sha256(), 0
-    if file.exists():
-        with file.open("rb") as stream:
-            while done < size and (chunk := stream.read(min(CHUNK, size - done))):
-                digest.update(chunk)
-                done += len(chunk)
-    return digest, done
-
-
-def _fetch(store: Store, relative: str, expected: Mapping[str, Any], file: Path, job: Job) -> None:
-    """One file, going on from what is there; refused unless it has the size and hash that the manifest says."""
-    size, where = expected["size"], f"{store.address}, {relative}"
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        digest, done = _hash_of(file, size)
-        earlier = done
-        job.add(done)
-        while True:
-            with file.open("r+b" if done else "wb") as out:
-                if done:  # ext4 writes a file out as it is closed, and makes all wait, if it was truncated to nothing
-                    out.truncate(done)
-                    out.seek(done)
-                for chunk in _chunks(store, relative, done, size, where, job):
-                    out.write(chunk)
-                    digest.update(chunk)
-                    job.add(len(chunk))
-            if digest.hexdigest() == expected["sha256"]:
-                return
-            if not earlier:
-                break
-            job.add(-size)
-            digest, done, earlier = hashlib.sha256(), 0, 0  # what an earlier pull left was something else
-    except OSError as error:
-        raise HubError(
-            f"{file}: cannot be written ({error.strerror or error}); make room: the same command goes on from here, "
-            "and what was there before is untouched"
-        ) from error
-    file.unlink()
-    raise UserError(
-        f"{where}: not the file that the manifest names (SHA-256 {digest.hexdigest()[:12]}… instead of "
-        f"{expected['sha256'][:12]}…); it was damaged or replaced on the hub, nothing here was changed"
-    )
-
-
-def _chunks(store: Store, relative: str, done: int, size: int, where: str, job: Job) -> Iterator[bytes]:
-    """The bytes of a file from `done` to `size`, over as many connections as it takes."""
-    failures, ranges, streams = 0, True, bool(store.repo)
-    while done < size:
-        job.check()
-        try:
-            # The size is known: no client needs to ask for it.
-            blocks = {"block_size": CHUNK, "cache_type": "none", "size": size}
-            how = blocks if ranges and not streams else {"block_size": 0}
-            with store.fs.open(store.place(relative), "rb", **how) as source:
-                at = 0
-                if streams:
-                    # Hugging Face's stream cannot seek, but begins where it believes to be: one request for all the
-                    # rest of a file, handed on in pieces that stay in the cache, for twice the speed of blocks.
-                    at = source.loc = done
-                elif ranges:
-                    at = source.seek(done)
-                most = PIECE if streams else CHUNK
-                while done < size:
-                    chunk = source.read(min(most, size - done if at >= done else done - at))
-                    if not chunk:
-                        raise EOFError(f"ends after {at} of {size} bytes")
-                    at += len(chunk)
-                    if at > done:
-                        done, failures = at, 0
-                        yield chunk
-                    job.check()
-        except UserError:
-            raise
-        except Exception as error:
-            if ranges and isinstance(error, ValueError) and "range" in str(error).lower():
-                ranges = False  # a plain server: read past what is there
-                continue
-            reason = _final(error)
-            if reason is not None or failures == len(PAUSES):
-                raise (UserError if reason else HubError)(f"{where}: {reason or _line(error)}") from error
-            job.stop.wait(PAUSES[failures])
-            failures += 1
-
-
-def _files_there(path: Path, root: Path) -> set[str]:
-    return {f.relative_to(root).as_posix() for f in files_below(path)}
-
-
-def _is_there(root: Path, path: Path, files: Mapping[str, Mapping[str, Any]]) -> bool:
-    """Whether a folder holds exactly these files."""
-    if not path.is_dir() or _files_there(path, root) != set(files):
-        return False
-    sizes = all((root / f).stat().st_size == of["size"] for f, of in files.items())
-    return sizes and all(
-        _hash_of(root / f, of["size"])[0].hexdigest() == of["sha256"] for f, of in files.items()
-    )
+def _is(file: Path, expected: Mapping[str, Any]) -> bool:
+    """Whether a file has this size and hash."""
+    return {**expected, **vaults.fingerprint(file)} == expected
 
 
 def _was_pulled(root: Path, path: Path, known: Mapping[str, Any]) -> bool:
     """Whether a vault came from a hub and was at most damaged since, not written anew."""
     about = path / vaults.METADATA
-    of = known.get("files", {}).get(about.relative_to(root).as_posix())
-    return "source" in known and (not about.exists() or vaults.fingerprint(about) == of)
-
-
-def install(
-    store: Store,
-    name: str,
-    entry: Mapping[str, Any],
-    root: Path,
-    replace: bool,
-    pool: Executor,
-    job: Job,
-    say: Say,
-) -> bool:
-    """One vault brought to a root, whole or not at all; False if it was there."""
-    files: dict[str, dict[str, Any]] = entry["files"]
-    task, _, quality = name.rpartition("/")
-    path = vaults.vault_path(root, task, quality)
-    size = sum(f["size"] for f in files.values())
-    job.expect(size)
-    with vaults.locked(root, name, say, job.check):
-        identity = hashlib.sha256("".join(f"{k}{v['sha256']}" for k, v in sorted(files.items())).encode())
-        part = path.with_name(f".{quality}.pull-{identity.hexdigest()[:12]}")
-        there = _is_there(root, path, files)
-        for left_over in path.parent.glob(
-            f".{quality}.pull-*"
-        ):  # Of other versions, by processes that were killed.
-            if there or left_over != part:
-                remove(left_over)
-        known = vaults.read_manifest(root)["vaults"] if (root / vaults.MANIFEST).exists() else {}
-        if there:
-            job.add(size)
-            if known.get(name, {}).get("files") != files:
-                vaults.record(root, {name: entry}, say)
-            return False
-        if path.exists() and not replace and not _was_pulled(root, path, known.get(name, {})):
-            raise UserError(
-                f"{path}: differs from {name} on {store.address} and was not pulled from a hub; move it away, or "
-                "replace it with --replace"
-            )
-        own = path.relative_to(root).as_posix() + "/"
-        # The largest first: it decides how long all takes.
-        order = sorted(files.items(), key=lambda item: -item[1]["size"])
-        try:
-            pending = [
-                pool.submit(_fetch, store, place, of, part / place.removeprefix(own), job)
-                for place, of in order
-            ]
-            for future in as_completed(pending):
-                future.result()
-        except BaseException:
-            for future in pending:
-                future.cancel()
-            wait(pending)  # nobody writes once the lock is gone
-            raise
-        try:
-            with job.reading:
-                told = vaults.read_vault(part).metadata["task"]
-            if told != task:
-                raise UserError(f"its {vaults.METADATA} is that of another task, {told}")
-        except UserError as error:
-            remove(part)
-            raise UserError(
-                f"{store.address}, {name}: {str(error).replace(str(part), 'the vault')}; not taken"
-            ) from None
-        vaults.replace_folder(part, path)
-        vaults.record(root, {name: entry}, say)
-    return True
-
-
-def _install_references(
-    store: Store, manifest: Mapping[str, Any], tasks: set[str], root: Path, say: Say
-) -> None:
-    """The reference returns of these tasks' families; those that are there stay."""
-    families = {task.partition("/")[0] for task in tasks}
-    mine = {}
-    for place, of in manifest.get("references", {}).items():
-        parts = place.split("/")
-        if len(parts) != 3 or parts[0] != "references" or not place.endswith(".json"):
-            raise UserError(f"{store.address}: lists {place} among its references; restore its manifest")
-        if parts[1] in families:
-            mine[place] = of
-    new = False
-    with vaults.locked(root, "references", say):
-        for place, of in mine.items():
-            file = root / place
-            if file.exists():
-                if vaults.fingerprint(file) != dict(of):
-                    say(f"{file}: kept, the hub has other figures")
-                continue
-            part = file.with_name(f".{file.name}.pull-{of['sha256'][:12]}")
-            _fetch(store, place, of, part, Job())
-            part.replace(file)
-            new = True
-        if new:
-            vaults.record(root, {}, say)
+    expected = known.get("files", {}).get(about.relative_to(root).as_posix())
+    return "source" in known and (not about.exists() or vaults.fingerprint(about) == expected)
 
 
 def pull(
@@ -490,78 +402,65 @@ def pull(
     root: str | os.PathLike,
     names: Sequence[str] = (),
     *,
-    replace: bool = False,
-    workers: int = 4,
-    say: Say = print,
-    show: Show | None = None,
+    say: Say = terminal.say,
+    **options: Any,
 ) -> list[str]:
     """Brings vaults, and the reference returns of their families, from a hub to a root; returns their names.
 
-    Files come in parallel into a folder beside their place, going on from what an interrupted pull left there. A vault
+    Files come into a folder beside their place; those that an interrupted pull brought are not fetched again. A vault
     appears only when each of its files has the hash of the manifest, by one rename. Vaults that are there are left
     alone; a changed one is replaced if it was pulled itself, or with `replace`. Another process that pulls the same
-    vault is waited for. Memory: a few chunks per worker. UserError in one line if anything cannot be had.
+    vault is waited for. `options`: `replace`, `workers` and `show` of `Transfer`. UserError in one line if anything
+    cannot be had; the other vaults are brought.
     """
-    root, say = Path(root).expanduser().resolve(), _clean(say)
+    root, tell = Path(root).expanduser().resolve(), lambda text: say(shown(text))
     manifest, store = read_manifest(connect(address))
-    chosen = choose(manifest, names, address)
-    missing = [v for v in chosen if not vaults.vault_path(root, *_task_and_quality(v)).exists()]
-    need = sum(f["size"] for v in missing for f in manifest["vaults"][v]["files"].values())
+    listed = manifest["vaults"]
+    chosen = choose(listed, names, address)
+    sizes = {v: sum(of["size"] for of in listed[v]["files"].values()) for v in chosen}
+    transfer = Transfer(store, root, tell, total=sum(sizes.values()), **options)
+    need = sum(size for v, size in sizes.items() if not vaults.named_path(root, v).exists())
     try:
         root.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(root).free
-    except OSError as error:
-        raise UserError(f"{root}: {error.strerror}; choose another folder") from error
-    if need > free:
-        raise UserError(
-            f"{root}: {need / 1e6:.1f} MB to fetch, {free / 1e6:.1f} MB free; make room, or pull less"
-        )
-    job = Job(show)
-    failed: list[tuple[str, UserError | OSError]] = []
-    entries = {v: {**manifest["vaults"][v], "source": store.pinned} for v in chosen}
-    with ThreadPoolExecutor(max(1, workers)) as files, ThreadPoolExecutor(VAULTS_AT_ONCE) as several:
-        pending = {
-            several.submit(install, store, v, entries[v], root, replace, files, job, say): v for v in chosen
-        }
-        try:
-            for future in as_completed(pending):
+        if need > (free := shutil.disk_usage(root).free):
+            raise UserError(
+                f"{root}: {need / 1e6:.1f} MB to fetch, {free / 1e6:.1f} MB free; make room, or pull less"
+            )
+        with one_by_one(len(chosen), "pulled", tell) as failed:
+            for name in chosen:
                 try:
-                    new = future.result()
-                    say(f"{pending[future]}: {'pulled' if new else 'already there'}")
+                    new = transfer.vault(name, {**listed[name], "source": store.pinned})
+                    tell(f"{name}: {'pulled' if new else 'already there'}")
                 except HubError:
                     raise
-                except UserError as error:  # Of this vault; the others are brought.
-                    failed.append((pending[future], error))
-        except BaseException as error:
-            job.stop.set()
-            for future in pending:
-                future.cancel()
-            if isinstance(error, OSError):
-                raise UserError(f"{root}: {error}; make it a folder that can be written to") from error
-            raise
-    _install_references(store, manifest, {v.rpartition("/")[0] for v in chosen}, root, say)
-    say(f"from {store.pinned}")
-    conclude(failed, len(chosen), "pulled", say)
+                except UserError as error:
+                    failed.append((name, error))
+            transfer.references(manifest.get("references", {}), {v.partition("/")[0] for v in chosen})
+            tell(f"from {store.pinned}")
+    except OSError as error:  # Of a full disk, the operating system does not say where.
+        error.filename = error.filename or str(root)
+        raise UserError(described(error)) from error
     return chosen
 
 
-def _clean(say: Say) -> Say:
-    return lambda text: say(shown(text))
-
-
-def conclude(failed: Sequence[tuple[str, UserError | OSError]], count: int, done: str, say: Say) -> None:
-    """Raises UserError that names the vaults that failed; of several, each is said first."""
-    if len(failed) == 1 and count == 1:
+@contextmanager
+def one_by_one(count: int, done: str, say: Say) -> Iterator[list[tuple[str, UserError | OSError]]]:
+    """Collects those of `count` vaults that fail by a fault of their own; at the end, also where the hub itself fails,
+    says what is wrong with each, and raises UserError that names them.
+    """
+    failed: list[tuple[str, UserError | OSError]] = []
+    hub_failed = True
+    try:
+        yield failed
+        hub_failed = False
+    finally:
+        if hub_failed or count > 1:
+            for name, error in failed:
+                say(f"{name}: not {done}: {described(error)}")
+    if failed and count == 1:
         raise failed[0][1]
-    for name, error in failed:
-        say(f"{name}: not {done}: {described(error)}")
     if failed:
         raise UserError(
             f"{len(failed)} of {count} vaults not {done}: {', '.join(name for name, _ in failed)}; the lines above say "
             "why. Mend them and give the same command again"
         )
-
-
-def _task_and_quality(name: str) -> tuple[str, str]:
-    task, _, quality = name.rpartition("/")
-    return task, quality

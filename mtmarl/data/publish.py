@@ -2,22 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from mtmarl import terminal
 from mtmarl.data import card, hub
 from mtmarl.data import vault as vaults
 from mtmarl.data.describe import describe
-from mtmarl.data.hub import Say, Store
 from mtmarl.errors import UserError
-from mtmarl.files import write_whole
+from mtmarl.files import staged
 
 CARD = "README.md"
 WORKERS = 8
-Files = Mapping[str, Path | bytes]
+_EMPTY = vaults.to_json({"schema_version": vaults.SCHEMA_VERSION, "vaults": {}}).encode()
+Files = dict[str, Path | bytes]
 
 
 def push(
@@ -30,7 +31,7 @@ def push(
     create: bool = False,
     replace: bool = False,
     draw: Callable[[str, Mapping[str, Any]], bytes] | None = None,
-    say: Say = print,
+    say: hub.Say = terminal.say,
 ) -> str:
     """Publishes vaults of a root with the reference returns of their families; returns the pinned address.
 
@@ -43,149 +44,147 @@ def push(
     local, faults = vaults.catalogue(root)
     if not local and not faults:
         raise UserError(f"{root}: no vaults here; give the folder that holds the families")
-    chosen = hub.choose({"vaults": sorted({**local, **faults})}, names, str(root))
-    store = _to_write(address, create)
-    figures = vaults.read_references(root)
-    failed: list[tuple[str, UserError | OSError]] = [(n, UserError(faults[n])) for n in chosen if n in faults]
-    for name in (n for n in chosen if n in local):
-        with _one_at_a_time(store, say):
-            manifest = _read_manifest(store)
-            entries, references = dict(manifest["vaults"]), dict(manifest.get("references", {}))
-            before = entries.get(name, {}).get("files", {})
-            try:
-                entry = vaults.manifest_entry(root, local[name])
-                vaults.check_entry(name, entry, local[name])
-                if before and before != entry["files"] and not replace:
-                    raise UserError(
-                        f"{store.address}: has another {name}; push it under another quality, or with --replace"
-                    )
-                about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
-            except (UserError, OSError) as error:  # Of this vault; the others are published.
-                failed.append((name, error))
-                continue
-            files: dict[str, Path | bytes] = {
-                p: root / p for p, of in entry["files"].items() if before.get(p) != of
-            }
-            if draw is not None:
-                about["picture"] = f"figures/{name}.png"
-                files[about["picture"]] = draw(name, about)
-            for file in sorted((root / "references" / name.partition("/")[0]).glob("[!.]*.json")):
-                place, of = file.relative_to(root).as_posix(), vaults.fingerprint(file)
-                if place in references and references[place] != of and not replace:
-                    say(f"{place}: kept as it is on the hub, where the figures differ")
-                elif references.get(place) != of:
-                    files[place], references[place] = file, of
-            entry = {**entry, "description": about}
-            entries = dict(sorted({**entries, name: entry}.items()))
-            old = hub.read_small(store, CARD)
-            new = card.card(entries, title or _name(store), license)
-            try:
-                files[CARD] = card.update(old.decode() if old else None, new).encode()
-            except UnicodeDecodeError:
-                raise UserError(f"{store.address}, {CARD}: not UTF-8; correct or remove it there") from None
-            manifest |= {"vaults": entries, "references": dict(sorted(references.items()))}
-            files[vaults.MANIFEST] = vaults.to_json(manifest).encode()
-            store = _publish(store, root, name, entry, files, sorted(set(before) - set(entry["files"])), say)
-        size = sum((root / place).stat().st_size for place in files if place in entry["files"])
-        say(f"{name}: pushed, {size / 1e6:.1f} MB")
-    hub.conclude(failed, len(chosen), "pushed", say)
-    return store.pinned if store.commit else hub.read_manifest(store)[1].pinned
+    chosen = hub.choose(sorted({**local, **faults}), names, str(root))
+    with hub.one_by_one(len(chosen), "pushed", say) as failed:
+        failed += [(name, UserError(faults[name])) for name in chosen if name in faults]
+        store, figures = _connect(address, create), vaults.read_references(root)
+        title = title or (store.repository.name if store.repository else store.base).rpartition("/")[2]
+        for name in (n for n in chosen if n in local):
+            with _turn(store, say):
+                content = hub.read_small(store, vaults.MANIFEST) or _EMPTY
+                manifest = vaults.parse_manifest(content, f"{store.address}, {vaults.MANIFEST}")
+                entries, references = manifest["vaults"], manifest.setdefault("references", {})
+                before = entries.get(name, {}).get("files", {})
+                try:
+                    entry = vaults.manifest_entry(root, local[name])
+                    vaults.check_entry(name, entry, local[name])
+                    if before and before != entry["files"] and not replace:
+                        raise UserError(
+                            f"{store.address}: has another {name}; push it as another dataset, or with --replace"
+                        )
+                    about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
+                except (UserError, OSError) as error:  # Of this vault; the others are published.
+                    failed.append((name, error))
+                    continue
+                new = {place: of for place, of in entry["files"].items() if before.get(place) != of}
+                files: Files = {place: root / place for place in new}
+                if draw is not None:
+                    about["picture"] = f"figures/{name}.png"
+                    files[about["picture"]] = draw(name, about)
+                for file in sorted((root / "references" / name.partition("/")[0]).glob("[!.]*.json")):
+                    place, of = file.relative_to(root).as_posix(), vaults.fingerprint(file)
+                    if place in references and references[place] != of and not replace:
+                        say(f"{place}: kept as it is on the hub, where the figures differ")
+                    elif references.get(place) != of:
+                        files[place], references[place] = file, of
+                entries[name] = {**entry, "description": about}
+                for part in ("vaults", "references"):
+                    manifest[part] = dict(sorted(manifest[part].items()))
+                files[CARD] = _card(store, manifest["vaults"], title, license)
+                files[vaults.MANIFEST] = vaults.to_json(manifest).encode()
+                store = _publish(
+                    store, root, name, entries[name], files, set(before) - set(entry["files"]), say
+                )
+            say(f"{name}: pushed, {sum(of['size'] for of in new.values()) / 1e6:.1f} MB")
+    return store.pinned if store.repository else hub.read_manifest(store)[1].pinned
 
 
-def _one_at_a_time(store: Store, say: Say) -> AbstractContextManager[None]:
-    """Of those that push to one folder. Elsewhere the hub refuses a commit that is not on top, or knows no locks."""
-    return vaults.locked(Path(store.base), "push", say) if hub.is_folder(store) else nullcontext()
+def _turn(store: hub.Store, say: hub.Say) -> AbstractContextManager[None]:
+    """Pushes to one folder take turns. Elsewhere the hub refuses a commit that is not on top, or knows no locks."""
+    return vaults.locked(Path(store.base), "push", say) if store.is_folder else nullcontext()
 
 
-def _read_manifest(store: Store) -> dict[str, Any]:
-    content = hub.read_small(store, vaults.MANIFEST)
-    if content is None:
-        return {"schema_version": vaults.SCHEMA_VERSION, "vaults": {}}
-    return vaults.parse_manifest(content, f"{store.address}, {vaults.MANIFEST}")
-
-
-def _name(store: Store) -> str:
-    return (store.repo or store.base).rpartition("/")[2]
-
-
-def _to_write(address: str, create: bool) -> Store:
+def _connect(address: str, create: bool) -> hub.Store:
     """The place to publish at, made if need be."""
-    hub.check_address(address)
-    if hub.split(address)[1]:
+    url, fingerprint, repository = hub.parse(address)
+    if fingerprint:
         raise UserError(f"{address}: a fingerprint says what is there already; push without it")
-    if address.startswith(("http://", "https://")):
+    if url.startswith(("http://", "https://")):
         raise UserError(f"{address}: can only be read; push to hf://, s3://, gs:// or a folder")
-    if create and (repo := hub.huggingface_parts(address)):
-        api = hub.huggingface_api()
-        hub.patiently(
-            lambda: api.create_repo(repo["repo"], repo_type="dataset", private=True, exist_ok=True), address
-        )
-    store = hub.connect(address)
-    if store.repo and re.fullmatch("[0-9a-f]{40}", store.branch):
+    if repository and re.fullmatch("[0-9a-f]{40}", repository.branch):
         raise UserError(f"{address}: a commit cannot change; push to a branch")
-    return store
+    if create and repository:
+        make = hub.huggingface_api().create_repo
+        hub.patiently(
+            lambda: make(repository.name, repo_type="dataset", private=True, exist_ok=True), address
+        )
+    return hub.connect(address)
+
+
+def _card(store: hub.Store, entries: Mapping[str, Any], title: str, license: str | None) -> bytes:
+    old = hub.read_small(store, CARD)
+    try:
+        return card.update(old.decode() if old else None, card.card(entries, title, license)).encode()
+    except UnicodeDecodeError:
+        raise UserError(f"{store.address}, {CARD}: not UTF-8; correct or remove it there") from None
 
 
 def _publish(
-    store: Store,
+    store: hub.Store,
     root: Path,
     name: str,
     entry: Mapping[str, Any],
     files: Files,
-    stale: Iterable[str],
-    say: Say,
-) -> Store:
-    if store.repo:
+    stale: set[str],
+    say: hub.Say,
+) -> hub.Store:
+    if store.repository:
         return _commit(store, files, stale, f"{name}: {entry['steps']:,} steps")
-    if hub.is_folder(store):
+    if store.is_folder:
         target = Path(store.base)
-        source = hub.folder(root)
-        with ThreadPoolExecutor(WORKERS) as pool:
-            hub.install(source, name, entry, target, True, pool, hub.Job(), say)
-        for place, of in files.items():
-            if place not in (*entry["files"], vaults.MANIFEST):
-                write_whole(target / place, of if isinstance(of, bytes) else of.read_bytes())
-        # Beside what has been collected or pulled into the folder meanwhile.
+        more = {target / f: of for f, of in files.items() if f not in (*entry["files"], vaults.MANIFEST)}
+        # All is on disk before anything is in its place. The manifest is that of the folder then: others may have
+        # collected or pulled into it meanwhile.
+        with staged({f: of if isinstance(of, bytes) else of.read_bytes() for f, of in more.items()}):
+            hub.Transfer(hub.folder(root), target, say, replace=True).vault(name, entry)
         vaults.record(target, {name: entry}, say)
         return store
-    last = (vaults.MANIFEST,)  # it vouches for the others
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda p: _put(store, p, files[p]), [p for p in files if p not in last]))
-    for place in last:
-        _put(store, place, files[place])
-    for place in stale:
+        list(pool.map(lambda f: _put(store, f, files[f]), [f for f in files if f != vaults.MANIFEST]))
+    _put(store, vaults.MANIFEST, files[vaults.MANIFEST])  # It vouches for the others.
+    for place in sorted(stale):
         hub.patiently(lambda place=place: store.fs.rm_file(store.place(place)), f"{store.address}, {place}")
     return store
 
 
-def _put(store: Store, place: str, of: Path | bytes) -> None:
+def _put(store: hub.Store, place: str, content: Path | bytes) -> None:
     where, target = f"{store.address}, {place}", store.place(place)
-    if isinstance(of, bytes):
-        hub.patiently(lambda: store.fs.pipe_file(target, of), where)
-        size = len(of)
+    if isinstance(content, bytes):
+        size, send = len(content), lambda: store.fs.pipe_file(target, content)
     else:
-        hub.patiently(lambda: store.fs.put_file(str(of), target), where)
-        size = of.stat().st_size
+        size, send = content.stat().st_size, lambda: store.fs.put_file(str(content), target)
+    hub.patiently(send, where)
     arrived = hub.patiently(lambda: store.fs.info(target)["size"], where)
     if arrived != size:
         raise UserError(f"{where}: {arrived} of {size} bytes arrived; push again")
 
 
-def _commit(store: Store, files: Files, stale: Iterable[str], message: str) -> Store:
+def _commit(store: hub.Store, files: Files, stale: set[str], message: str) -> hub.Store:
     """One commit on top of the one that was read: what somebody else pushed since is not undone."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-    inside = f"{store.folder}/" if store.folder else ""
+    assert store.repository is not None
+    repository, api = store.repository, hub.huggingface_api()
+    inside = f"{repository.folder}/" if repository.folder else ""
     changes = [
         CommitOperationAdd(inside + place, of if isinstance(of, bytes) else str(of))
         for place, of in files.items()
-    ] + [CommitOperationDelete(inside + place, is_folder=False) for place in stale]
-    api = hub.huggingface_api()
-    done = hub.patiently(
-        lambda: api.create_commit(
-            store.repo, changes, commit_message=message, repo_type="dataset", revision=store.branch,
-            parent_commit=store.commit,
-        ),
-        f"{store.address}, {message}",
-    )  # fmt: skip
-    return hub.at_commit(store, done.oid)
+    ] + [CommitOperationDelete(inside + place, is_folder=False) for place in sorted(stale)]
+
+    def commit() -> hub.Store:
+        try:
+            done = api.create_commit(
+                repository.name, changes, commit_message=message, repo_type="dataset", revision=repository.branch,
+                parent_commit=repository.commit,
+            )  # fmt: skip
+            return hub.at_commit(store, done.oid)
+        except Exception as error:
+            if (
+                hub.status_of(error) == 412
+            ):  # Not on top: perhaps of an earlier attempt whose answer was lost.
+                now = hub.connect(store.address)
+                if hub.read_small(now, vaults.MANIFEST) == files[vaults.MANIFEST]:
+                    return now
+            raise
+
+    return hub.patiently(commit, f"{store.address}, {message}")
