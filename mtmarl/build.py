@@ -7,7 +7,6 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import mtmarl
-from mtmarl import config, foreign, memory
+from mtmarl import config, foreign, memory, terminal
 from mtmarl.algos import ALGOS, ONLINE
 from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.command_lines import command, line, word
@@ -129,7 +128,7 @@ def find_vaults(cfg: Config, tasks: Sequence[str]) -> list[Path]:
             address,
             roots[0] if roots else vault.own_root(),
             missing,
-            say=lambda line: None if cfg.quiet else print(line, flush=True),
+            say=lambda line: None if cfg.quiet else terminal.say(line),
         )
     return [vault.find_vault(task, quality, roots, address) for task in tasks]
 
@@ -851,11 +850,10 @@ def start_run(run_dir: Path, cfg: Config, job: Job) -> dict[str, Any]:
 def warn_of_replay(run_dir: Path, record: Mapping[str, Any], done: int | None, updates: int) -> None:
     """Says so where a run goes on after update `done` with other random numbers than it began with."""
     if done is not None and 0 < done < updates and record.get("streams", 1) != RULE:
-        print(
+        terminal.say(
             f"{run_dir}: begun by a version that draws other random numbers; it goes on from update {done:,}, but does "
             "not replay bit for bit",
-            file=sys.stderr,
-            flush=True,
+            error=True,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from mtmarl import config, divergence, stops
+from mtmarl import config, divergence, stops, terminal
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.runs.record import PROGRESS, read_progress
@@ -55,7 +55,7 @@ def run(cfg: config.Config) -> None:
     diverged: list[str] = []
     for i, (task, record) in enumerate(jobs):
         if cfg.data.vault_dir is None and (holder := _holder(cfg, task, record, root)):
-            print(f"[{i + 1}/{len(jobs)}] {task}: already collected in {holder}", flush=True)
+            terminal.say(f"[{i + 1}/{len(jobs)}] {task}: already collected in {holder}")
             continue
         there = _there(cfg, task, root)
         own = replace(cfg, collect=replace(cfg.collect, record=record))
@@ -67,20 +67,20 @@ def run(cfg: config.Config) -> None:
                 _check_own(vault.vault_path(root, task, quality))
         label = f"[{i + 1}/{len(jobs)}] {task}"
         if done:
-            print(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}", flush=True)
+            terminal.say(f"{label}: already collected in {root}{' as ' * bool(there)}{', '.join(there)}")
             lacking = [q for q in qualities(cfg) if record and q not in there]
             if lacking:
-                print(
+                terminal.say(
                     f"  not {', '.join(lacking)}, recorded along with training alone: give another data.vault_dir "
                     "to train anew"
                 )
             continue
-        print(label, flush=True)
+        terminal.say(label)
         try:
             collect_task(own, task, root)
         except Diverged as error:
             diverged.append(str(error))
-            print(f"  {error}", file=sys.stderr, flush=True)
+            terminal.say(f"  {error}", error=True)
     if jobs:
         vault.update_manifest(root)
     if diverged:
@@ -194,7 +194,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
         stack.enter_context(only_writer(run_dir))
         stack.enter_context(vault.sole_collector(root, task))
         if _collected(cfg, task, root):
-            print(f"  collected meanwhile by another process, in {root}", flush=True)
+            terminal.say(f"  collected meanwhile by another process, in {root}")
             return vault.read_references(root, [task])[task]
         earlier = earlier or build.earlier_run(run_dir, cfg, FREE_TO_CHANGE)  # Begun meanwhile by another.
     parts = run_dir / "recordings"
@@ -218,7 +218,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     newest = lambda updates: max(updates[0], default=None)
     done, states, damaged = newest_whole([(checkpoints, state)], newest)
     for line in damaged:
-        print(f"  {line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
+        terminal.say(f"  {line}; goes on from the one before, after update {done}", error=True)
     if earlier is not None and sharding.is_primary():
         build.warn_of_replay(run_dir, earlier, done, plan.updates)
     sinks = stack.enter_context(
@@ -226,7 +226,7 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
             build.make_sinks(cfg, run_dir, None if done is None else done * steps_per_update, "env steps")
         )
     )
-    print(f"  {plan.updates * steps_per_update:,} env steps", flush=True)
+    terminal.say(f"  {plan.updates * steps_per_update:,} env steps")
     sinks.start(plan.updates * steps_per_update, (done or 0) * steps_per_update)
     log = lambda update, metrics: sinks.log(update * steps_per_update, metrics)
 
@@ -286,10 +286,10 @@ def _collect_task(cfg: config.Config, task: str, root: Path, stack: ExitStack) -
     if c.record:
         events.append(loop.Event(job.record_every, record_part))
     if done is None and job.start is not None:
-        print(f"  {build.say_start(cfg, job.start)}", flush=True)
+        terminal.say(f"  {build.say_start(cfg, job.start)}")
     if done is not None:
         state = states[0]
-        print(f"  goes on from update {done} of {plan.updates}", flush=True)
+        terminal.say(f"  goes on from update {done} of {plan.updates}")
     with stops.awaited(run_dir, GOES_ON) as stop:
         state = loop.train(
             algo, job.sources, plan, state, events, log, lambda s: checkpoints.save(int(s.update), s),
@@ -349,11 +349,10 @@ def _write_reference(root: Path, task: str, figures: Mapping[str, Any]) -> None:
     if known is None or all(known.get(k) == figures[k] for k in ("algorithm", "seed", "env_steps")):
         vault.write_reference(root, task, figures)
         return
-    print(
+    terminal.say(
         f"  kept the reference return of {task}, {known.get('reference', float('nan')):.3f} of "
         f"{known.get('algorithm')}; this policy has {figures['reference']:.3f}: to count by that, remove "
         f"{vault.reference_file(root, task)} and give the same command again",
-        flush=True,
     )
 
 

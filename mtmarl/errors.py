@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from mtmarl import stops
+from mtmarl import stops, terminal
 from mtmarl.foreign import shown
 from mtmarl.terminal import print_anything
 
@@ -60,7 +60,7 @@ def failed(error: UserError | OSError) -> int:
     """Prints what stopped a command; the exit code. A closed output is no error of a file: it is raised again."""
     if isinstance(error, BrokenPipeError):
         raise error
-    print(f"error: {described(error)}", file=sys.stderr)
+    terminal.say(f"error: {described(error)}", error=True)
     return error.code if isinstance(error, UserError) else 2
 
 
@@ -102,7 +102,7 @@ def exit_with(main: Callable[[], int], afterwards: str = "") -> NoReturn:
         stops.die_of_signals()
         said = ["stopped", stop.saved if isinstance(stop, stops.Stopped) else "", afterwards]
         with suppress(OSError):  # The terminal may have gone, as after SIGHUP.
-            print("\n" + "; ".join(part for part in said if part), file=sys.stderr)
+            terminal.say("", "; ".join(part for part in said if part), error=True)
         sys.exit(128 + (stop.signum if isinstance(stop, stops.Stopped) else signal.SIGINT))
     except BrokenPipeError:
         # Who reads what is printed has had enough, as `head` has; nor is there more to flush.

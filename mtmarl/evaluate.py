@@ -4,7 +4,7 @@ import json
 import math
 import sys
 
-from mtmarl import config
+from mtmarl import config, terminal
 from mtmarl.errors import UserError, exit_with, failed
 
 
@@ -53,9 +53,9 @@ def run(cfg: config.Config) -> None:
         line = f"{task:<{width}}  return {scored[task].mean:.3f} ± {error:.3f}"
         line += f"  greedy {greedy[task].mean:.3f}"
         line += "" if normalised is None or won is not None else f"  normalised {normalised:.3f}"
-        print(line + ("" if won is None else f"  won {won:.1%}"))
+        terminal.say(line + ("" if won is None else f"  won {won:.1%}"))
     about = {"run": cfg.run, "which": cfg.which, "episodes": episodes, "explore": explore}
-    print(json.dumps({**about, "tasks": record}))
+    terminal.say(json.dumps({**about, "tasks": record}))
 
 
 if __name__ == "__main__":

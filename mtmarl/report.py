@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mtmarl import config, settings
+from mtmarl import config, settings, terminal
 from mtmarl.command_lines import line
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_together
@@ -101,8 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     except (UserError, OSError) as error:
         return failed(error)
     for notice in notices:
-        print(notice)
-    print(f"report: {report}")
+        terminal.say(notice)
+    terminal.say(f"report: {report}")
     return 0
 
 

@@ -8,6 +8,7 @@ that the results.json of an earlier report holds, of this sweep or another, is c
 
 import sys
 
+from mtmarl import terminal
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.sweeps.options import help_text, read_options
 from mtmarl.sweeps.run import run_sweep
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
         if any(a in ("-h", "--help") for a in argv):
-            print(help_text())
+            terminal.say(*help_text().splitlines())
             return 0
         return run_sweep(read_options(argv))
     except (UserError, OSError) as error:

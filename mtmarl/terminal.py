@@ -1,10 +1,12 @@
-"""What is printed arrives on every terminal, pipe and file, whatever its encoding."""
+"""What is printed arrives on every terminal, pipe and file, whatever its encoding, and no terminal obeys it."""
 
 import codecs
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
+
+from mtmarl.foreign import shown
 
 # What stands for our own signs where an encoding lacks them; for any other character "?" does.
 _PLAIN = {
@@ -20,6 +22,18 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("mtmarl.plain", _plainly)
+
+
+def say(*lines: object, error: bool = False) -> None:
+    """Prints each value as one line, on stdout or stderr. All lines that this package prints go through it.
+
+    Names from files and hubs may hold anything: control characters, line breaks too, are spelled out and credentials
+    are left out.
+    """
+    stream = sys.stderr if error else sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "\n".join(shown(line).replace("\n", "\\n") for line in lines)
+    print(text.encode(encoding, "mtmarl.plain").decode(encoding), file=stream, flush=True)
 
 
 def print_anything() -> None:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mtmarl import config, divergence, stops
+from mtmarl import config, divergence, stops, terminal
 from mtmarl.errors import GOES_ON, Diverged, UserError, exit_with, failed
 from mtmarl.files import only_writer, write_json
 from mtmarl.runs.record import BEST, FINAL, RUN, read_best
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         cfg = config.compose(sys.argv[1:] if argv is None else argv, "train")
         if not cfg.quiet:
             seeds = f"seed {cfg.seed}" if cfg.seeds is None else f"seeds {', '.join(map(str, cfg.seeds))}"
-            print(f"mtmarl: {cfg.algo_name} on {cfg.tasks.name}, {seeds}; loading jax …", flush=True)
+            terminal.say(f"mtmarl: {cfg.algo_name} on {cfg.tasks.name}, {seeds}; loading jax …")
         run(cfg)
     except (UserError, OSError) as error:
         return failed(error)
@@ -64,7 +64,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
     left = [r for r in runs if not divergence.ended(r.directory)]
     for r in runs:
         if r not in left and not r.diverged and sharding.is_primary():
-            print(f"{r.directory}: already finished; give another run_dir to train again", flush=True)
+            terminal.say(f"{r.directory}: already finished; give another run_dir to train again")
     if left:
         for i, r in enumerate(left):
             r.open(stack, quiet=i > 0 or not sharding.is_primary(), sharing=len(left))
@@ -79,7 +79,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
             lambda updates: build.common_update(dict(zip(places, updates, strict=True))),
         )
         for line in damaged:
-            print(f"{line}; goes on from the one before, after update {done}", file=sys.stderr, flush=True)
+            terminal.say(f"{line}; goes on from the one before, after update {done}", error=True)
         if done is not None:
             state = loop.stack(parts, plan.seed) if isinstance(plan.seed, tuple) else parts[0]
         for r in left:
@@ -122,7 +122,7 @@ def _run(cfg: config.Config, stack: ExitStack) -> Path:
     if (left or not (root / "report" / "results.json").exists()) and sharding.is_primary():
         report = write_report([r.directory for r in runs], root / "report")
         if not cfg.quiet:
-            print(f"report: {report}", flush=True)
+            terminal.say(f"report: {report}")
     if any(r.diverged for r in runs):
         _raise_diverged(runs, root)
     return root
@@ -193,8 +193,8 @@ class Run:
         self.sinks = self.stack.enter_context(closing(sinks))
         if not self.cfg.quiet and not self.quiet:
             if self.job.start is not None and done is None:
-                print(build.say_start(self.cfg, self.job.start), flush=True)
-            print(build.describe(self.job, self.directory, done), flush=True)
+                terminal.say(build.say_start(self.cfg, self.job.start))
+            terminal.say(build.describe(self.job, self.directory, done))
         self.sinks.start(self.job.plan.updates, done or 0)
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
@@ -236,7 +236,7 @@ class Run:
             divergence.write(self.directory, found, self.cfg.seed, key.tolist(), self.checkpoints.latest())
             self.keep_progress()
             if self.sharing > 1:  # The others go on: it is said now, and again at their end.
-                print(f"{self.directory}: seed {self.cfg.seed} {found.line}", file=sys.stderr, flush=True)
+                terminal.say(f"{self.directory}: seed {self.cfg.seed} {found.line}", error=True)
 
     def keep_score(self, summary: Mapping[str, Mapping[str, Any]], params: Any, update: int) -> None:
         """Logs an evaluation, and saves the policy if none before it was as good."""

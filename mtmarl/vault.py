@@ -2,17 +2,15 @@
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtmarl import config
+from mtmarl import config, terminal
 from mtmarl.command_lines import command
 from mtmarl.data import vault as vaults
 from mtmarl.errors import UserError, exit_with, failed
 from mtmarl.files import write_whole
-from mtmarl.foreign import shown
 from mtmarl.task_names import check_dataset
 from mtmarl.terminal import transfer_progress
 from mtmarl.vault_options import parser
@@ -50,20 +48,20 @@ def ls(args: argparse.Namespace) -> None:
 
         manifest, store = hub.read_manifest(hub.connect(args.hub))
         rows = {n: (e["steps"], e["episodes"], e["returns"], "") for n, e in manifest["vaults"].items()}
-        print(shown(store.pinned))
+        terminal.say(store.pinned)
     for root in () if args.hub else reversed(_roots(args)):
         found = vaults.catalogue(root)
         for name, path in found.vaults.items():
             about = vaults.read_metadata(path)
             rows[name] = (about["steps"], about["episodes"], about["episode_return"], path)
         for fault in found.faults.values():
-            print(f"left out: {fault}", file=sys.stderr)
+            terminal.say(f"left out: {fault}", error=True)
     if not rows:
         raise UserError(f"no vaults in {args.hub or ', '.join(map(str, _roots(args)))}")
     for name, (steps, episodes, returns, path) in sorted(rows.items()):
         mean = returns.get("mean", float("nan"))
         row = f"{name:40s} {steps:>9d} steps {episodes:>7d} episodes  return {mean:8.3f}  {path}"
-        print(shown(row.rstrip()))
+        terminal.say(row.rstrip())
 
 
 def describe(args: argparse.Namespace) -> None:
@@ -75,14 +73,14 @@ def describe(args: argparse.Namespace) -> None:
             vault, vaults.read_references(path.parents[2]).get(vault.metadata["task"])
         )
         if args.json:
-            print(json.dumps({"name": name, "path": str(path), **figures}))
+            terminal.say(json.dumps({"name": name, "path": str(path), **figures}))
             continue
-        print(shown("\n".join([*describe.text(name, figures), f"  path             {path}"])))
+        terminal.say(*describe.text(name, figures), f"  path             {path}")
         if "subset" in vault.metadata:
-            print(f"  subset           {json.dumps(vault.metadata['subset'])}")
+            terminal.say(f"  subset           {json.dumps(vault.metadata['subset'])}")
         picture = Path(args.out) / f"{name}.png"
         write_whole(picture, _draw(name, figures))
-        print(f"  figure           {picture}")
+        terminal.say(f"  figure           {picture}")
 
 
 def _draw(name: str, figures: Mapping[str, Any]) -> bytes:
@@ -109,15 +107,8 @@ def pull(args: argparse.Namespace) -> None:
         raise UserError(
             "pull from where? give --hub ADDRESS, or set hub.url in configs/config.yaml or hub in a task set"
         )
-    hub.pull(
-        address,
-        _own_root(args),
-        names,
-        replace=args.replace,
-        workers=args.workers,
-        say=print,
-        show=transfer_progress(),
-    )
+    options = {"replace": args.replace, "workers": args.workers, "show": transfer_progress()}
+    hub.pull(address, _own_root(args), names, **options)
 
 
 def push(args: argparse.Namespace) -> None:
@@ -126,9 +117,9 @@ def push(args: argparse.Namespace) -> None:
     root = next((r for r in _roots(args) if vaults.list_vaults(r)), _roots(args)[0])
     pinned = publish.push(
         args.hub, root, args.name, title=args.title, license=args.license, create=args.create,
-        replace=args.replace, draw=_draw, say=print,
+        replace=args.replace, draw=_draw,
     )  # fmt: skip
-    print(f"pull it with: {command('vault', 'pull', '--hub', pinned)}")
+    terminal.say(f"pull it with: {command('vault', 'pull', '--hub', pinned)}")
 
 
 def verify(args: argparse.Namespace) -> None:
@@ -140,13 +131,13 @@ def verify(args: argparse.Namespace) -> None:
     faults = 0
     for each in roots:
         if args.repair:
-            print(f"wrote {vaults.update_manifest(each)}")
+            terminal.say(f"wrote {vaults.update_manifest(each)}")
         for name, fault in vaults.check_all(each, args.name):
             faults += fault is not None
             if fault is None:
-                print(f"ok  {name}")
+                terminal.say(f"ok  {name}")
             else:
-                print(f"bad {name}: {fault}", file=sys.stderr)
+                terminal.say(f"bad {name}: {fault}", error=True)
     if faults:
         raise UserError(f"{faults} found bad; the lines above say how to mend each")
 
@@ -162,7 +153,7 @@ def subset(args: argparse.Namespace) -> None:
     vaults.check_free(path, args.replace)
     vault = vaults.read_vault(source)
     part = subset(vault, steps=args.steps, policy_steps=args.policy_steps, returns=args.returns)
-    print(vaults.add_once(path, part.recording, part.metadata, args.replace))
+    terminal.say(vaults.add_once(path, part.recording, part.metadata, args.replace))
 
 
 def import_(args: argparse.Namespace) -> None:
@@ -188,7 +179,7 @@ def export(args: argparse.Namespace) -> None:
     from mtmarl.data.export import export
 
     _, source = _one(args)
-    print(export(vaults.read_vault(source), args.file, args.scaled))
+    terminal.say(export(vaults.read_vault(source), args.file, args.scaled))
 
 
 COMMANDS = {

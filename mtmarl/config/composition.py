@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from mtmarl import terminal
 from mtmarl.command_lines import AS_THEY_STAND, word
 from mtmarl.command_lines import line as shell_line
 from mtmarl.config import command_line, files, layers
@@ -33,7 +34,7 @@ def compose(argv: Sequence[str], command: str) -> Config:
     `command` is the verb: train, collect or evaluate. `--help` prints and exits. Raises UserError.
     """
     if any(a in ("-h", "--help") for a in argv):
-        print(help_text(command, argv))
+        terminal.say(*help_text(command, argv).splitlines())
         raise SystemExit(0)
     line = command_line.read([a for a in argv if a != "--show-config"], command)
     values = _merged(line.layers, line.words, line.texts)
@@ -66,7 +67,7 @@ def compose(argv: Sequence[str], command: str) -> Config:
     )
     _check(cfg, command)
     if "--show-config" in argv:
-        print(_listed(cfg, command, line))
+        terminal.say(*_listed(cfg, command, line).splitlines())
         raise SystemExit(0)
     return cfg
 

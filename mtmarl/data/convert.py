@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mtmarl import terminal
 from mtmarl.data import boundaries, foreign_arrays
 from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import Known, Meaning, Recorded, Team
@@ -124,7 +125,7 @@ def convert_all(
     *,
     replace: bool = False,
     max_bytes: int,
-    say: Callable[[str], object] = print,
+    say: Callable[[str], object] = terminal.say,
 ) -> None:
     """Converts the Flashbax vaults in a folder or an archive to vaults below a root, each whole or not at all.
 

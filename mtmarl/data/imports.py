@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from mtmarl import records
+from mtmarl import records, terminal
 from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import counted
 from mtmarl.data.features import encode
@@ -216,7 +216,7 @@ def import_files(
     horizon: int | None = None,
     dataset: str = "replay",
     replace: bool = False,
-    say: Callable[[str], object] = print,
+    say: Callable[[str], object] = terminal.say,
 ) -> None:
     """Imports `.npz` and `.parquet` files, each as the vault of one task; `{stem}` in `task` is the name of the file.
 

@@ -7,6 +7,7 @@ from typing import Any, SupportsFloat
 import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mtmarl.foreign import shown
 from mtmarl.sinks.summary import HEADLINE, HEADLINE_TEST, summarise
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
@@ -86,7 +87,7 @@ class Console:
 
     def _print(self, line: str) -> None:
         if not self._quiet:
-            self._console.print(line, markup=False, soft_wrap=True)
+            self._console.print(shown(line), markup=False, soft_wrap=True)
 
 
 def _span(seconds: float) -> str:

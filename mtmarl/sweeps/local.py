@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtmarl import divergence
+from mtmarl import divergence, terminal
 from mtmarl.files import is_written
 from mtmarl.sweeps import outcome
 
@@ -40,7 +40,7 @@ def execute(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int) -> list[str
     if jobs > 1:
         # Each process would claim most of an accelerator's memory for itself.
         environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    say = lambda number, text: print(f"[{number:{len(str(total))}}/{total}] {text}", flush=True)
+    say = lambda number, text: terminal.say(f"[{number:{len(str(total))}}/{total}] {text}")
     told: set[str] = set()
 
     def busy(run: Mapping[str, Any]) -> bool:

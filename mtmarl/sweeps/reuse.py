@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtmarl import config, settings
+from mtmarl import config, settings, terminal
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 from mtmarl.runs.record import read_run
@@ -135,10 +135,10 @@ def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> Non
             shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
             part.rename(out / directory)
             commit = (json.loads((out / directory / "run.json").read_bytes()).get("commit") or "unknown")[:12]
-            print(f"taken     {directory} from {place} (commit {commit})", flush=True)
+            terminal.say(f"taken     {directory} from {place} (commit {commit})")
         else:
             reported[directory] = place
-            print(f"taken     {directory} from {place}", flush=True)
+            terminal.say(f"taken     {directory} from {place}")
     if reported:
         _adopt(reported, record, out)
 

@@ -1,7 +1,6 @@
 """Plans, checks, runs and reports a sweep."""
 
 import signal
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
@@ -9,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from mtmarl import config, divergence, settings
+from mtmarl import config, divergence, settings, terminal
 from mtmarl.command_lines import command
 from mtmarl.errors import UserError
 from mtmarl.sweeps import local, outcome, plan, reuse, slurm
@@ -32,7 +31,7 @@ def run_sweep(options: Options) -> int:
     runs = [r for r in runs if r["dir"] not in known]
     done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
     left = f"{counted + len(runs)} runs, {done} of them finished, {options.jobs} at a time"
-    print(f"{grid.title} ({options.profile}): {left}; {out}", flush=True)
+    terminal.say(f"{grid.title} ({options.profile}): {left}; {out}")
     plan.check_continues(record, out)
     # Ctrl-C reaches the child as well, which would answer with a traceback.
     deaf = (signal.SIGINT, signal.SIG_IGN)
@@ -49,10 +48,10 @@ def run_sweep(options: Options) -> int:
             )
     if options.dry_run:
         for directory, there in found.items():
-            print(f"# {directory}: taken from {there}")
+            terminal.say(f"# {directory}: taken from {there}")
         for r in runs:
             if r["dir"] not in found and not divergence.ended(out / r["dir"]):
-                print(command("train", *r["argv"]))
+                terminal.say(command("train", *r["argv"]))
         return 0
     plan.write_plan(record, out)
     reuse.take(found, record, out)
@@ -67,11 +66,11 @@ def run_sweep(options: Options) -> int:
     from mtmarl.report import write_report
 
     try:
-        print(f"report: {write_report([out, *own], out / 'report')}", flush=True)
+        terminal.say(f"report: {write_report([out, *own], out / 'report')}")
     except UserError as error:
-        print(f"no report: {error}", file=sys.stderr)
+        terminal.say(f"no report: {error}", error=True)
     for line in failures:
-        print(f"failed: {line}", file=sys.stderr)
+        terminal.say(f"failed: {line}", error=True)
     return 1 if failures else 0
 
 
@@ -105,9 +104,8 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
 
 def _queue(runs: Sequence[Mapping[str, Any]], out: Path, jobs: int, place: slurm.Config) -> list[str]:
     """As `local.execute`, on a cluster."""
-    print(
+    terminal.say(
         f"jobs in {out / 'slurm'}; if this is stopped they go on, and the same command waits again",
-        flush=True,
     )
-    slurm.execute(runs, out, jobs, place, lambda run: print(", ".join(outcome.of(run, out)[0])))
+    slurm.execute(runs, out, jobs, place, lambda run: terminal.say(", ".join(outcome.of(run, out)[0])))
     return [line for run in runs if (line := outcome.of(run, out)[1])]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from mtmarl import config, divergence
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.foreign import redacted
 from mtmarl.ranges import Count, Natural
 from mtmarl.sweeps.local import TRAIN
 
@@ -60,7 +61,15 @@ def read(name: str, overrides: Mapping[str, str] | None = None) -> Config:
         raise UserError(f"unknown launcher={name}{config.suggest(name, known)}")
     path = config.file_of("launcher", name)
     values = {**config.read_yaml(path), **{k: config.read_value(v) for k, v in (overrides or {}).items()}}
-    return config.parse(Config, values, f"configs/launcher/{name}.yaml or the command line", "launcher")
+    found = config.parse(Config, values, f"configs/launcher/{name}.yaml or the command line", "launcher")
+    for key, value in vars(found).items():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and redacted(text) != text:
+                raise UserError(
+                    f"launcher.{key} holds a password, token or query, which would be recorded; let the job read it "
+                    "from a file or the environment"
+                )
+    return found
 
 
 @dataclass

@@ -134,6 +134,13 @@ def test_settings_and_mistakes(monkeypatch):
         ("slurm", {"minuts": "3"}, "did you mean minutes"),
         ("slurm", {"minutes": "long"}, "minutes must be int"),
         ("slurm", {"nodes": "0"}, "nodes must be at least 1"),
+        (
+            "slurm",
+            {"setup": "[export A=1, 'curl https://me:secret@host/x']"},
+            "launcher.setup holds a password",
+        ),
+        ("slurm", {"setup": f"[export HF_TOKEN=hf_{'x' * 30}]"}, "launcher.setup holds a password"),
+        ("slurm", {"account": "https://host/x?token=secret"}, "launcher.account holds a password"),
     ):
         with pytest.raises(UserError, match=message):
             slurm.read(name, options)

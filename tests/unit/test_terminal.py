@@ -1,5 +1,6 @@
-"""Commands print on outputs that are not UTF-8."""
+"""Commands print on outputs that are not UTF-8, and nothing that a terminal obeys."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import mtmarl
+from mtmarl import terminal
 
 ENCODINGS = ("ascii", "latin-1", "cp1252", "cp437", "utf-8")
 PRINTING = """
@@ -68,3 +70,19 @@ def test_a_closed_output_is_no_error():
         ["sh", "-c", f'"{sys.executable}" -m mtmarl.train --help >&-'], capture_output=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_names_from_outside_are_no_terminal_codes(capsys):
+    terminal.say("a\x1b[31mb\nc\r", "https://me:secret@host/x …", error=True)
+    terminal.say("d\u202ee")
+    out, err = capsys.readouterr()
+    assert err == "a\\x1b[31mb\\nc\\r\nhttps://…@host/x …\n" and out == "d\\u202ee\n"
+
+
+def test_all_lines_are_printed_by_one_function():
+    package = Path(mtmarl.__file__).parent
+    for file in sorted(set(package.rglob("*.py")) - {package / "terminal.py"}):
+        names = [
+            n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Name) and n.id == "print"
+        ]
+        assert not names, f"{file}:{names[0].lineno}: print; call terminal.say"

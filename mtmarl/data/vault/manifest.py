@@ -8,7 +8,7 @@ from typing import Annotated, Any, Required, TypedDict
 
 import numpy as np
 
-from mtmarl import records
+from mtmarl import records, terminal
 from mtmarl.command_lines import command
 from mtmarl.data.vault.catalogue import catalogue, has_vault, name_of, named_path, reference_files
 from mtmarl.data.vault.schema import (
@@ -129,7 +129,7 @@ def write_manifest(root: Path, vaults: Mapping[str, Any]) -> Path:
     return file
 
 
-def record(root: Path, entries: Mapping[str, Any], say: Say = print) -> None:
+def record(root: Path, entries: Mapping[str, Any], say: Say = terminal.say) -> None:
     """Adds vaults to a manifest, also those that a killed process left unlisted; removes those that are gone."""
     with locked(root, "manifest", say):
         listed = {n: e for n, e in _listed(root, say).items() if has_vault(named_path(root, n))} | dict(
@@ -142,7 +142,7 @@ def record(root: Path, entries: Mapping[str, Any], say: Say = print) -> None:
         say(f"left out: {fault}")
 
 
-def update_manifest(root: str | Path, say: Say = print) -> Path:
+def update_manifest(root: str | Path, say: Say = terminal.say) -> Path:
     """Writes the manifest of a root anew: steps, episodes, returns and files of each vault.
 
     A vault whose files have changed is read first. A damaged one is named and keeps its earlier entry. Other keys of an

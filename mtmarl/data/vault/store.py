@@ -18,7 +18,7 @@ import numpy as np
 import tensorstore as ts
 
 import mtmarl
-from mtmarl import files, records
+from mtmarl import files, records, terminal
 from mtmarl.data.vault import verified
 from mtmarl.data.vault.checks import check_recording, contents_hash, in_stored_dtypes, summary, validate
 from mtmarl.data.vault.schema import (
@@ -283,16 +283,13 @@ def _verify_written(base: Path, recording: Recording, metadata: dict[str, Any]) 
 
 
 @contextmanager
-def locked(
-    root: Path, name: str, say: Callable[[str], object] = print, check: Callable[[], object] = lambda: None
-) -> Iterator[None]:
-    """Lets one process at a time work on a part of a root; `check` is called while it waits and may raise."""
+def locked(root: Path, name: str, say: Callable[[str], object] = terminal.say) -> Iterator[None]:
+    """Lets one process at a time work on a part of a root."""
     said = []
 
     def wait() -> None:
         if not said:
             said.append(say(f"{name}: waiting for another process that writes it"))
-        check()
 
     with files.locked(root / ".locks" / f"{name.replace('/', '--')}.lock", wait):
         yield
