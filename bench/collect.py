@@ -31,12 +31,12 @@ def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float
         ],
         "collect",
     )
-    job = build.online(cfg, task)
+    job = build.prepare_collection(cfg, task)
     plan = job.plan._replace(chunk=chunk, updates=chunk * repeats, checkpoint_every=chunk * repeats)
     # As the trainer calls it: state donated, metrics fetched while the next chunk runs.
     inside = []
     run = loop.make_chunk(job.algo.phases[0], job.source, plan)
-    state = job.initial_state()
+    state = job.initial_state(0)
     state, metrics = jax.block_until_ready(run(state, job.source.data, None))
     for _ in range(repeats):
         began = time.perf_counter()

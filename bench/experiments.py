@@ -16,15 +16,18 @@ from mtmarl import build, config
 from mtmarl.algos import OFFLINE
 from mtmarl.envs import entities
 from mtmarl.envs.layout import Layout
+from mtmarl.envs.registry import make_env
+from mtmarl.runs.identity import train_tasks
 from mtmarl.sweeps.options import Options
 from mtmarl.sweeps.plan import make_plan
 from mtmarl.sweeps.spec import read_sweep
+from mtmarl.training.job import parameter_count
 from mtmarl.types import Dims, TaskSpec, example_batch
 
 
 @functools.cache
 def spec(task: str) -> TaskSpec:
-    return build.make_env(task).spec
+    return make_env(task).spec
 
 
 @functools.cache
@@ -34,7 +37,7 @@ def cost(argv: tuple[str, ...]) -> tuple[float, float] | None:
     if cfg.algo_name not in OFFLINE:
         return None
     spec, settings = build.parse_algorithm(cfg, build.ALGOS)
-    train = [spec(t) for t in build.train_tasks(cfg)]
+    train = [spec(t) for t in train_tasks(cfg)]
     test = [spec(t) for t in cfg.tasks.test]
     agents, told = max(s.agents for s in train), spec.task_features
     layout = Layout.of(train, cfg.data.agent_ids, max(s.agents for s in (*train, *test)), told)
@@ -47,7 +50,7 @@ def cost(argv: tuple[str, ...]) -> tuple[float, float] | None:
     tokens = cfg.trainer.batch_size * cfg.trainer.context * agents
     rounds, e = cfg.trainer.updates // cfg.evaluator.every + 1, cfg.evaluator
     steps = sum(s.horizon for s in (*train, *test)) * (rounds * e.episodes + 2 * e.final_episodes)
-    return per_token * build.parameter_count(learner.params) * tokens * cfg.trainer.updates, steps
+    return per_token * parameter_count(learner.params) * tokens * cfg.trainer.updates, steps
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from update import make_algorithm, measure, random_data
 from mtmarl import build, config
 from mtmarl.data.source import Source, vault_source
 from mtmarl.envs.layout import Layout
+from mtmarl.envs.registry import make_env
 from mtmarl.sinks import open_sinks
 from mtmarl.training import loop, sharding
 from mtmarl.training.evaluator import Evaluator
@@ -120,7 +121,7 @@ def main() -> None:
     every = (*cfg.tasks.train, *cfg.tasks.test)
     tasks = every if args.all else every[::5]
     scale = len(every) / len(tasks)
-    raw = build.make_envs(tasks)
+    raw = {task: make_env(task) for task in tasks}
     specs = [env.spec for env in raw.values()]
     layout = Layout.of(specs, "none", max(s.agents for s in specs))
     padded = Dims(

@@ -17,7 +17,7 @@ from update import TASKS, measure, random_data
 from mtmarl import config
 from mtmarl.algos import ALGOS
 from mtmarl.algos.base import Algorithm, Phase
-from mtmarl.build import Parts, make_algorithm, make_sources, parse_algorithm
+from mtmarl.build import SourceContext, make_algorithm, make_sources, parse_algorithm
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import vault_source
 from mtmarl.envs import smax
@@ -67,7 +67,7 @@ def hybrid(batch: int, context: int, repeats: int, chunk: int) -> None:
     data = data._replace(
         agents=teams, **{n: getattr(data, n)[: len(envs)] for n in ("offset", "length", "obs_scale")}
     )
-    sources = make_sources(Parts(cfg, settings, algo, envs, 1000, partial(vault_source, data)))
+    sources = make_sources(SourceContext(cfg, settings, algo, envs, 1000, partial(vault_source, data)))
     print(
         f"\nHyGen's second phase; 8 environments of each of {len(envs)} tasks, {context} steps before each update\n"
     )

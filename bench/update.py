@@ -19,6 +19,7 @@ from mtmarl.algos import OFFLINE
 from mtmarl.data.sampling import TaskData
 from mtmarl.data.source import Source, vault_source
 from mtmarl.training import loop, sharding
+from mtmarl.training.job import parameter_count
 from mtmarl.types import Dims, example_batch
 
 GOALS = {64: 0.20, 128: 0.35, 256: 0.45}
@@ -114,9 +115,7 @@ def measure(
 
     seconds = best_seconds(run, repeats) / chunk
     memory = compiled.memory_analysis()
-    count = build.parameter_count(holder["state"].learner.params) // (
-        len(seed) if isinstance(seed, tuple) else 1
-    )
+    count = parameter_count(holder["state"].learner.params) // (len(seed) if isinstance(seed, tuple) else 1)
     return Measured(seconds, compile_seconds, getattr(memory, "temp_size_in_bytes", 0), count, tokens)
 
 

@@ -18,15 +18,15 @@ from scipy.stats import spearmanr
 
 def facts_of(run: Path, which: str, tasks: str, episodes: int) -> dict:
     """Estimates and true returns of one policy."""
-    from mtmarl import build
+    import mtmarl
     from mtmarl.config import task_set
     from mtmarl.data import vault
     from mtmarl.estimate import estimate_policy
 
-    policy, known = build.load_policy(run, which), task_set(tasks)
+    policy, known = mtmarl.load_policy(run, which), task_set(tasks)
     paths = [vault.find_vault(t, "replay") for t in known.train]
     found = estimate_policy(policy, [vault.read_vault(p) for p in paths], episodes=episodes)
-    played = build.evaluate_policy(policy, [*known.train, *known.test], episodes=320, seed=1)
+    played = mtmarl.evaluate_policy(policy, [*known.train, *known.test], episodes=320, seed=1)
     return {
         "run": f"{run.parent.parent.name}/{run.parent.name}/{run.name}",
         "which": which,

@@ -12,9 +12,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "ALGOS": "mtmarl.algos",
-    "evaluate_policy": "mtmarl.build",
+    "evaluate_policy": "mtmarl.runs.policy",
     "from_pettingzoo": "mtmarl.envs.host",
-    "load_policy": "mtmarl.build",
+    "load_policy": "mtmarl.runs.policy",
     "make_env": "mtmarl.envs.registry",
     "read_vault": "mtmarl.data.vault",
     "write_vault": "mtmarl.data.imports",

@@ -19,28 +19,28 @@ def main(argv: list[str] | None = None) -> int:
 def run(cfg: config.Config) -> None:
     """Prints one line per task, acting as when the run was scored, and greedily; a JSON line at the end."""
     from mtmarl import build
-    from mtmarl.data import vault
+    from mtmarl.envs.registry import make_env
+    from mtmarl.runs import policy as policies
+    from mtmarl.runs.identity import train_tasks
     from mtmarl.training import sharding
 
     sharding.start()
     assert cfg.run is not None
-    policy = build.load_policy(cfg.run, cfg.which)
-    tasks = list(dict.fromkeys((*build.train_tasks(cfg), *cfg.tasks.test))) or [
-        *build.train_tasks(policy.config),
+    policy = policies.load_policy(cfg.run, cfg.which)
+    tasks = list(dict.fromkeys((*train_tasks(cfg), *cfg.tasks.test))) or [
+        *train_tasks(policy.config),
         *policy.config.tasks.test,
     ]
-    references = dict(policy.references)
-    for root in build.vault_roots(cfg) or vault.default_roots():
-        references = {**vault.read_references(root), **references}
+    references = {**build.known_references(cfg, tasks), **policy.references}
     episodes = cfg.evaluator.final_episodes
     explore = policy.config.evaluator.explore
-    scored = build.evaluate_policy(policy, tasks, episodes, cfg.seed, explore)
-    greedy = build.evaluate_policy(policy, tasks, episodes, cfg.seed, 0.0)
+    scored = policies.evaluate_policy(policy, tasks, episodes, cfg.seed, explore)
+    greedy = policies.evaluate_policy(policy, tasks, episodes, cfg.seed, 0.0)
     width = max(map(len, tasks))
     record = {}
     for task in tasks:
         error = scored[task].standard_error
-        spec = build.make_env(task).spec
+        spec = make_env(task).spec
         won = scored[task].win_rate(spec)
         normalised = scored[task].normalised(spec, references.get(task, {}).get("reference"))
         record[task] = {

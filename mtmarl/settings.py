@@ -1,24 +1,37 @@
-"""Recorded configurations side by side: which of their settings decide what a run computes.
+"""Settings as plain values by dotted key, and how dataclasses say which of them may differ between equal runs."""
 
-On plain values, as run.json and sweep.json hold them; imports nothing of ours.
-"""
-
+import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_type_hints
 
-# What is seen of a run, and where its data come from.
-FREE_TO_CHANGE = (
-    "sinks",
-    "quiet",
-    "evaluator.greedy_too",
-    "run_dir",
-    "hub",
-    "distributed",
-    "data.download",
-    "data.memory_mb",
-    "tasks.hub",
-)
+# Two runs are compared for one of these purposes. A setting may differ between them if its field is `free` in that.
+SAME_RUN = "same run"  # whether a run goes on in its folder
+COLLECTION = "collection"  # whether the collection of one task goes on
+EXPERIMENT = "experiment"  # whether runs are repetitions of one experiment
+REPORTED = "reported"  # whether a run in the results of a report is the one that is planned
+NETWORK = "network"  # whether a network computes the same function of its parameters
+_KEY = "free"
+
+
+def free(*purposes: str) -> dict[str, Any]:
+    """Metadata of a dataclass field whose value, or whose whole section, may differ between runs that are the same."""
+    return {_KEY: purposes}
+
+
+# Logging and path options never affect results.
+NO_RESULT = free(SAME_RUN, COLLECTION, EXPERIMENT, REPORTED)
+
+
+def free_keys(cls: Any, purpose: str, prefix: str = "") -> list[str]:
+    """The dotted keys of the fields of a dataclass, and of the dataclasses in it, that are free in a comparison."""
+    hints, keys = get_type_hints(cls), []
+    for f in dataclasses.fields(cls):
+        if purpose in f.metadata.get(_KEY, ()):
+            keys.append(prefix + f.name)
+        elif dataclasses.is_dataclass(hints[f.name]):
+            keys += free_keys(hints[f.name], purpose, f"{prefix}{f.name}.")
+    return keys
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -46,25 +59,6 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def is_free(key: str, free: Iterable[str] = ()) -> bool:
-    """Whether a dotted key is one of FREE_TO_CHANGE or `free`, or lies in a section that is."""
-    return any(key == f or key.startswith(f + ".") for f in (*FREE_TO_CHANGE, *free))
-
-
-def deciding(config: Mapping[str, Any], free: Iterable[str] = ()) -> dict[str, Any]:
-    """The settings of a configuration by dotted key, without FREE_TO_CHANGE and `free` (keys or sections)."""
-    flat, free = flatten(config), tuple(free)
-    if "tasks.train" in flat:  # A set cut to as many tasks as it has is that set.
-        flat["tasks.first"] = len(flat["tasks.train"][: flat.get("tasks.first")])
-    return {key: value for key, value in flat.items() if not is_free(key, free)}
-
-
-def without_use(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """The sections that decided nothing of a run: how to play, where training on recorded data played nothing."""
-    counts = record.get("counts") or {}
-    return ("collect",) if counts and "env_steps" not in counts else ()
-
-
 def differing(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """The keys in which settings are not all alike; one that some of them lack is such a key."""
     keys = {key for one in settings for key in one}
@@ -90,8 +84,3 @@ def key_of(override: str) -> str:
     """The key of one word of a command line; `experiment` is what profiles were called."""
     key = override.partition("=")[0].lstrip("+")
     return "profile" if key == "experiment" else key
-
-
-def overrides(argv: Iterable[str]) -> frozenset[str]:
-    """What of a command line decides what a run computes."""
-    return frozenset(word for word in argv if not is_free(key_of(word)))

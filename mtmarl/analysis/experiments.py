@@ -13,9 +13,8 @@ from typing import Any
 
 from mtmarl import settings
 from mtmarl.analysis.runs import Run, shown
+from mtmarl.runs import identity
 
-# Seeds are what an experiment repeats. Where vaults lie says nothing, what they hold is recorded apart.
-FREE = ("seed", "seeds", "run", "init_from", "data.vault_dir", "trainer.checkpoint_every")
 # The sections whose settings name an experiment before others do.
 SECTIONS = ("algo", "data", "tasks", "trainer", "evaluator", "collect")
 LONGEST_VALUE = 32
@@ -55,7 +54,7 @@ def _vaults(record: Mapping[str, Any]) -> str | None:
 
 
 def _deciding(record: Mapping[str, Any]) -> dict[str, Any]:
-    out = settings.deciding(record.get("config") or {}, (*FREE, *settings.without_use(record)))
+    out = identity.deciding(record.get("config") or {}, settings.EXPERIMENT, identity.unused(record))
     if record.get("start"):
         out["init_from"] = origin(str(record["start"].get("from")))
     if record.get("dataset_steps"):

@@ -26,6 +26,7 @@ from mtmarl.analysis.runs import (
 )
 from mtmarl.analysis.stats import Interval
 from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
+from mtmarl.runs import identity
 
 SPLITS = ("train", "test")
 # What a run has done beside its updates, as its `counts` name it.
@@ -451,7 +452,7 @@ def _evaluations(run: Run) -> dict[str, list[Any]]:
 
 
 def _settings(run: Run) -> dict[str, Any]:
-    return settings.deciding(run.record.get("config") or {}, experiments.FREE)
+    return identity.deciding(run.record.get("config") or {}, settings.EXPERIMENT)
 
 
 def _name(known: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from mtmarl import settings
 from mtmarl.analysis import experiments
 from mtmarl.analysis import runs as runs_
 from mtmarl.analysis.runs import Found, Run
+from mtmarl.runs import identity
 
 Cell = tuple[str, ...]  # One level per axis, in the order of the axes.
 
@@ -376,7 +377,7 @@ def _merge(a: Sweep, b: Sweep) -> Sweep:
         entry = replace(entry, cell=tuple(entry.cell[i] for i in order))
         key = entry.cell, entry.seed
         if key in entries:
-            mixed |= settings.overrides(entries[key].argv) ^ settings.overrides(entry.argv)
+            mixed |= identity.overrides(entries[key].argv) ^ identity.overrides(entry.argv)
         entries[key] = _better(entries[key], entry) if key in entries else entry
     both = lambda ours, theirs: (*ours, *(x for x in theirs if x not in ours))
     return replace(

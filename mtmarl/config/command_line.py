@@ -12,7 +12,8 @@ from mtmarl.config.layers import Layer, Profile
 from mtmarl.config.schema import TasksConfig
 from mtmarl.errors import UserError
 from mtmarl.parsing import parse, suggest
-from mtmarl.settings import flatten, key_of, overrides
+from mtmarl.runs import identity
+from mtmarl.settings import flatten, key_of
 from mtmarl.task_names import task_parts
 
 GROUPS = ("algo", "tasks", "profile")
@@ -104,7 +105,7 @@ def deciding_words(argv: Sequence[str]) -> frozenset[str]:
 
     Two lines with the same words mean the same run. A line that cannot be read any more stands for itself.
     """
-    words = overrides(argv)
+    words = identity.overrides(argv)
     try:
         profile = read(argv).profile
     except UserError:

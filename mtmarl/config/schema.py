@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mtmarl.ranges import Count, Natural, Seed, Seeds, Share, Size, SomeShare
+from mtmarl.settings import COLLECTION, EXPERIMENT, NO_RESULT, REPORTED, free
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class TrainerConfig:
     chunk: Count
     batch_size: Size
     context: Size
-    checkpoint_every: Count
+    checkpoint_every: Count = field(metadata=free(EXPERIMENT, REPORTED))
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class EvaluatorConfig:
     episodes: Size
     final_episodes: Size
     explore: Share = 1.0
-    greedy_too: bool = False
+    greedy_too: bool = field(default=False, metadata=NO_RESULT)
     select_on: Literal["train", "test"] = "train"
 
 
@@ -60,11 +61,11 @@ class DataConfig:
     observation, for algorithms that read it flat; runs from before this setting have them in their fixed order.
     """
 
-    vault_dir: str | None
-    quality: str
-    download: bool
+    vault_dir: str | None = field(default=None, metadata=free(COLLECTION, EXPERIMENT, REPORTED))
+    quality: str = field(default="replay", metadata=free(COLLECTION))
+    download: bool = field(default=False, metadata=NO_RESULT)
     fraction: SomeShare = 1.0
-    memory_mb: Count | None = None
+    memory_mb: Count | None = field(default=None, metadata=NO_RESULT)
     end_at_limits: bool = False
     shuffle_agents: bool = True
     mask_agents: bool = True
@@ -94,27 +95,28 @@ class TasksConfig:
     test: tuple[str, ...] = ()
     first: Count | None = None
     start: Natural = 0
-    hub: str | None = None
+    hub: str | None = field(default=None, metadata=NO_RESULT)
 
 
 @dataclass(frozen=True)
 class Config:
     """All that a command line needs. `algo` stays a plain mapping until `ALGOS[algo_name].Config` parses it."""
 
-    seed: Seed
+    seed: Seed = field(metadata=free(EXPERIMENT, REPORTED))
     trainer: TrainerConfig
     evaluator: EvaluatorConfig
     collect: CollectConfig
     data: DataConfig
-    hub: HubConfig = field(default_factory=HubConfig)
+    hub: HubConfig = field(default_factory=HubConfig, metadata=NO_RESULT)
     algo_name: str = ""
     algo: Mapping[str, Any] = field(default_factory=dict)
-    tasks: TasksConfig = field(default_factory=TasksConfig)
-    sinks: tuple[str, ...] = ("console", "jsonl", "marl_eval")
-    seeds: Seeds | None = None
-    distributed: bool = False
-    run_dir: str | None = None
-    run: str | None = None
+    tasks: TasksConfig = field(default_factory=TasksConfig, metadata=free(COLLECTION))
+    sinks: tuple[str, ...] = field(default=("console", "jsonl", "marl_eval"), metadata=NO_RESULT)
+    seeds: Seeds | None = field(default=None, metadata=free(EXPERIMENT, REPORTED))
+    distributed: bool = field(default=False, metadata=NO_RESULT)
+    run_dir: str | None = field(default=None, metadata=NO_RESULT)
+    run: str | None = field(default=None, metadata=free(EXPERIMENT, REPORTED))
     which: Literal["best", "last"] = "best"
-    init_from: str | None = None
-    quiet: bool = False
+    # Reports compare the record of what a run began with.
+    init_from: str | None = field(default=None, metadata=free(EXPERIMENT))
+    quiet: bool = field(default=False, metadata=NO_RESULT)

@@ -4,7 +4,7 @@ The same parameters run in two modes with equal results: over windows with given
 and agent by agent, selecting actions (acting). Nothing depends on the number of agents.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -16,6 +16,7 @@ from mtmarl.errors import UserError
 from mtmarl.networks.retention import Form, Kernel, Retention, product, project
 from mtmarl.ops import masked
 from mtmarl.ranges import Share, Width, check_heads
+from mtmarl.settings import NETWORK, free
 from mtmarl.types import Dims, Observation, Params
 
 
@@ -34,9 +35,9 @@ class Config:
     heads: Width
     blocks: Width
     decay_scale: Share
-    form: Form = "auto"
+    form: Form = field(default="auto", metadata=free(NETWORK))
     official_groupnorm: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=free(NETWORK))
     decoder_norm: Literal["once", "every_block"] = "once"
 
     def __post_init__(self):

@@ -1,9 +1,10 @@
 """What the folder of a run holds, with the types of its JSON files.
 
-run.json        how the run was made: settings, tasks, versions; with `minutes` and `counts` of what it has done
+run.json        how the run was made: settings, tasks, versions; what it has done: `minutes`, `counts` and, of a
+                collection, its `evaluations` and whether its vaults are `written`
 best.json       score and update of the best checkpoint so far
 final.json      scores of the best and of the last policy, once the run has finished
-progress.json   of a collection: its evaluations, and whether its vaults are written
+progress.json   where earlier versions kept what a collection had done
 metrics.jsonl   metrics and evaluations, a line each
 diverged.json   see `divergence`
 policy_best/, policy_last/, checkpoints/   see `training.checkpoint`
@@ -104,6 +105,8 @@ class RunRecord(TypedDict, total=False):
     dims: dict[str, Axis | list[Axis]]
     layout: LayoutRecord | None
     value_range: tuple[float, float] | None
+    evaluations: "list[Evaluation]"
+    written: bool
 
 
 class BestRecord(TypedDict, total=False):
@@ -167,5 +170,11 @@ def read_best(run_dir: Path) -> dict[str, Any] | None:
     return records.read(run_dir / BEST, BestRecord)
 
 
-def read_progress(run_dir: Path) -> dict[str, Any] | None:
-    return records.read(run_dir / PROGRESS, ProgressRecord)
+def read_progress(run_dir: Path) -> dict[str, Any]:
+    """What a collection has done: `minutes`, `evaluations`, and whether its vaults are `written`."""
+    record = records.read(run_dir / RUN, RunRecord) or {}
+    return (
+        record
+        if "evaluations" in record
+        else records.read(run_dir / PROGRESS, ProgressRecord) or {"evaluations": []}
+    )

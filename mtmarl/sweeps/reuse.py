@@ -1,6 +1,5 @@
 """Runs that need not be made again: those that other sweeps have finished, or that the files of results= hold."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 from mtmarl import config, settings, terminal
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
+from mtmarl.runs import identity
 from mtmarl.runs.record import read_run
 
 
@@ -40,26 +40,21 @@ def _held(record: Mapping[str, Any], file: Path) -> list[tuple[Mapping[str, Any]
 
 def check_held(record: Mapping[str, Any], files: Sequence[Path]) -> None:
     """Raises a UserError where a run that a report holds was made with settings that are others by now."""
-    from mtmarl import build
+    from mtmarl.runs import resume
 
     for file in files:
         recorded = _recorded(file)
         for own, run in _held(record, file):
             kept = recorded.get(file / run["dir"])
             cfg = config.compose(own["argv"], "train") if kept else None
-            differing = build.differing_settings(kept, cfg, str(file), _lacking()) if kept and cfg else []
+            differing = (
+                resume.differing_settings(kept, cfg, str(file), settings.REPORTED) if kept and cfg else []
+            )
             if differing:
                 raise UserError(
                     f"results={file}: {own['dir']} was made with other settings ({settings.listed(differing)}); "
                     "without that results= it is made anew"
                 )
-
-
-def _lacking() -> tuple[str, ...]:
-    """Settings that tell repetitions apart, of which reports keep none but where a run began: that is not guessed."""
-    from mtmarl.analysis import experiments
-
-    return tuple(key for key in experiments.FREE if key != "init_from")
 
 
 def _argv(recorded: Mapping[str, Any]) -> list[str]:
@@ -74,29 +69,31 @@ def find_finished(
     They lie beside this sweep, or in one of the files, a results.json each: there as FILE/DIRECTORY. They have the same
     settings and, as far as they say, the same vaults and the same policy to start from.
     """
-    from mtmarl import build
     from mtmarl.analysis import runs as runs_
+    from mtmarl.runs import resume
 
     found: dict[str, Path] = {}
     sweeps = [f.parent for f in sorted(out.parent.glob("*/sweep.json")) if f.parent != out]
     others = [final.parent for final in runs_.files(sweeps, "final.json")]
-    candidates: list[tuple[Path, Mapping[str, Any], tuple[str, ...]]] = []
+    candidates: list[tuple[Path, Mapping[str, Any], str]] = []
     for place in others:
         try:
-            candidates.append((place, read_run(place) or {}, ()))
+            candidates.append((place, read_run(place) or {}, settings.SAME_RUN))
         except UserError:
             continue  # Not of this sweep, so it stops nothing.
-    candidates += [(place, record, _lacking()) for file in files for place, record in _recorded(file).items()]
+    candidates += [
+        (place, record, settings.REPORTED) for file in files for place, record in _recorded(file).items()
+    ]
     for run in runs if candidates else ():  # Composing every run takes seconds.
         if (out / run["dir"]).exists():
             continue
         cfg = config.compose(run["argv"], "train")
-        for place, record, free in candidates:
+        for place, record, purpose in candidates:
             same = record.get("seed") == cfg.seed and record.get("algo") == cfg.algo_name
             try:
                 if same and not (
-                    build.differing_settings(record, cfg, str(place), free)
-                    or build.changed_origins(record, cfg)
+                    resume.differing_settings(record, cfg, str(place), purpose)
+                    or resume.changed_origins(record, cfg)
                 ):
                     found[run["dir"]] = place
                     break
@@ -134,13 +131,21 @@ def take(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> Non
             shutil.rmtree(part, ignore_errors=True)
             shutil.copytree(place, part, ignore=shutil.ignore_patterns("checkpoints"))
             part.rename(out / directory)
-            commit = (json.loads((out / directory / "run.json").read_bytes()).get("commit") or "unknown")[:12]
-            terminal.say(f"taken     {directory} from {place} (commit {commit})")
         else:
             reported[directory] = place
-            terminal.say(f"taken     {directory} from {place}")
+        told = identity.made_otherwise((read_run(place) if place.is_dir() else _recorded_at(place)) or {})
+        terminal.say(f"taken     {directory} from {place}" + (f": {told}" if told else ""))
     if reported:
         _adopt(reported, record, out)
+
+
+def _recorded_at(place: Path) -> Mapping[str, Any]:
+    """The run that the results.json of a report holds as FILE/DIRECTORY."""
+    from mtmarl.analysis import runs as runs_
+
+    file = next(f for f in place.parents if f.is_file())
+    runs = (run for sweep in runs_.read_results(file)["sweeps"] for run in sweep["runs"])
+    return next(run for run in runs if file / run["dir"] == place)
 
 
 def _adopt(found: Mapping[str, Path], record: Mapping[str, Any], out: Path) -> None:

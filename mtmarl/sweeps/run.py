@@ -11,6 +11,7 @@ from typing import Any
 from mtmarl import config, divergence, settings, terminal
 from mtmarl.command_lines import command
 from mtmarl.errors import UserError
+from mtmarl.runs import identity
 from mtmarl.sweeps import local, outcome, plan, reuse, slurm
 from mtmarl.sweeps.options import Options
 from mtmarl.sweeps.spec import read_sweep
@@ -81,23 +82,25 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
     in a child.
     """
     from mtmarl import build
+    from mtmarl.data.sources import vault_roots
     from mtmarl.data.vault import find_vault
     from mtmarl.envs.registry import make_env
+    from mtmarl.runs.resume import earlier_run
 
     seen, make = set(), cache(make_env)
     for run in runs:
         # Of seeds alike one is enough, but for what may lie in its directory.
-        rest = settings.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
+        rest = identity.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
         if rest in seen and not (out / run["dir"] / "run.json").exists():
             continue
         seen.add(rest)
         try:
             cfg = config.compose(run["argv"], "train")
             fetched = cfg.data.download and (cfg.hub.url or cfg.tasks.hub)
-            if build.outline(cfg, make).needs_vaults and not fetched:
-                for task in build.train_tasks(cfg):
-                    find_vault(task, cfg.data.quality, build.vault_roots(cfg))
-            build.earlier_run(build.run_directory(cfg, ""), cfg)
+            if build.run_spec(cfg, make).needs_vaults and not fetched:
+                for task in identity.train_tasks(cfg):
+                    find_vault(task, cfg.data.quality, vault_roots(cfg))
+            earlier_run(identity.run_directory(cfg, ""), cfg)
         except UserError as error:
             raise UserError(f"{where}, run {run['dir']}: {error}") from None
 

@@ -11,6 +11,7 @@ from mtmarl import config
 from mtmarl.command_lines import word
 from mtmarl.errors import UserError
 from mtmarl.ranges import Count, Positive, Share, SomeShare, check_heads
+from mtmarl.runs.identity import task_set_label, train_tasks
 
 SET = "train: [lbf/a, lbf/b]\ntest: [lbf/c]\n"
 
@@ -324,30 +325,26 @@ def test_the_name_of_a_set_becomes_a_folder(name):
 
 
 def test_long_lists_of_tasks_have_labels_of_their_own_that_fit_a_folder():
-    from mtmarl import build
 
     def label(*tasks, more=()):
         cfg = config.compose(["+algo=sable", f"+tasks={','.join(tasks)}", *more], "train")
-        return build.task_set_label(cfg)
+        return task_set_label(cfg)
 
     tasks = [f"lbf/8x8-{i}p-2f-coop" for i in range(2, 60)]
     labels = {label(*tasks), label(*tasks[:-1]), label(*tasks, more=("tasks.first=2",))}
     assert len(labels) == 3 and all(len(name) < 255 and "/" not in name for name in labels)
     assert label(*tasks[:3]) == "lbf-8x8-2p-2f-coop+lbf-8x8-3p-2f-coop+lbf-8x8-4p-2f-coop"
     unnamed = config.compose(["+algo=sable", "tasks.train=[lbf/a,lbf/b]"], "train")
-    assert build.task_set_label(unnamed) == "lbf-a+lbf-b"
+    assert task_set_label(unnamed) == "lbf-a+lbf-b"
 
 
 def test_training_tasks_begin_where_they_are_told_and_go_round():
-    from mtmarl import build
 
-    tasks = lambda *more: build.train_tasks(config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train"))
+    tasks = lambda *more: train_tasks(config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train"))
     whole = tasks()
     assert tasks("tasks.first=2", "tasks.start=4") == (whole[4], whole[0])
     assert tasks("tasks.start=5") == whole and tasks("tasks.start=1") == (*whole[1:], whole[0])
-    label = lambda *more: build.task_set_label(
-        config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train")
-    )
+    label = lambda *more: task_set_label(config.compose(["+algo=mt_oryx", "+tasks=lbf_5", *more], "train"))
     assert (
         len(
             {label(), label("tasks.first=2"), label("tasks.first=2", "tasks.start=4"), label("tasks.start=1")}

@@ -121,7 +121,7 @@ def test_every_parameter_is_trained(case):
 @pytest.mark.parametrize("name", sorted(ALGOS))
 def test_trains_by_its_defaults(name):
     """As far as settings can tell: its phases and those of the trainer fit each other."""
-    build.outline(config.compose([f"+algo={name}", "+tasks=lbf/5x5-2p-1f-t20"], "train"))
+    build.run_spec(config.compose([f"+algo={name}", "+tasks=lbf/5x5-2p-1f-t20"], "train"))
 
 
 def test_fractions_of_phases_add_up(case):

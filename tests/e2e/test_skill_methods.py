@@ -8,8 +8,8 @@ import pytest
 
 import mtmarl
 from mtmarl import build, collect, config, train
-from mtmarl.collect import single_policies
 from mtmarl.training.checkpoint import Checkpoints
+from mtmarl.training.collection import single_policies
 
 SMALL = ["algo.network.embed_dim=8", "algo.network.heads=1", "quiet=true"]
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import mtmarl
-from mtmarl import build, collect, config, evaluate, report, train
+from mtmarl import collect, config, evaluate, report, train
 from mtmarl.data.vault import identity, write_reference
 from mtmarl.files import only_writer
-from mtmarl.runs.record import PROGRESS
+from mtmarl.runs.policy import read_saved
+from mtmarl.runs.record import read_progress
 from mtmarl.training.checkpoint import Checkpoints
 
 SMALL = [
@@ -235,6 +236,13 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert collect.main([o for o in options if not o.startswith(("run_dir", "data"))] + whole) == 0
     assert identity(tmp_path / path) == identity(tmp_path / "whole" / path), "as if nothing had happened"
     capsys.readouterr()
+    for which in ("best", "last"):
+        scored = mtmarl.evaluate_policy(
+            mtmarl.load_policy(tmp_path / "run", which), "lbf/5x5-2p-1f-t20", episodes=4
+        )
+        assert scored["lbf/5x5-2p-1f-t20"].episode_return.shape == (4,)
+    assert evaluate.main([f"run={tmp_path / 'run'}", "evaluator.final_episodes=4"]) == 0
+    capsys.readouterr()
     assert vault.metadata["episodes"] == 18 and len(vault.metadata["record_points"]) == 3
     assert str(tmp_path) not in json.dumps(vault.metadata), "no path of this machine may be published"
     assert collect.main(options) == 0
@@ -253,7 +261,7 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
 
     def steps_of_best(run_dir):
         """8 environments take 8 steps per update; of equal evaluations the later one counts."""
-        evaluations = json.loads((run_dir / PROGRESS).read_text())["evaluations"]
+        evaluations = read_progress(run_dir)["evaluations"]
         return 8 * 8 * max(evaluations, key=lambda e: (e["return"], e["update"]))["update"]
 
     start = [f"init_from={tmp_path / 'run'}", f"run_dir={tmp_path / 'next'}"]
@@ -267,6 +275,6 @@ def test_collection_resumes_and_is_not_repeated(tmp_path, monkeypatch, capsys):
     assert record["start"]["env_steps"] == steps_of_best(tmp_path / "run")
     assert set(record["origins"]) == {"init_from"}
     third = config.compose([*options, f"init_from={tmp_path / 'next'}"], "collect")
-    begun = build.read_start(third)
+    begun = read_saved(third)
     played = steps_of_best(tmp_path / "run") + steps_of_best(tmp_path / "next")
     assert begun is not None and begun.env_steps == played and begun.tasks == ["lbf/6x6-2p-1f-t20"]

@@ -41,9 +41,9 @@ def leaves(tree: Any) -> list[np.ndarray]:
 
 
 def policy(run: Path, which: str) -> list[np.ndarray]:
-    from mtmarl import build
+    from mtmarl.runs.policy import load_policy
 
-    return leaves(build.load_policy(run, which).params)
+    return leaves(load_policy(run, which).params)
 
 
 @cache

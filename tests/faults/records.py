@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -198,21 +198,22 @@ def _resume(here: Path) -> list[np.ndarray]:
 
     argv = [*options(here / "vaults", here / "run"), "sinks=[jsonl,marl_eval]"]
     try:
-        with _instead(loop, train=stop), ExitStack() as stack:
-            train._run(config.compose(argv, "train"), stack)
+        with _instead(loop, train=stop):
+            train.run(config.compose(argv, "train"))
     except _Seen as seen:
         return leaves(seen.state)
     return []
 
 
 def _evaluate(here: Path) -> int:
-    from mtmarl import build, evaluate
+    from mtmarl import evaluate
+    from mtmarl.runs import policy as policies
 
     def stop(policy: Any, *args: Any) -> None:
         raise _Seen(policy.params)
 
     try:
-        with _instead(build, evaluate_policy=stop):
+        with _instead(policies, evaluate_policy=stop):
             return evaluate.main([f"run={here / 'run'}", f"data.vault_dir={here / 'vaults'}"])
     except _Seen:
         return 0
@@ -235,19 +236,20 @@ def _sweep(here: Path, *more: str) -> int:
 
 def _start(here: Path, run: str) -> Any:
     """What a run begins with that starts from this one."""
-    from mtmarl import build, config
+    from mtmarl import config
+    from mtmarl.runs.policy import read_saved
 
     words = [w for w in options(here / "vaults", here / "new") if not w.startswith("run_dir=")]
-    return build.read_start(config.compose([*words, f"init_from={here / run}"], "train"))
+    return read_saved(config.compose([*words, f"init_from={here / run}"], "train"))
 
 
 def _collection(here: Path) -> Any:
     """The vaults of single policies that a collection would write now."""
-    from mtmarl import collect
     from mtmarl.runs.record import read_progress
+    from mtmarl.training import collection
 
     record = read_progress(here / "collected")
-    return record and record["evaluations"] and collect.single_policies(record["evaluations"])
+    return record and record["evaluations"] and collection.single_policies(record["evaluations"])
 
 
 @cache

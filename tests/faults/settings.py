@@ -55,16 +55,19 @@ def _wrong(value: Any) -> tuple[str, ...]:
 def _use(argv: list[str], command: str) -> Any:
     """As the command does, up to what it would compile."""
     from mtmarl import build, config
+    from mtmarl.envs.registry import make_env
+    from mtmarl.runs.identity import train_tasks
+    from mtmarl.runs.policy import load_policy
 
     cfg = config.compose(argv, command)
     if command == "train":
-        build.outline(cfg)
+        build.run_spec(cfg)
     elif command == "collect":
         build.parse_algorithm(cfg, build.ONLINE)
-        for task in build.train_tasks(cfg):
-            build.make_env(task)
+        for task in train_tasks(cfg):
+            make_env(task)
     else:
-        build.load_policy(cfg.run or "", cfg.which)
+        load_policy(cfg.run or "", cfg.which)
 
 
 def _case(scratch: Path, number: int) -> Case:

@@ -59,20 +59,21 @@ def _config(root: Path, mapped: bool) -> Any:
 def used(root: Path, mapped: bool) -> dict[str, Any]:
     """{task: what training would use of its vault}, by the way that training takes; `mapped`: left on disk."""
     from mtmarl import build
+    from mtmarl.data import sources as data_sources
 
     def stop(vaults: Any, *args: Any, **options: Any) -> None:
         raise _Seen(vaults)
 
-    kept = {name: getattr(build, name) for name in ("make_task_data", "host_source", "exceeds_memory")}
-    build.make_task_data = build.host_source = stop
-    build.exceeds_memory = lambda *args: mapped
+    kept = {name: getattr(data_sources, name) for name in ("make_task_data", "host_source", "exceeds_memory")}
+    data_sources.make_task_data = data_sources.host_source = stop
+    data_sources.exceeds_memory = lambda *args: mapped
     try:
         build.prepare(_config(root, mapped))
     except _Seen as seen:
         vaults = seen.vaults
     finally:
         for name, value in kept.items():
-            setattr(build, name, value)
+            setattr(data_sources, name, value)
     return {
         task: {
             "obs_scale": np.asarray(v.metadata["obs_scale"], np.float64),

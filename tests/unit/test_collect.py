@@ -6,7 +6,8 @@ import pytest
 
 from mtmarl import build, collect, config
 from mtmarl.data import vault
-from mtmarl.training import loop
+from mtmarl.runs import resume
+from mtmarl.training import collection, loop
 from tests.unit.data.recordings import save
 
 TASK = "lbf/5x5-2p-1f-t20"
@@ -29,7 +30,7 @@ def test_what_is_there_is_not_written_over(tmp_path, monkeypatch, capsys, there,
     for quality in there:
         vault.vault_path(tmp_path, TASK, quality).mkdir(parents=True)
     begun = []
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    monkeypatch.setattr(collection, "collect_task", lambda cfg, task, root, prepare: begun.append(task))
     assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}", *options]) == 0
     assert begun == ([TASK] if collected else [])
     if not collected:
@@ -60,10 +61,10 @@ def test_a_collection_that_was_cut_short_is_ended(tmp_path, monkeypatch, capsys)
     (path / vault.METADATA).write_text(json.dumps({**about, "record_points": [1]}))
     options = ["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={root}", f"run_dir={run_dir}"]
     begun = []
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    monkeypatch.setattr(collection, "collect_task", lambda cfg, task, root, prepare: begun.append(task))
     assert collect.main(options) == 0 and not begun
     cfg = config.compose(options, "collect")
-    build.write_run(run_dir, cfg, "collect", [TASK], [])
+    resume.write_run(run_dir, cfg, "collect", [TASK], [])
     assert collect.main(options) == 0 and begun == [TASK]
     (run_dir / "progress.json").write_text(json.dumps({"evaluations": [], "minutes": 1.0, "written": True}))
     assert collect.main(options) == 0 and begun == [TASK]
@@ -94,23 +95,23 @@ def test_vault_and_reference_stay_of_one_collection(tmp_path, monkeypatch, capsy
         f"run_dir={run_dir}",
         f"seed={seed}",
     ]
-    build.write_run(run_dir, config.compose(options, "collect"), "collect", [TASK], [])
+    resume.write_run(run_dir, config.compose(options, "collect"), "collect", [TASK], [])
     begun = []
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    monkeypatch.setattr(collection, "collect_task", lambda cfg, task, root, prepare: begun.append(task))
     assert collect.main(options) == 0 and bool(begun) == begins
     assert begins or "already collected" in capsys.readouterr().out
 
 
 def test_what_another_process_collects_while_this_one_waits_is_left_alone(tmp_path, monkeypatch, capsys):
     root = tmp_path / "vaults"
-    online = build.online
+    online = build.prepare_collection
 
     def slowly(cfg, task):
         job = online(cfg, task)
         collected_by(root, 0)
         return job
 
-    monkeypatch.setattr(build, "online", slowly)
+    monkeypatch.setattr(build, "prepare_collection", slowly)
     options = [
         "+algo=sable",
         f"+tasks={TASK}",
@@ -126,10 +127,10 @@ def test_what_another_process_collects_while_this_one_waits_is_left_alone(tmp_pa
 def test_the_reference_of_another_collection_stays(tmp_path, capsys):
     ours = {"algorithm": "sable", "seed": 0, "env_steps": 100, "reference": 0.9}
     kept = lambda: vault.read_references(tmp_path)[TASK]["reference"]
-    collect._write_reference(tmp_path, TASK, ours)
-    collect._write_reference(tmp_path, TASK, {**ours, "reference": 0.8})
+    collection.write_reference(tmp_path, TASK, ours)
+    collection.write_reference(tmp_path, TASK, {**ours, "reference": 0.8})
     assert kept() == 0.8
-    collect._write_reference(tmp_path, TASK, {**ours, "algorithm": "qmix", "reference": 0.2})
+    collection.write_reference(tmp_path, TASK, {**ours, "algorithm": "qmix", "reference": 0.2})
     assert kept() == 0.8
     assert "kept the reference return of lbf/5x5-2p-1f-t20, 0.800 of sable" in capsys.readouterr().out
 
@@ -137,7 +138,7 @@ def test_the_reference_of_another_collection_stays(tmp_path, capsys):
 def test_vaults_are_written_where_they_are_looked_for_first(tmp_path, monkeypatch):
     roots = []
     monkeypatch.setenv("MTMARL_VAULTS", str(tmp_path))
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: roots.append(root))
+    monkeypatch.setattr(collection, "collect_task", lambda cfg, task, root, prepare: roots.append(root))
     assert collect.main(["+algo=sable", f"+tasks={TASK}"]) == 0
     assert roots == [tmp_path.resolve()]
 
@@ -145,7 +146,7 @@ def test_vaults_are_written_where_they_are_looked_for_first(tmp_path, monkeypatc
 def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
     vault.vault_path(tmp_path, TASK, "replay").mkdir(parents=True)
     begun = []
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: begun.append(task))
+    monkeypatch.setattr(collection, "collect_task", lambda cfg, task, root, prepare: begun.append(task))
     assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 0
     assert begun == [TASK]
 
@@ -153,7 +154,9 @@ def test_a_task_without_its_reference_is_unfinished(tmp_path, monkeypatch):
 def test_a_vault_from_elsewhere_is_not_written_over(tmp_path, monkeypatch, capsys):
     """One that was converted has no reference either."""
     path, _ = save(tmp_path, task=TASK)
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: pytest.fail("it is collected"))
+    monkeypatch.setattr(
+        collection, "collect_task", lambda cfg, task, root, prepare: pytest.fail("it is collected")
+    )
     assert collect.main(["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}"]) == 2
     assert f"error: {path}: a vault that was not collected here" in capsys.readouterr().err
     assert vault.read_vault(path).metadata["task"] == TASK
@@ -161,7 +164,9 @@ def test_a_vault_from_elsewhere_is_not_written_over(tmp_path, monkeypatch, capsy
 
 @pytest.mark.parametrize("quality", ["expert", "medium"])
 def test_what_is_of_all_training_is_not_called_that_of_one_policy(tmp_path, monkeypatch, capsys, quality):
-    monkeypatch.setattr(collect, "collect_task", lambda cfg, task, root: pytest.fail("it is collected"))
+    monkeypatch.setattr(
+        collection, "collect_task", lambda cfg, task, root, prepare: pytest.fail("it is collected")
+    )
     options = ["+algo=sable", f"+tasks={TASK}", f"data.vault_dir={tmp_path}", f"data.quality={quality}"]
     assert collect.main(options) == 2
     assert "collect.single_policies=true" in capsys.readouterr().err
@@ -171,5 +176,5 @@ def test_what_is_of_all_training_is_not_called_that_of_one_policy(tmp_path, monk
 def test_a_warm_up_lasts_as_long_as_it_says(warmup):
     """Its end is where a chunk ends, however few updates it is."""
     cfg = config.compose(["+algo=sable", "+tasks=lbf_5", f"algo.critic_warmup={warmup}"], "collect")
-    job = build.online(cfg, TASK)
+    job = build.prepare_collection(cfg, TASK)
     assert loop.phase_ends(job.algo, job.plan)[:-1] == ([warmup] if warmup else [])

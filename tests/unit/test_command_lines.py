@@ -18,6 +18,7 @@ from mtmarl.config import composition
 from mtmarl.data import vault
 from mtmarl.data.vault import manifest
 from mtmarl.errors import UserError
+from mtmarl.runs.policy import read_saved
 from mtmarl.sweeps.options import Options, read_options
 
 TEXTS = (
@@ -87,7 +88,7 @@ def test_settings_of_an_earlier_network(tmp_path):
     earlier = compose("algo.network.embed_dim=32", "algo.network.heads=2", "algo.network.decay_scale=0.25")
     (tmp_path / "run.json").write_text(json.dumps({"config": config.to_dict(earlier)}))
     cfg = compose(f"init_from={tmp_path}")
-    start = build.read_start(cfg)
+    start = read_saved(cfg)
     _, settings = build.parse_algorithm(cfg, build.ALGOS)
     with pytest.raises(UserError, match="its network is another one") as caught:
         start.check_network(cfg, settings)
@@ -102,7 +103,7 @@ def test_a_sweep_to_run_first(tmp_path, name, known):
     place = tmp_path / "sweeps" / f"{name}-my profile" / "a=b" / "seed_0"
     cfg = config.compose(["+algo=mt_oryx", "+tasks=lbf_5", f"init_from={place}"], "train")
     with pytest.raises(UserError, match="no run.json there") as caught:
-        build.read_start(cfg)
+        read_saved(cfg)
     found = advised(str(caught.value))
     assert bool(found) == known
     for argv in found:

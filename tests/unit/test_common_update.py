@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mtmarl.build import common_update
 from mtmarl.errors import UserError
+from mtmarl.training.run import common_update
 
 
 def test_the_newest_checkpoint_that_all_have():

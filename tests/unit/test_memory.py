@@ -58,5 +58,5 @@ def test_collection(algo, monkeypatch):
     key = "algo.capacity" if algo == "qmix" else "collect.num_envs"
     monkeypatch.setattr(memory, "available", lambda: 1e9)
     with pytest.raises(UserError, match=f"lower {key}"):
-        build.online(cfg, cfg.tasks.train[0])
-    build.online(compose(), cfg.tasks.train[0])
+        build.prepare_collection(cfg, cfg.tasks.train[0])
+    build.prepare_collection(compose(), cfg.tasks.train[0])

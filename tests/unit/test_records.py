@@ -10,7 +10,8 @@ import pytest
 from mtmarl import build, config, evaluate, records
 from mtmarl.analysis import runs
 from mtmarl.errors import UserError
-from mtmarl.runs import record
+from mtmarl.runs import record, resume
+from mtmarl.runs.policy import load_policy, read_saved
 
 SCORED = {"step": 3, "tasks": {"a/b": {"return": [0.5, 1], "win_rate": 0.5, "greedy_return": None}}}
 GOOD = {
@@ -98,7 +99,7 @@ def test_a_metric_that_is_no_number_is_named(tmp_path, wrong):
 def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
     """A report, evaluate and load_policy on one and the same damaged run: one line, or the run is read."""
     cfg = config.compose(["+algo=mt_bc_sable", "+tasks=micro"], "train")
-    tasks, outline = list(cfg.tasks.train), build.outline(cfg)
+    tasks, outline = list(cfg.tasks.train), build.run_spec(cfg)
     whole = {
         **GOOD["run.json"], "config": config.to_dict(cfg), "algo": "mt_bc_sable", "tasks": "micro",
         "train_tasks": tasks,
@@ -123,8 +124,8 @@ def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
             value[draw.choice(list(whole))] = draw.choice(WRONG)
         (tmp_path / "run.json").write_text(json.dumps(value))
         for reader in (
-            lambda: build.load_policy(tmp_path),
-            lambda: build.read_start(replace(cfg, init_from=str(tmp_path))),
+            lambda: load_policy(tmp_path),
+            lambda: read_saved(replace(cfg, init_from=str(tmp_path))),
         ):
             try:
                 reader()
@@ -152,14 +153,14 @@ def test_of_two_fresh_commands_the_second_meets_the_record_of_the_first(tmp_path
         ["+algo=sable", "+tasks=micro", f"run_dir={tmp_path}", *more], "train"
     )
     first, second = compose(), compose("trainer.batch_size=8")
-    looked = build.earlier_run
+    looked = resume.earlier_run
 
-    def slow(run_dir, cfg):
-        found = looked(run_dir, cfg)
-        monkeypatch.setattr(build, "earlier_run", looked)
-        build.write_run(tmp_path, first, "train", ["a/b"], [])
+    def slow(run_dir, cfg, purpose):
+        found = looked(run_dir, cfg, purpose)
+        monkeypatch.setattr(resume, "earlier_run", looked)
+        resume.write_run(tmp_path, first, "train", ["a/b"], [])
         return found
 
-    monkeypatch.setattr(build, "earlier_run", slow)
+    monkeypatch.setattr(resume, "earlier_run", slow)
     with pytest.raises(UserError, match=r"other settings \(trainer.batch_size\)"):
-        build.start_run(tmp_path, second, object.__new__(build.Job))
+        resume.start_run(tmp_path, second, lambda: pytest.fail("it is written over"))

@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
-from mtmarl import build, config, report
+from mtmarl import config, report
 from mtmarl.acting import GREEDY, SAMPLED
 from mtmarl.algos import ALGOS
 from mtmarl.analysis import acting, runs, sweeps
+from mtmarl.runs import resume
 from mtmarl.types import Observation, example_batch
 from tests.contract.test_algos import DIMS, make
 from tests.unit.analysis.run_directories import write_run
@@ -84,7 +85,7 @@ def test_algorithms_act_as_reports_say(name, tmp_path):
 def test_what_a_run_records_of_its_algorithm_stands(tmp_path):
     """The words and the name of algorithms that the report does not know."""
     cfg = config.compose(["+algo=updet_l", "+tasks=lbf_5"], "train")
-    record = build.write_run(tmp_path / "recorded", cfg, "train", [], [])
+    record = resume.write_run(tmp_path / "recorded", cfg, "train", [], [])
     assert (record["title"], record["acting"]) == ("UPDeT-l", "greedy")
     found = [write(tmp_path / "new", "new"), write(tmp_path / "bc", "mt_bc_sable")]
     found[0] = replace(found[0], record={**found[0].record, "title": "New", "acting": "drawn by lot"})

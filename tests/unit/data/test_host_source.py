@@ -16,6 +16,7 @@ from mtmarl.algos import mt_bc_sable
 from mtmarl.algos.base import Algorithm, Phase, no_carry, random_act
 from mtmarl.data import host_source as h
 from mtmarl.data import sampling, vault
+from mtmarl.data import sources as data_sources
 from mtmarl.data.source import combine_phases, vault_source
 from mtmarl.errors import UserError
 from mtmarl.networks import sable
@@ -163,10 +164,10 @@ def test_the_setting_decides(micro_vaults, monkeypatch, tmp_path):
     offline = lambda *more: build.prepare(config.compose([*options, *more], "train"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert offline("data.memory_mb=1000").source.prefetch is None
-    monkeypatch.setattr(build, "stored_bytes", lambda metadata: 2**40)
-    taken, host_source = [], build.host_source
+    monkeypatch.setattr(data_sources, "stored_bytes", lambda metadata: 2**40)
+    taken, host_source = [], data_sources.host_source
     keep = lambda vaults, *args, **more: taken.extend(vaults) or host_source(vaults, *args, **more)
-    monkeypatch.setattr(build, "host_source", keep)
+    monkeypatch.setattr(data_sources, "host_source", keep)
     assert offline("data.memory_mb=1000").source.prefetch is not None
     assert taken and all(isinstance(column, np.memmap) for mapped in taken for column in mapped.recording)
     with pytest.raises(UserError, match="data.fraction"):

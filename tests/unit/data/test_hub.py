@@ -17,10 +17,11 @@ import pytest
 from huggingface_hub.utils import _http, close_session
 from recordings import make_recording, metadata, save
 
-from mtmarl import build, config, train
+from mtmarl import config, train
 from mtmarl import vault as cli
 from mtmarl.data import card, hub, publish
 from mtmarl.data import vault as v
+from mtmarl.data.sources import find_vaults
 from mtmarl.errors import UserError
 from tests.hub_server import running
 
@@ -840,9 +841,9 @@ def test_a_task_set_says_where_its_vaults_are(huggingface, tmp_path, monkeypatch
     assert v.verify(tmp_path / "x") == [TOY, "rware/toy/replay"]
     assert cli.main(["pull", "toys", "--quality", "best", "--root", str(tmp_path / "x")]) == 2
     assert "no vault 'lbf/toy/best'" in capsys.readouterr().err
-    assert build.find_vaults(replace(cfg, data=replace(cfg.data, vault_dir=str(tmp_path / "x"))), ["lbf/toy"])
+    assert find_vaults(replace(cfg, data=replace(cfg.data, vault_dir=str(tmp_path / "x"))), ["lbf/toy"])
     asked = replace(cfg, data=replace(cfg.data, vault_dir=str(tmp_path / "y"), download=True), quiet=True)
-    assert build.find_vaults(asked, ["lbf/toy"]) == [v.vault_path(tmp_path / "y", "lbf/toy", "replay")]
+    assert find_vaults(asked, ["lbf/toy"]) == [v.vault_path(tmp_path / "y", "lbf/toy", "replay")]
 
 
 def test_a_silent_hugging_face_server_is_given_up(monkeypatch):
