@@ -164,8 +164,8 @@ def test_bad_input_gets_one_clear_line(micro_vaults, tmp_path, capsys, options, 
     ("content", "words"),
     [
         ("{", "not a readable JSON file"),
-        ("[]", "not the record of a run"),
-        ('{"kind": "train"}', "not the record"),
+        ("[]", "holds no object"),
+        ('{"kind": "train"}', "missing key config"),
     ],
 )
 def test_a_damaged_record_is_said_in_one_line(micro_vaults, tmp_path, capsys, content, words):
