@@ -69,9 +69,8 @@ def describe(args: argparse.Namespace) -> None:
 
     for name, path in _named(args).items():
         vault = vaults.read_vault(path)
-        figures = describe.describe(
-            vault, vaults.read_references(path.parents[2]).get(vault.metadata["task"])
-        )
+        task = vault.metadata["task"]
+        figures = describe.describe(vault, vaults.read_references(path.parents[2], [task]).get(task))
         if args.json:
             terminal.say(json.dumps({"name": name, "path": str(path), **figures}))
             continue
