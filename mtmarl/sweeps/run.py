@@ -90,7 +90,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
     seen, make = set(), cache(make_env)
     for run in runs:
         # Of seeds alike one is enough, but for what may lie in its directory.
-        rest = identity.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
+        rest = config.deciding_words([w for w in run["argv"] if settings.key_of(w) != "seed"])
         if rest in seen and not (out / run["dir"] / "run.json").exists():
             continue
         seen.add(rest)
