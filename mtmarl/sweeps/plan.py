@@ -101,7 +101,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         old = {r["dir"]: config.deciding_words(r["argv"]) for r in earlier["runs"]}
         names = [earlier["name"], earlier["profile"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a readable record of a sweep ({foreign.line(repr(error))}); remove it"
         ) from error
