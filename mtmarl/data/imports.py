@@ -90,7 +90,11 @@ def make_vault(
         if wrong or 0 in shape:
             sizes = ", ".join("actions" if e is None else str(e) for e in expected)
             raise UserError(f"{where}: {name} has shape {shape}; obs of {read['obs'].shape} needs ({sizes})")
-    action, mask = _actions(where, read["action"], read.get("action_mask"))
+    action = read["action"]
+    actions = read["action_mask"].shape[2] if "action_mask" in read else max(1, int(action.max()) + 1)
+    if actions > MAX_ACTIONS:
+        raise UserError(f"{where}: {actions} actions; a vault holds at most {MAX_ACTIONS}")
+    mask = read["action_mask"] if "action_mask" in read else np.ones((*action.shape, actions), bool)
     spec = _spec_of(task)
     check_sizes(spec, read["obs"], mask)
     horizon = horizon or (spec.horizon if spec else None)
@@ -106,6 +110,7 @@ def make_vault(
         count,
         np.zeros(steps, np.int32),
     )
+    recording = _checked(recording, where)
     return recording, {
         "task": task,
         "obs_scale": 1.0,
@@ -134,6 +139,12 @@ def _numbers(where: Any, name: str, value: Any) -> np.ndarray:
     return array
 
 
+def _checked(recording: Recording, where: Any) -> Recording:
+    recording = checks.in_stored_dtypes(recording, where)
+    checks.check_recording(recording, where)
+    return recording
+
+
 def _float32(where: Any, name: str, x: np.ndarray) -> np.ndarray:
     """Rounded to float32; a value that overflows, or an integer that changes, is refused."""
     with np.errstate(over="ignore"):
@@ -143,21 +154,6 @@ def _float32(where: Any, name: str, x: np.ndarray) -> np.ndarray:
         where, name, ~(np.isfinite(narrow) & exact), "does not fit float32; divide the values by a constant"
     )
     return narrow
-
-
-def _actions(where: Any, action: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    check_none(where, "action", action != np.rint(action), "is no index; continuous actions cannot be stored")
-    actions = int(action.max()) + 1 if mask is None else mask.shape[2]
-    if actions > MAX_ACTIONS:
-        raise UserError(f"{where}: {actions} actions; a vault holds at most {MAX_ACTIONS}")
-    outside = (action < 0) | (action >= actions)
-    check_none(where, "action", outside, f"is outside 0 … {max(actions, 1) - 1}; record actions by index")
-    action = action.astype(np.int8)
-    if mask is None:
-        return action, np.ones((*action.shape, actions), bool)
-    legal = np.take_along_axis(mask, action[..., None].astype(np.intp), axis=2)[..., 0]
-    check_none(where, "action", ~legal, "is illegal by action_mask")
-    return action, mask
 
 
 def _episodes(where: Any, read: Mapping[str, np.ndarray], horizon: int | None) -> tuple[np.ndarray, ...]:
@@ -273,8 +269,7 @@ def _exported(
     file: Path, task: str, arrays: Mapping[str, np.ndarray], metadata: dict[str, Any]
 ) -> tuple[Recording, dict[str, Any]]:
     """What `export` wrote."""
-    recording = Recording(*(_numbers(file, name, arrays[name]) for name in Recording._fields))
-    checks.check_recording(checks.in_stored_dtypes(recording, file), file)
+    recording = _checked(Recording(*(_numbers(file, name, arrays[name]) for name in Recording._fields)), file)
     check_sizes(_spec_of(task), recording.obs, recording.mask)
     if metadata.pop("observations_are_scaled", False):
         metadata["obs_scale"] = 1.0

@@ -100,7 +100,7 @@ BAD = {
     "continuous": (lambda a: changed("action", (5, 2), 0.5)(a | {"action": a["action"] * 1.0}), r"action\[5, 2\]"),
     "illegal": (
         lambda a: a | {"action_mask": np.arange(ACTIONS) != a["action"][7, 1] * np.ones((STEPS, AGENTS, 1))},
-        r"action\[\d+, \d\] is illegal by action_mask",
+        r"action\[\d+, \d\] is illegal by the mask",
     ),
     "mask": (lambda a: a | {"action_mask": np.full((STEPS, AGENTS, ACTIONS), 2)}, r"action_mask\[0, 0, 0\]"),
     "steps": (lambda a: a | {"reward": a["reward"][1:]}, r"reward has shape \(13,\); obs .* needs \(14\)"),
