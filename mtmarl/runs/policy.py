@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,9 @@ from mtmarl.training import loop
 from mtmarl.training.checkpoint import Matching, load_matching, load_params, names
 from mtmarl.training.evaluator import EvalResult, Evaluator
 from mtmarl.types import Dims, TaskSpec, example_batch
+
+if TYPE_CHECKING:
+    from mtmarl.runs.agent import Agent
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,27 @@ class Policy:
     layout: Layout
     config: Config
     references: Mapping[str, Mapping[str, float]]
+
+    def agent(
+        self,
+        task: str | None = None,
+        team: int | None = None,
+        sample_probability: float = 0.0,
+        seed: int = 0,
+    ) -> "Agent":
+        """Returns a team that acts with this policy in a loop of your own: `reset()`, then `act(obs, action_mask)`.
+
+        task: whose observations it gets; default: the first training task. team: number of agents; default: as in the
+        task. sample_probability: 0 greedy … 1 sample. Raises UserError where the task does not fit.
+        """
+        from mtmarl.runs.agent import Agent
+
+        return Agent(self, task or self.config.tasks.train[0], team, sample_probability, seed)
+
+    def __repr__(self) -> str:
+        size = sum(x.size for x in jax.tree.leaves(self.params))
+        tasks = self.config.tasks
+        return f"Policy({self.config.algo_name}, {size:,} parameters, {tasks.name}: {len(tasks.train)} training tasks)"
 
 
 def load_policy(run: str | Path, which: str = "best") -> Policy:
