@@ -1,17 +1,27 @@
 """mtmarl: cooperative multi-agent policies from offline data of many tasks, compiled end to end in JAX.
 
-env = mtmarl.make_env("lbf/8x8-2p-2f-coop")
 policy = mtmarl.load_policy("runs/mt_oryx/lbf_5/seed_0")
 mtmarl.evaluate_policy(policy, "lbf/9x9-3p-2f", episodes=320, seed=0)
+agent = policy.agent(team=5)  # reset(), act(obs, action_mask): for a loop of your own
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mtmarl.algos import ALGOS
+    from mtmarl.data.imports import write_vault
+    from mtmarl.data.vault import read_vault
+    from mtmarl.envs.host import from_pettingzoo
+    from mtmarl.envs.registry import make_env
+    from mtmarl.estimate import estimate_policy
+    from mtmarl.runs.policy import evaluate_policy, load_policy
 
 __version__ = "0.1.0"
 
 _LAZY = {
     "ALGOS": "mtmarl.algos",
+    "estimate_policy": "mtmarl.estimate",
     "evaluate_policy": "mtmarl.runs.policy",
     "from_pettingzoo": "mtmarl.envs.host",
     "load_policy": "mtmarl.runs.policy",
@@ -19,7 +29,17 @@ _LAZY = {
     "read_vault": "mtmarl.data.vault",
     "write_vault": "mtmarl.data.imports",
 }
-__all__ = [*_LAZY, "__version__"]
+__all__ = [
+    "ALGOS",
+    "__version__",
+    "estimate_policy",
+    "evaluate_policy",
+    "from_pettingzoo",
+    "load_policy",
+    "make_env",
+    "read_vault",
+    "write_vault",
+]
 
 
 def __getattr__(name: str) -> Any:
