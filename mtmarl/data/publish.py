@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtmarl import terminal
-from mtmarl.data import card, hub
+from mtmarl.data import card, hub, stores
 from mtmarl.data import vault as vaults
 from mtmarl.data.describe import describe
 from mtmarl.errors import UserError
@@ -51,7 +51,7 @@ def push(
         title = title or (store.repository.name if store.repository else store.base).rpartition("/")[2]
         for name in (n for n in chosen if n in local):
             with _turn(store, say):
-                content = hub.read_small(store, vaults.MANIFEST) or _EMPTY
+                content = stores.read_small(store, vaults.MANIFEST) or _EMPTY
                 manifest = vaults.parse_manifest(content, f"{store.address}, {vaults.MANIFEST}")
                 entries, references = manifest["vaults"], manifest.setdefault("references", {})
                 before = entries.get(name, {}).get("files", {})
@@ -95,14 +95,14 @@ def push(
     return store.pinned if store.repository else hub.read_manifest(store)[1].pinned
 
 
-def _turn(store: hub.Store, say: hub.Say) -> AbstractContextManager[None]:
+def _turn(store: stores.Store, say: hub.Say) -> AbstractContextManager[None]:
     """Pushes to one folder take turns. Elsewhere the hub refuses a commit that is not on top, or knows no locks."""
     return vaults.locked(Path(store.base), "push", say) if store.is_folder else nullcontext()
 
 
-def _connect(address: str, create: bool) -> hub.Store:
+def _connect(address: str, create: bool) -> stores.Store:
     """The place to publish at, made if need be."""
-    url, fingerprint, repository = hub.parse(address)
+    url, fingerprint, repository = stores.parse(address)
     if fingerprint:
         raise UserError(f"{address}: a fingerprint says what is there already; push without it")
     if url.startswith(("http://", "https://")):
@@ -110,15 +110,15 @@ def _connect(address: str, create: bool) -> hub.Store:
     if repository and re.fullmatch("[0-9a-f]{40}", repository.branch):
         raise UserError(f"{address}: a commit cannot change; push to a branch")
     if create and repository:
-        make = hub.huggingface_api().create_repo
-        hub.patiently(
+        make = stores.huggingface_api().create_repo
+        stores.patiently(
             lambda: make(repository.name, repo_type="dataset", private=True, exist_ok=True), address
         )
-    return hub.connect(address)
+    return stores.connect(address)
 
 
-def _card(store: hub.Store, entries: Mapping[str, Any], title: str, license: str | None) -> bytes:
-    old = hub.read_small(store, CARD)
+def _card(store: stores.Store, entries: Mapping[str, Any], title: str, license: str | None) -> bytes:
+    old = stores.read_small(store, CARD)
     try:
         return card.update(old.decode() if old else None, card.card(entries, title, license)).encode()
     except UnicodeDecodeError:
@@ -126,14 +126,14 @@ def _card(store: hub.Store, entries: Mapping[str, Any], title: str, license: str
 
 
 def _publish(
-    store: hub.Store,
+    store: stores.Store,
     root: Path,
     name: str,
     entry: Mapping[str, Any],
     files: Files,
     stale: set[str],
     say: hub.Say,
-) -> hub.Store:
+) -> stores.Store:
     if store.repository:
         return _commit(store, files, stale, f"{name}: {entry['steps']:,} steps")
     if store.is_folder:
@@ -142,55 +142,57 @@ def _publish(
         # All is on disk before anything is in its place. The manifest is that of the folder then: others may have
         # collected or pulled into it meanwhile.
         with staged({f: of if isinstance(of, bytes) else of.read_bytes() for f, of in more.items()}):
-            hub.Transfer(hub.folder(root), target, say, replace=True).vault(name, entry)
+            hub.Transfer(stores.folder(root), target, say, replace=True).vault(name, entry)
         vaults.record(target, {name: entry}, say)
         return store
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(lambda f: _put(store, f, files[f]), [f for f in files if f != vaults.MANIFEST]))
     _put(store, vaults.MANIFEST, files[vaults.MANIFEST])  # It vouches for the others.
     for place in sorted(stale):
-        hub.patiently(lambda place=place: store.fs.rm_file(store.place(place)), f"{store.address}, {place}")
+        stores.patiently(
+            lambda place=place: store.fs.rm_file(store.place(place)), f"{store.address}, {place}"
+        )
     return store
 
 
-def _put(store: hub.Store, place: str, content: Path | bytes) -> None:
+def _put(store: stores.Store, place: str, content: Path | bytes) -> None:
     where, target = f"{store.address}, {place}", store.place(place)
     if isinstance(content, bytes):
         size, send = len(content), lambda: store.fs.pipe_file(target, content)
     else:
         size, send = content.stat().st_size, lambda: store.fs.put_file(str(content), target)
-    hub.patiently(send, where)
-    arrived = hub.patiently(lambda: store.fs.info(target)["size"], where)
+    stores.patiently(send, where)
+    arrived = stores.patiently(lambda: store.fs.info(target)["size"], where)
     if arrived != size:
         raise UserError(f"{where}: {arrived} of {size} bytes arrived; push again")
 
 
-def _commit(store: hub.Store, files: Files, stale: set[str], message: str) -> hub.Store:
+def _commit(store: stores.Store, files: Files, stale: set[str], message: str) -> stores.Store:
     """One commit on top of the one that was read: what somebody else pushed since is not undone."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     assert store.repository is not None
-    repository, api = store.repository, hub.huggingface_api()
+    repository, api = store.repository, stores.huggingface_api()
     inside = f"{repository.folder}/" if repository.folder else ""
     changes = [
         CommitOperationAdd(inside + place, of if isinstance(of, bytes) else str(of))
         for place, of in files.items()
     ] + [CommitOperationDelete(inside + place, is_folder=False) for place in sorted(stale)]
 
-    def commit() -> hub.Store:
+    def commit() -> stores.Store:
         try:
             done = api.create_commit(
                 repository.name, changes, commit_message=message, repo_type="dataset", revision=repository.branch,
                 parent_commit=repository.commit,
             )  # fmt: skip
-            return hub.at_commit(store, done.oid)
+            return stores.at_commit(store, done.oid)
         except Exception as error:
             if (
-                hub.status_of(error) == 412
+                stores.status_of(error) == 412
             ):  # Not on top: perhaps of an earlier attempt whose answer was lost.
-                now = hub.connect(store.address)
-                if hub.read_small(now, vaults.MANIFEST) == files[vaults.MANIFEST]:
+                now = stores.connect(store.address)
+                if stores.read_small(now, vaults.MANIFEST) == files[vaults.MANIFEST]:
                     return now
             raise
 
-    return hub.patiently(commit, f"{store.address}, {message}")
+    return stores.patiently(commit, f"{store.address}, {message}")

@@ -82,14 +82,14 @@ def _watched(here: Path, root: Path, sound: dict[str, Any]) -> Door:
 
 def _case(here: Path, root: Path, sound: dict[str, Any], group: str, recipe: str, doors: list[Door]) -> Case:
     """Doors that write temporary files below `here`, without the pauses between attempts to reach a hub."""
-    from mtmarl.data import hub
+    from mtmarl.data import stores
 
-    kept = tempfile.tempdir, hub.PAUSES
+    kept = tempfile.tempdir, stores.PAUSES
 
     def undo() -> None:
-        tempfile.tempdir, hub.PAUSES = kept
+        tempfile.tempdir, stores.PAUSES = kept
 
-    tempfile.tempdir, hub.PAUSES = str(here / "tmp"), (0.0,) * len(kept[1])
+    tempfile.tempdir, stores.PAUSES = str(here / "tmp"), (0.0,) * len(kept[1])
     os.chdir(here)
     return Case(group, recipe, [*doors, _watched(here, root, sound)], undo)
 

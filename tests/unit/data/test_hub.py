@@ -19,7 +19,7 @@ from recordings import make_recording, metadata, save
 
 from mtmarl import config, train
 from mtmarl import vault as cli
-from mtmarl.data import card, hub, publish
+from mtmarl.data import card, hub, publish, stores
 from mtmarl.data import vault as v
 from mtmarl.data.sources import find_vaults
 from mtmarl.errors import UserError
@@ -47,7 +47,7 @@ def vault_files(root):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """No pauses between attempts: neither ours nor those of huggingface_hub."""
-    monkeypatch.setattr(hub, "PAUSES", (0.0,) * 3)
+    monkeypatch.setattr(stores, "PAUSES", (0.0,) * 3)
     for call in (_http.http_backoff, _http.http_stream_backoff):
         monkeypatch.setitem(inspect.unwrap(call).__kwdefaults__, "base_wait_time", 0.0)
 
@@ -760,8 +760,8 @@ def test_what_killed_pulls_left_is_removed(huggingface, origin, tmp_path):
 @pytest.mark.parametrize("scheme", ["hf", "http"])
 def test_a_stalled_server_is_given_up(tmp_path, monkeypatch, scheme):
     pytest.importorskip("aiohttp")
-    monkeypatch.setattr(hub, "STALL", 0.2)
-    monkeypatch.setattr(hub, "PAUSES", ())
+    monkeypatch.setattr(stores, "STALL", 0.2)
+    monkeypatch.setattr(stores, "PAUSES", ())
     close_session()
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -856,10 +856,10 @@ def test_a_silent_hugging_face_server_is_given_up(monkeypatch):
 
     try:
         _http.set_client_factory(own)
-        hub.huggingface_api()
-        hub.huggingface_api()
+        stores.huggingface_api()
+        stores.huggingface_api()
         for count in (1, 2):
-            assert _http.get_session().timeout.read == hub.STALL and len(made) == count
+            assert _http.get_session().timeout.read == stores.STALL and len(made) == count
             close_session()
     finally:
         _http.set_client_factory(factory)
