@@ -14,6 +14,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,11 +88,8 @@ def connect(address: str) -> Store:
         # Listings and file systems that are kept for later would show what a place held before.
         fresh: dict[str, Any] = {"skip_instance_cache": True, "use_listings_cache": False}
         if repository:
-            api, of = (
-                huggingface_api(),
-                {"repo_type": "dataset", "revision": repository.branch, "timeout": STALL},
-            )
-            commit = patiently(lambda: api.repo_info(repository.name, **of).sha, address)
+            ask = partial(huggingface_api().dataset_info, revision=repository.branch, timeout=STALL)
+            commit = patiently(lambda: ask(repository.name).sha, address)
             # In blocks of 0, one request streams all of a file.
             fs = filesystem("hf", endpoint=os.environ.get("HF_ENDPOINT"), block_size=0, **fresh)
             return at_commit(Store(address, "", fs, "", fingerprint, repository), commit)
