@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
+from zipfile import is_zipfile
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def make_vault(
         raise UserError(f"{where}: {actions} actions; a vault holds at most {MAX_ACTIONS}")
     mask = read["action_mask"] if "action_mask" in read else np.ones((*action.shape, actions), bool)
     spec = _spec_of(task)
-    check_sizes(spec, read["obs"], mask)
+    _check_sizes(where, spec, read["obs"], mask)
     horizon = horizon or (spec.horizon if spec else None)
     first, terminal, truncated, count = _episodes(where, read, horizon)
     recording = Recording(
@@ -117,6 +118,13 @@ def make_vault(
         "horizon": horizon or int(count.max()) + 1,
         "provenance": {"imported from": str(where)},
     }
+
+
+def _check_sizes(where: Any, spec: TaskSpec | None, obs: np.ndarray, mask: np.ndarray) -> None:
+    try:
+        check_sizes(spec, obs, mask)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _spec_of(task: str) -> TaskSpec | None:
@@ -270,7 +278,7 @@ def _exported(
 ) -> tuple[Recording, dict[str, Any]]:
     """What `export` wrote."""
     recording = _checked(Recording(*(_numbers(file, name, arrays[name]) for name in Recording._fields)), file)
-    check_sizes(_spec_of(task), recording.obs, recording.mask)
+    _check_sizes(file, _spec_of(task), recording.obs, recording.mask)
     if metadata.pop("observations_are_scaled", False):
         metadata["obs_scale"] = 1.0
     metadata.pop("observation_layout", None)
@@ -278,7 +286,10 @@ def _exported(
 
 
 def _read_npz(file: Path) -> tuple[dict[str, np.ndarray], str | None]:
-    with np.load(file, allow_pickle=False) as stored:
+    with file.open("rb") as stream:
+        if not is_zipfile(stream):  # NumPy would take it for a pickle.
+            raise UserError(f"{file}: damaged, or not written by numpy.savez; write it again")
+    with file.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     about = arrays.pop("metadata", None)
     return arrays, None if about is None else str(about)

@@ -212,3 +212,25 @@ def test_an_export_comes_back_as_the_same_vault(tmp_path, ending):
         np.testing.assert_array_equal(a, b, err_msg=field)
     different = {k for k in old.metadata if json.dumps(old.metadata[k]) != json.dumps(new.metadata[k])}
     assert different == {"task", "contents"} and old.metadata.keys() == new.metadata.keys()
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x80\x04N.", b"PK\x03\x04"])
+def test_a_file_that_is_no_archive_of_arrays_is_named(tmp_path, capsys, content):
+    file = tmp_path / "a.npz"
+    file.write_bytes(content)
+    assert cli.main(["import", str(file), "--task", "toy/a", "--root", str(tmp_path / "root")]) == 2
+    told = capsys.readouterr().err
+    assert told == f"error: {file}: damaged, or not written by numpy.savez; write it again\n"
+
+
+def test_a_file_of_other_sizes_than_its_task_is_named(tmp_path, capsys):
+    file = tmp_path / "a.npz"
+    np.savez(
+        file,
+        obs=np.zeros((4, 2, 3)),
+        action=np.zeros((4, 2)),
+        reward=np.zeros(4),
+        terminated=np.arange(4) > 2,
+    )
+    command = ["import", str(file), "--task", "lbf/8x8-2p-2f-coop", "--root", str(tmp_path / "root")]
+    assert cli.main(command) == 2 and capsys.readouterr().err.startswith(f"error: {file}: holds (agents")
