@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-faults lint format bench sweep vaults collect wheel lock
+.PHONY: help setup quickstart test test-slow test-faults lint audit format bench sweep vaults collect wheel lock
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: setup ## Check style, formatting, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+audit: setup ## Refuse stored results that do not compare: terms of cells, first tasks, seeds of headlines
+	$(BIN)/python experiment_scripts/audit.py
 
 format: setup ## Apply the formatting and the safe fixes
 	$(BIN)/ruff check --fix .

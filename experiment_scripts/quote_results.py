@@ -1,4 +1,4 @@
-"""Fills what README.md and docs/ quote from results/*/results.json anew: `python experiment_scripts/quote_results.py`.
+"""Fills what README.md and docs/ quote from results/*/facts.jsonl anew: `python experiment_scripts/quote_results.py`.
 
 See mtmarl/analysis/quotes.py for the marks.
 """

@@ -10,10 +10,10 @@ for name in "$@"; do
   name=$(basename "$name") pictures=() more=()
   case $name in
     table1) pictures=(table1-cpu) ;;
-    # Earlier versions wrote these without the evaluations that a report needs; they have no intervals.
+    # Earlier versions kept no evaluations of these, which their figure shows.
     online_sable_*) continue ;;
   esac
   [ "$name" = few_shot ] && more=(--threshold 1)
-  $python -m mtmarl.report "results/$name/results.json" --out "results/$name" "${more[@]}" --pictures "${pictures[@]}" || exit
+  $python -m mtmarl.report "results/$name/facts.jsonl" --out "results/$name" "${more[@]}" --pictures "${pictures[@]}" || exit
 done
 exec "$python" experiment_scripts/quote_results.py

@@ -2,7 +2,7 @@
 # BC-t, UPDeT-m, ODIS and HiSSD beside MT BC-Sable and MT Oryx, on the same data at equal updates.
 #   experiment_scripts/skills.sh smax|jumanji [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time (cpu): smax 42 runs of 3 to 59 minutes, jumanji 36 of 5 to 22, of HiSSD 40 to 77. For jumanji,
-# results=results/table1/results.json takes over the runs of the sequence models.
+# results=results/table1/facts.jsonl takes over the runs of the sequence models.
 # SMAX needs mtmarl[smax]; its vaults come from collect.sh marine_hard.
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 exec "${PYTHON:-.venv/bin/python}" -m mtmarl.sweep +sweep="skills_${1:?smax or jumanji}" "${@:2}"

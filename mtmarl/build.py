@@ -3,7 +3,7 @@
 Derived sizes (padding, value support, steps) are computed here, printed, and never written back into a config.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,11 +145,11 @@ def prepare(cfg: Config) -> Job:
     )  # fmt: skip
 
 
-def known_references(cfg: Config, tasks: Collection[str]) -> dict[str, dict[str, Any]]:
+def known_references(cfg: Config, tasks: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The reference returns of tasks, of the first vault root that has any of a task."""
     found: dict[str, dict[str, Any]] = {}
     for root in vault_roots(cfg) or vault.default_roots():
-        found = {**vault.read_references(root, tasks), **found}
+        found = {**vault.read_references(root), **found}
     return {task: found[task] for task in tasks if task in found}
 
 

@@ -3,7 +3,7 @@
 A sweep is one YAML file in configs/sweep: axes whose product is the grid, profiles that fit it to a machine, and the
 published claims that the report sets beside the results. Each run is one process of `mtmarl.train`. The same
 command again goes on where it stopped. A run that another sweep has finished beside it is copied, not made again; one
-that the results.json of an earlier report holds, of this sweep or another, is counted as it stands there.
+that a file of facts holds, of this sweep or another, is counted as it stands there.
 """
 
 import sys

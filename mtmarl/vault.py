@@ -69,8 +69,9 @@ def describe(args: argparse.Namespace) -> None:
 
     for name, path in _named(args).items():
         vault = vaults.read_vault(path)
-        task = vault.metadata["task"]
-        figures = describe.describe(vault, vaults.read_references(path.parents[2], [task]).get(task))
+        figures = describe.describe(
+            vault, vaults.read_references(path.parents[2]).get(vault.metadata["task"])
+        )
         if args.json:
             terminal.say(json.dumps({"name": name, "path": str(path), **figures}))
             continue

@@ -4,11 +4,11 @@ import base64
 import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-import matplotlib
 from matplotlib.figure import Figure
 
 
@@ -24,6 +24,18 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     align: str = ""
     note: str = ""
+
+    @classmethod
+    def of(
+        cls, title: str, rows: Sequence[Any], columns: Mapping[str, Callable], note: str = "", names: int = 1
+    ) -> "Table | None":
+        """A table with a row for each of `rows`; None without any. `columns`: {header: the cell of a row}.
+
+        The first `names` columns stand left.
+        """
+        cells = tuple(tuple(cell(row) for cell in columns.values()) for row in rows)
+        align = "l" * names + "r" * (len(columns) - names)
+        return cls(title, tuple(columns), cells, align, note) if cells else None
 
     @property
     def columns(self) -> str:
@@ -78,15 +90,14 @@ class Picture:
     def png(self) -> bytes:
         return self._render("png", {"Software": None})
 
-    @cached_property
-    def svg(self) -> bytes:
-        return self._render("svg", {"Date": None})
+    @property
+    def pdf(self) -> bytes:
+        return self._render("pdf", {"CreationDate": None})
 
     def _render(self, form: str, metadata: dict[str, None]) -> bytes:
-        """The same figure gives the same bytes: no dates, no random identifiers."""
+        """The same figure gives the same bytes: without dates."""
         out = io.BytesIO()
-        with matplotlib.rc_context({"svg.hashsalt": self.name}):
-            self.figure.savefig(out, format=form, dpi=200, metadata=metadata)
+        self.figure.savefig(out, format=form, dpi=200, metadata=metadata)
         return out.getvalue()
 
 
@@ -217,8 +228,8 @@ def page(title: str, sections: Sequence[Section]) -> str:
             if isinstance(part, Table):
                 out.append(part.html())
             elif isinstance(part, Picture):
-                data = base64.b64encode(part.svg).decode()
-                image = f'<img alt="{html.escape(part.caption)}" src="data:image/svg+xml;base64,{data}">'
+                data = base64.b64encode(part.png).decode()
+                image = f'<img alt="{html.escape(part.caption)}" src="data:image/png;base64,{data}">'
                 out.append(f"<figure>{image}<figcaption>{_inline(part.caption)}</figcaption></figure>")
             elif isinstance(part, Code):
                 out.append(f"<pre>{html.escape(part.text)}</pre>")

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mtmarl import settings
-from mtmarl.analysis.runs import Run, shown
+from mtmarl.analysis.facts import origin, place
+from mtmarl.analysis.runs import Run
 from mtmarl.runs import identity
 
 # The sections whose settings name an experiment before others do.
@@ -65,14 +66,6 @@ def _deciding(record: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def origin(path: str) -> str:
-    """The directory of an earlier run without its seed and without what is of one machine."""
-    parts = [p for p in Path(path).parts if not p.startswith("seed_")]
-    if "runs" in parts:
-        parts = parts[len(parts) - parts[::-1].index("runs") :]
-    return "/".join(parts[-3:])
-
-
 def sort_out(runs: Sequence[Run], roots: Sequence[Path]) -> Experiments:
     """Finished runs of training as experiments. `roots`: directories from which on remarks name a run's."""
     by_label: dict[str, list[Run]] = {}
@@ -96,7 +89,7 @@ def sort_out(runs: Sequence[Run], roots: Sequence[Path]) -> Experiments:
         groups[label], doubled = _one_per_seed(group)
         remarks += [
             f"Seed {of[0].seed} of {label} was run {len(of)} times with the same settings: "
-            f"{', '.join(f'`{shown(r.path, roots)}`' for r in of)}. The newest, the last of these, is counted."
+            f"{', '.join(f'`{place(r, roots)}`' for r in of)}. The newest, the last of these, is counted."
             for of in doubled
         ]
     return Experiments(groups, told, tuple(remarks))

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mtmarl.analysis import sweeps
 from mtmarl.analysis.runs import Run
 from mtmarl.analysis.sweeps import Sweep
 
@@ -68,7 +67,7 @@ def groups(sweep: Sweep) -> dict[str, list[Run]]:
     apart = sweep.x is None and sum(map(len, tasks)) == len(set().union(*tasks))
     out: dict[str, list[Run]] = {}
     for cell in sweep.cells():
-        label = (sweeps.name(sweep.series(cell)) or sweep.title) if apart else sweep.label(cell)
+        label = (sweep.spell(sweep.series(cell)) or sweep.title) if apart else sweep.label(cell)
         out.setdefault(label, []).extend(sweep.runs(cell))
     return out
 

@@ -1,34 +1,19 @@
-"""The numbers of a report, as plain values: the tables, the figures and results.json all show these.
+"""The numbers of a report as plain values, which tables, figures and results.json show.
 
 Scores are normalised (see `runs.Run.normalised`); `which` is the checkpoint they are of, best or last.
 """
 
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mtmarl import settings
-from mtmarl.analysis import experiments, stats, sweeps
-from mtmarl.analysis.runs import (
-    KEPT,
-    Run,
-    own_tasks,
-    random_scores,
-    rounded,
-    scored_tasks,
-    scores,
-    shown,
-    split_scores,
-)
+from mtmarl.analysis import facts, stats, sweeps
+from mtmarl.analysis.runs import SPLITS, Run, own_tasks, random_scores, scored_tasks, scores, split_scores
 from mtmarl.analysis.stats import Interval
-from mtmarl.analysis.sweeps import Cell, Claim, Entry, Sweep
-from mtmarl.runs import identity
+from mtmarl.analysis.sweeps import Cell, Entry, Sweep
 
-SPLITS = ("train", "test")
 # What a run has done beside its updates, as its `counts` name it.
 PLAYED = ("env_steps", "episodes")
 
@@ -211,99 +196,6 @@ def _trained_alike(ours: Sequence[Run], theirs: Sequence[Run], tasks: Sequence[s
     return np.allclose(scores(ours, tasks, "last"), scores(theirs, tasks, "last"), rtol=1e-5, atol=1e-8)
 
 
-def claims(sweep: Sweep, which: str) -> list[dict[str, Any]]:
-    """The published statements beside what these runs say."""
-    return [_claim(sweep, claim, which) for claim in sweep.claims]
-
-
-def _claim(sweep: Sweep, claim: Claim, which: str) -> dict[str, Any]:
-    pairs = sweeps.sides(sweep, claim.of, claim.over)
-    out = {
-        "claim": claim.text,
-        "of": dict(claim.of),
-        "over": dict(claim.over),
-        "split": claim.split,
-        "published": claim.gain,
-    }
-    out |= compare(sweep, pairs, claim.split, which)
-    if any(a == b for a, b in pairs):
-        out["verdict"], out["why"] = NOT_COMPARABLE, "both sides are the same cells"
-    elif not pairs:
-        out["verdict"], out["why"] = NOT_RUN, "this profile plans no such cells"
-    elif out["runs_diverged"]:
-        out["verdict"] = NOT_COMPARABLE
-        out["why"] = f"{out['runs_diverged']} of {out['runs_planned']} runs diverged and have no score"
-    elif out["runs_finished"] < out["runs_planned"]:
-        out["verdict"] = NOT_RUN
-        out["why"] = f"{out['runs_finished']} of {out['runs_planned']} runs"
-    elif not out["tasks"]:
-        out["verdict"], out["why"] = NOT_COMPARABLE, "no task with a reference is common to both sides"
-    elif math.isnan(out["gain"]):
-        out["verdict"], out["why"] = NOT_COMPARABLE, "the baseline's mean is not above 0"
-    elif math.isnan(out["interval"][0]):
-        out["verdict"], out["why"] = UNDECIDED, "one seed has no interval"
-    else:
-        out["verdict"], out["why"] = verdict(out["gain"], out["interval"], claim.gain)
-    return out
-
-
-def published(sweep: Sweep, which: str) -> list[dict[str, Any]]:
-    """The published scores beside those of the cells that they name, pooled over what they do not name."""
-    out = []
-    for own in sweep.published:
-        cells = [c for c in sweep.cells() if all(sweep.level(c, a) == v for a, v in own.of.items())]
-        groups = [sweep.runs(c) for c in cells]
-        # Of several cells a part alone is another mean.
-        scored = aggregate(groups, own.split, which) if groups and all(groups) else None
-        known = scored or {"mean": None, "mean_interval": stats.UNKNOWN, "standard_error": None}
-        out.append(
-            {
-                "of": dict(own.of),
-                "split": own.split,
-                "published": own.mean,
-                "published_standard_error": own.standard_error,
-                **{key: known[key] for key in ("mean", "mean_interval", "standard_error")},
-                "difference": None if scored is None else scored["mean"] - own.mean,
-            }
-        )
-    return out
-
-
-# What runs say about a published claim.
-HOLDS, REFUTED, UNDECIDED = "holds", "refuted", "not decided at this n"
-NOT_RUN, NOT_COMPARABLE = "not yet run", "not comparable"
-# Gains within it, either way, are taken for none.
-NO_DIFFERENCE = 0.1
-
-
-def verdict(gain: float, interval: Interval, published: float | None) -> tuple[str, str | None]:
-    """What an interval of a gain says about a published gain, and why; None: about a gain above 0 of any size.
-
-    A published gain below 0 claims a loss. A published 0 claims no difference, which a wide interval does not show.
-    """
-    low, high = interval
-    if published == 0:
-        if not low <= 0 <= high:
-            return REFUTED, "there is a difference"
-        small = max(-low, high) <= NO_DIFFERENCE
-        return (HOLDS, None) if small else (UNDECIDED, f"the interval holds more than ±{NO_DIFFERENCE:.0%}")
-    if published is not None and published < 0:
-        gain, low, high, published = -gain, -high, -low, -published
-    inside = published is None or low <= published <= high
-    if low > 0:
-        size = (
-            None
-            if inside
-            else "larger than published"
-            if gain > (published or 0)
-            else "smaller than published"
-        )
-        return HOLDS, size
-    if high <= 0:
-        return REFUTED, "the difference is the other way round"
-    return (UNDECIDED, None) if inside else (REFUTED, "the published size is excluded, none is not")
-
-
 def comparisons(sweep: Sweep, which: str) -> list[dict[str, Any]]:
     """All comparisons of `sweeps.pairs` that can be made, on test tasks; without those on training tasks."""
     split = "test" if any(run.tasks("test") for e in sweep.entries if (run := e.run)) else "train"
@@ -328,7 +220,7 @@ def profile_groups(sweep: Sweep, which: str) -> dict[str, dict[str, list[np.ndar
             runs = sweep.runs(cell)
             blocks = stats.blocks([scores(runs, scored_tasks(runs, "test"), which)]) if runs else []
             if blocks:
-                out.setdefault(panel, {})[sweeps.name(variant)] = blocks
+                out.setdefault(sweep.title_of(panel), {})[sweep.spell(variant)] = blocks
     if len(out) > 1 and len(out) == len(found):
         whole = [label for label in next(iter(out.values())) if all(label in of for of in out.values())]
         if whole:
@@ -347,7 +239,7 @@ def per_task(sweep: Sweep, which: str) -> dict[str, dict[str, dict[str, Any]]]:
             for task in scored_tasks(runs, "test"):
                 block = [scores(runs, [task], which)]
                 numbers = {"mean": stats.value(block), "standard_error": stats.standard_error(block)}
-                found.setdefault((panel, task), {})[sweeps.name(variant)] = numbers
+                found.setdefault((panel, task), {})[sweep.spell(variant)] = numbers
     tasks = [task for _, task in found]
     several = len(set(tasks)) < len(tasks)
     return {f"{panel}: {task}" if several else task: of for (panel, task), of in found.items()}
@@ -388,101 +280,6 @@ def _in_order(sweep: Sweep) -> list[Entry]:
     return [e for cell in sweep.cells() for e in sweep.planned(cell)]
 
 
-# ----------------------------------------------------------------------------------------------- records
-
-
-def run_record(run: Run, roots: Sequence[Any]) -> dict[str, Any]:
-    """Where a run comes from, what it scored on each task at both checkpoints, and its evaluations on the way.
-
-    It is all that a later report needs, see `runs.recorded`; "settings" names an entry of `all_settings`.
-    """
-    # Collection records of what a run began with only where that lies.
-    record = {**run.record, "start": _begun(run)}
-    out: dict[str, Any] = {
-        "dir": record.get("dir") or shown(run.path, roots),
-        **{key: record[key] for key in KEPT if record.get(key) is not None},
-    }
-    if "start" in out:  # Not where it lies on this machine.
-        out["start"] = {**out["start"], "from": experiments.origin(str(out["start"].get("from")))}
-    if run.diverged:
-        out["diverged"] = run.diverged
-    if run.final or run.diverged or run.kind == "collect":
-        out["settings"] = _name(_settings(run))
-        out["evaluations"] = _evaluations(run)
-    if run.final:
-        out["scores"] = {
-            task: {
-                "split": split,
-                **{w: _task_score(run, task, w) for w in ("best", "last")},
-            }
-            for split in SPLITS
-            for task in run.tasks(split)
-        }
-    return out
-
-
-def _task_score(run: Run, task: str, which: str) -> dict[str, Any]:
-    score = run.normalised(task, which)
-    greedy = run.final[which]["tasks"][task].get("greedy_return")
-    return {
-        "return": run.mean_return(task, which),
-        "standard_error": run.episode_error(task, which),
-        "episodes": run.episodes(task, which),
-        "normalised": score,
-        **({"win_rate": score} if run.winnable(task) else {}),
-        **({} if greedy is None else {"greedy_return": greedy}),
-    }
-
-
-def _evaluations(run: Run) -> dict[str, list[Any]]:
-    """The columns that learning curves are drawn from, one value per evaluation during training."""
-    # Collection keeps its clock with them, and also plays greedily.
-    more = ("/greedy_return",) if run.kind == "collect" else ()
-    drawn = lambda metric: metric.startswith("eval/") and metric.endswith(("/return", "/win_rate", *more))
-    rows = [m for m in run.metrics if any(map(drawn, m))]
-    out = {"step": [m["step"] for m in rows]}
-    # Counts are logged with the losses; evaluations are not always of the same line.
-    for name in ("env_steps", *(["minutes"] if run.kind == "collect" else [])):
-        at = dict(zip(*run.curve(name), strict=True))
-        if at:
-            out[name] = [at.get(step) for step in out["step"]]
-    return out | {
-        name: [m.get(name) for m in rows] for name in dict.fromkeys(k for m in rows for k in m if drawn(k))
-    }
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    return identity.deciding(run.record.get("config") or {}, settings.EXPERIMENT)
-
-
-def _name(known: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(finite(known), sort_keys=True).encode()).hexdigest()[:8]
-
-
-def all_settings(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """What decided what runs computed, each configuration once, by a name of its contents."""
-    known = {_name(own): own for own in map(_settings, runs)}
-    return {name: known[name] for name in sorted(known)}
-
-
-def references(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
-    """What the scores are divided by, and the random policy's return, per task."""
-    known = {t: run.reference(t) for run in runs for split in SPLITS for t in run.tasks(split)}
-    return {t: {k: known[t].get(k) for k in ("reference", "random")} for t in sorted(known)}
-
-
-def sweep_runs(sweep: Sweep, roots: Sequence[Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "cell": dict(zip(sweep.axes, e.cell, strict=True)),
-            "command": e.recipe,
-            **run_record(e.run, roots),
-        }
-        for e in _in_order(sweep)
-        if e.run is not None and (e.finished or e.diverged)
-    ]
-
-
 def provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Runs by hardware, commit and versions, with the minutes they took in all."""
     out: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -502,6 +299,16 @@ def provenance(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return [out[key] for key in sorted(out)]
 
 
+def progress(run: Run) -> dict[str, Any] | None:
+    """How far an unfinished run is, and the scores of its last evaluation; None before its first."""
+    at = [m["step"] for m in run.metrics if any(k.startswith("eval/") for k in m)]
+    if not at:
+        return None
+    last = {split: curve[1][-1] for split in SPLITS if (curve := run.score_curve(split))[1].size}
+    scored = {split: float(last[split]) if split in last else None for split in SPLITS}
+    return {"update": at[-1], "updates": run.record.get("updates"), **scored}
+
+
 # --------------------------------------------------------------------------------------------- collection
 
 
@@ -510,8 +317,8 @@ def collection(run: Run) -> dict[str, Any] | None:
     task = run.tasks("train")[0]
     steps, sampled = run.curve(f"eval/{task}/return")
     _, greedy = run.curve(f"eval/{task}/greedy_return")
-    if not steps.size:
-        return None
+    if not steps.size:  # Of the earliest collections only these numbers were kept.
+        return dict(run.record["collected"]) if run.record.get("collected") else None
     clock = [(m["step"], float(m["minutes"])) for m in run.metrics if m.get("minutes") is not None]
     at, minutes = clock[-1] if clock else (None, None)
     config = run.record.get("config") or {}
@@ -527,51 +334,7 @@ def collection(run: Run) -> dict[str, Any] | None:
         "best_at": int(steps[sampled.argmax()]),
         "greedy": float(greedy[-1]) if greedy.size else None,
         # A run that goes on from another one does not start at random play.
-        "untrained": float(sampled[0]) if steps[0] == 0 and not _begun(run) else None,
+        "untrained": float(sampled[0]) if steps[0] == 0 and not facts.start(run) else None,
         "evaluations": int(steps.size),
         "evaluations_planned": None if planned is None else int(planned) + 1,
     }
-
-
-def _begun(run: Run) -> Mapping[str, Any] | None:
-    """What a run began with, if anything."""
-    place = (run.record.get("config") or {}).get("init_from")
-    return run.record.get("start") or ({"from": place} if place else None)
-
-
-def to_json(value: Any) -> str:
-    """JSON with what fits on a line on one line: a change of a number is a change of a line."""
-    return _lines(finite(value), "")
-
-
-LINE = 110
-
-
-def _lines(value: Any, indent: str) -> str:
-    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    if not isinstance(value, dict | list) or len(indent) + len(flat) <= LINE:
-        return flat
-    more = indent + " "
-    if isinstance(value, dict):
-        parts = [f"{json.dumps(k, ensure_ascii=False)}: {_lines(v, more)}" for k, v in value.items()]
-    else:
-        parts = [_lines(v, more) for v in value]
-    left, right = "{}" if isinstance(value, dict) else "[]"
-    return f"{left}\n{more}" + f",\n{more}".join(parts) + f"\n{indent}{right}"
-
-
-def finite(value: Any) -> Any:
-    """The same values for JSON: floats to 6 significant digits, None for what is not finite, names as text."""
-    if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return finite(value.tolist())
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return rounded(float(value)) if math.isfinite(value) else None
-    return value

@@ -1,6 +1,6 @@
-"""Numbers that Markdown pages quote from results.json, in marks: `<!-- results: KEY -->text<!-- end -->`.
+"""Numbers that Markdown pages quote from stored facts, in marks: `<!-- results: KEY -->text<!-- end -->`.
 
-A key is the folder of a results.json, `/` and the sweep where it holds several, and what is quoted:
+A key is the folder of the facts, `/` and the sweep where they hold several, and what is quoted:
 
 * `score SPLIT LEVELS`: a cell's mean [95% interval]; LEVELS has one level per axis, with commas, in the order of the
   axes; SPLIT is train or test, or greedy-train or greedy-test.
@@ -12,7 +12,6 @@ A key is the folder of a results.json, `/` and the sweep where it holds several,
 ` above random` after a claim or a comparison takes the gain on the scale where random play is 0 and the reference 1.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -20,77 +19,76 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mtmarl.analysis import measure, tables
+from mtmarl.analysis import facts, formats, measure, plans, verdicts
+from mtmarl.analysis.sweeps import Sweep
 from mtmarl.errors import UserError
 
 MARK = re.compile(r"<!-- results: (?P<key>.*?) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
 ABOVE, PUBLISHED = " above random", " published "
+# The checkpoint that is quoted.
+WHICH = "best"
 
 
 def fill(page: str, results: Path) -> str:
-    """The page with every mark filled anew from `results`/NAME/results.json. Raises UserError for an unknown key."""
+    """The page with every mark filled anew from `results`/NAME/facts.jsonl. Raises UserError for an unknown key."""
     return MARK.sub(lambda m: f"<!-- results: {m['key']} -->{quote(m['key'], results)}<!-- end -->", page)
+
+
+def parsed(key: str) -> tuple[str, str, str, str]:
+    """The folder, the sweep, the kind of what is quoted, and the rest of a key. Raises ValueError."""
+    place, kind, rest = key.split(" ", 2)
+    folder, _, sweep = place.partition("/")
+    return folder, sweep or folder, kind, rest
 
 
 def quote(key: str, results: Path) -> str:
     """What a key stands for."""
     try:
-        place, kind, rest = key.split(" ", 2)
-        sweep = _sweep(results, *place.split("/"))
+        folder, name, kind, rest = parsed(key)
+        of = results / folder / facts.FILE, name
         if kind == "score":
-            return _score(sweep, *rest.split(" ", 1))
+            return _score(_sweeps(of[0])[of[1]], *rest.split(" ", 1))
         above = rest.endswith(ABOVE)
         rest, _, published = rest.removesuffix(ABOVE).partition(PUBLISHED)
-        if kind == "claim" or rest.isdigit():
-            found = sweep["claims"][int(rest) - 1]
-        else:
-            one, other = rest.split(" over ")
-            (found,) = [c for c in sweep["comparisons"] if (c["one"], c["other"]) == (one, other)]
-        ours = _gain(found, "_above_random" if above else "")
+        known = _claims if kind == "claim" or rest.isdigit() else _comparisons
+        found = known(*of)[rest]
+        ours = formats.gain(found, "_above_random" if above else "")
         if kind == "gain":
             return ours
         if kind not in ("claim", "compare"):
             raise ValueError(f"{kind} is nothing to quote")
-        smallest = tables.DASH if above or found["detectable"] is None else f"±{found['detectable']:.0%}"
+        smallest = formats.DASH if above else formats.detectable(found)
         return f" {ours} | {smallest} | {_state(found, above, kind, published)} "
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+    except facts.BROKEN as error:
         raise UserError(
             f"results: {key}: quotes nothing that is there ({error}); correct the mark"
         ) from error
 
 
 @cache
-def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8"))
+def _sweeps(file: Path) -> dict[str, Sweep]:
+    return {sweep.name: sweep for sweep in plans.load(facts.load([file])).sweeps}
 
 
-def _sweep(results: Path, name: str, sweep: str | None = None) -> dict[str, Any]:
-    found = _read(results / name / "results.json")["sweeps"]
-    (own,) = [s for s in found if s["name"] == (sweep or name)]
-    return own
+@cache
+def _claims(file: Path, sweep: str) -> dict[str, dict[str, Any]]:
+    return {f"{i + 1}": claim for i, claim in enumerate(verdicts.claims(_sweeps(file)[sweep], WHICH))}
 
 
-def _score(sweep: Mapping[str, Any], split: str, levels: str) -> str:
-    wanted = levels.split(",")
-    (cell,) = [c for c in sweep["cells"] if list(c["cell"].values()) == wanted]
-    greedy = split.startswith("greedy-")
-    scored = (cell["greedy"] if greedy else cell)[split.removeprefix("greedy-")]
-    interval = [math.nan if end is None else end for end in scored["mean_interval"]]
-    return tables.with_interval({**scored, "mean_interval": interval})
+@cache
+def _comparisons(file: Path, sweep: str) -> dict[str, dict[str, Any]]:
+    found = measure.comparisons(_sweeps(file)[sweep], WHICH)
+    return {f"{c['one']} over {c['other']}": c for c in found}
 
 
-def _interval(found: Mapping[str, Any], above: str) -> tuple[float, float]:
-    """results.json has no infinite numbers: where one end is known the other is infinite."""
-    low, high = found[f"interval{above}"]
-    if low is None and high is None:
-        return math.nan, math.nan
-    return -math.inf if low is None else low, math.inf if high is None else high
-
-
-def _gain(found: Mapping[str, Any], above: str) -> str:
-    return tables.gain(
-        {f"gain{above}": found[f"gain{above}"], f"interval{above}": _interval(found, above)}, above
-    )
+def _score(sweep: Sweep, split: str, levels: str) -> str:
+    runs = sweep.runs(tuple(levels.split(",")))
+    if split.startswith("greedy-"):
+        runs = [own for own in (run.greedily() for run in runs) if own is not None]
+    scored = measure.aggregate([runs], split.removeprefix("greedy-"), WHICH)
+    if scored is None:
+        raise ValueError("nothing was scored there")
+    return formats.with_interval(scored)
 
 
 def _state(found: Mapping[str, Any], above: bool, kind: str, published: str) -> str:
@@ -98,12 +96,12 @@ def _state(found: Mapping[str, Any], above: bool, kind: str, published: str) -> 
         word, why = found["verdict"], found["why"]
     else:
         suffix = "_above_random" if above else ""
-        share, interval = found[f"gain{suffix}"], _interval(found, suffix)
-        if share is None or math.isnan(interval[0]):
-            word, why = measure.UNDECIDED, "no interval"
+        share, interval = found[f"gain{suffix}"], found[f"interval{suffix}"]
+        if math.isnan(share) or math.isnan(interval[0]):
+            word, why = verdicts.UNDECIDED, "no interval"
         elif published:
-            word, why = measure.verdict(share, interval, float(published))
+            word, why = verdicts.verdict(share, interval, float(published))
         else:
             low, high = interval
-            word, why = ("higher" if low > 0 else "lower" if high < 0 else measure.UNDECIDED), None
+            word, why = ("higher" if low > 0 else "lower" if high < 0 else verdicts.UNDECIDED), None
     return f"*{word}*" + (f": {why}" if why else "")

@@ -1,38 +1,17 @@
-"""Runs as they lie on disk, or in the results.json of an earlier report.
+"""Runs as a report sees them, and their scores."""
 
-What is half-written, foreign or broken is named and left out; the rest is read.
-"""
-
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mtmarl import divergence, records, settings
-from mtmarl.errors import UserError
-from mtmarl.files import files_below
-from mtmarl.runs.record import FINAL, METRICS, RUN, Figures, FinalRecord, RunRecord
-
-# What other sweeps' reports hold of the runs of a sweep, as a results.json in its directory.
-ADOPTED = "adopted.json"
-# Everything that a file of another make or version, or one that is being written, can throw at its reader.
-BROKEN = (
-    UserError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
+SPLITS = ("train", "test")
 
 
 def rounded(value: float) -> float:
-    """To as many digits as results.json keeps: equal scores stay equal, whichever of the two they are read from."""
+    """To the six digits that facts keep: a run folder and its facts give equal scores."""
     return float(f"{value:.6g}")
 
 
@@ -55,6 +34,11 @@ class Run:
         earlier = (self.record.get("start") or {}).get("algo")
         algo = f"{self.record['algo']} from {earlier}" if earlier else self.record["algo"]
         return self.record.get("label") or f"{algo} · {self.record['tasks']}"
+
+    @property
+    def title(self) -> str:
+        """The name of its algorithm as people write it."""
+        return str(self.record.get("title") or self.record["algo"])
 
     @property
     def seed(self) -> int:
@@ -81,7 +65,7 @@ class Run:
         return list(self.record[f"{split}_tasks"])
 
     def returns(self, task: str, which: str) -> np.ndarray:
-        """Episode returns [episodes] of the final score; `which`: best or last. A results.json has their mean: []."""
+        """Episode returns [episodes] of the final score; `which`: best or last. Facts have their mean: []."""
         return np.asarray(self.final[which]["tasks"][task]["return"], float)
 
     def mean_return(self, task: str, which: str) -> float:
@@ -194,195 +178,3 @@ def without_reference(runs: Sequence[Run]) -> list[str]:
     """The tasks that runs were scored on and that no normalised score can hold."""
     scored = {t: r for r in runs for split in ("train", "test") for t in r.tasks(split)}
     return sorted(t for t, r in scored.items() if not r.has_score(t))
-
-
-@dataclass(frozen=True)
-class Found:
-    """What lies below some paths: runs, what could not be read (place, reason), and remarks for the reader."""
-
-    runs: tuple[Run, ...]
-    refused: tuple[tuple[str, str], ...] = ()
-    remarks: tuple[str, ...] = ()
-
-
-def shown(path: Path, roots: Iterable[Path]) -> str:
-    """A path as reports name it: from the given directory on, so that nothing of the machine is told."""
-    for root in roots:
-        # As it was found, links included, before where it truly lies.
-        for real in (os.path.abspath, os.path.realpath):
-            place, above = Path(real(path)), Path(real(root))
-            if place.is_relative_to(above):
-                return (Path(above.name) / place.relative_to(above)).as_posix()
-    return path.name
-
-
-Refused = list[tuple[str, str]]
-
-
-def files(paths: Iterable[Path], name: str, refused: Refused | None = None) -> list[Path]:
-    """All files of a name at or below those of the paths that are directories, links followed, each folder once.
-
-    `refused` gets what could not be read on the way: (place, reason).
-    """
-    paths, found, lost = list(paths), {}, []
-    for path in filter(Path.is_dir, paths):
-        for file in files_below(path, name, lost):
-            if not _partial(file, path):
-                found.setdefault(file.parent.resolve() / name, file.absolute())
-    if refused is not None:
-        refused += [(shown(place, paths), why) for place, why in lost]
-    return list(found.values())
-
-
-def _partial(file: Path, root: Path) -> bool:
-    """Whether a file belongs to a directory that is being copied."""
-    return any(part.endswith(".part") for part in file.relative_to(root).parts)
-
-
-def results(paths: Iterable[Path]) -> list[Path]:
-    """Those of the paths that are files, each once: results.json of earlier reports; and what sweeps took from such."""
-    paths = list(paths)
-    return list(dict.fromkeys([*(p.resolve() for p in paths if p.is_file()), *files(paths, ADOPTED)]))
-
-
-def load(paths: Sequence[Path], references: Path | None = None) -> Found:
-    """All runs at or below the paths; `references`: a vault directory whose reference returns go before theirs.
-
-    A path that is a file is the results.json of a report and stands for the runs in it. Raises UserError where the
-    directory of references holds none.
-    """
-    runs, refused = [], [(shown(p, paths), "no such file or directory") for p in paths if not p.exists()]
-    for file in files(paths, "run.json", refused):
-        try:
-            runs.append(read(file.parent))
-        except BROKEN as error:
-            refused.append((shown(file.parent, paths), f"damaged: {reason(error)}"))
-    for file in results(paths):
-        try:
-            kept, without = recorded(file)
-            runs += kept
-            refused += [(f"{shown(file, paths)}: {place}", why) for place, why in without]
-        except BROKEN as error:
-            refused.append((shown(file, paths), f"damaged: {reason(error)}"))
-    known = {} if references is None else _references(references)
-    runs, remarks = _one_reference_per_task(runs, known)
-    return Found(tuple(runs), tuple(refused), tuple(remarks))
-
-
-def reason(error: BaseException) -> str:
-    """What one of BROKEN says, in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    if isinstance(error, UserError | ValueError):  # In our words, for the most part.
-        return str(text).splitlines()[0]
-    return f"{type(error).__name__}: {text}".splitlines()[0]
-
-
-def read(directory: Path) -> Run:
-    """The run in a directory. Raises one of BROKEN."""
-    record = records.read(directory / RUN, RunRecord, REQUIRED, where=RUN) or {}
-    metrics = records.read_lines(directory / METRICS, where=METRICS)
-    final = records.read(directory / FINAL, FinalRecord, where=FINAL) or {}
-    diverged = divergence.read(directory) or divergence.lost(metrics)
-    return _checked(Run(directory, record, tuple(metrics), {} if diverged else final, diverged))
-
-
-def _checked(run: Run) -> Run:
-    """The run, with every number in it that a report draws. Raises one of BROKEN."""
-    for task in (*run.tasks("train"), *run.tasks("test")) if run.final else ():
-        for which in ("best", "last"):
-            if not np.size(run.final[which]["tasks"].get(task, {}).get("return", [])):
-                raise ValueError(f"{FINAL}: no returns of {task} at the {which} checkpoint")
-    return run
-
-
-REQUIRED = ("kind", "algo", "tasks", "train_tasks", "test_tasks", "seed")
-# What a report keeps of a run besides its scores, its settings and its evaluations, as run.json has it.
-KEPT = (
-    "kind", "algo", "tasks", "seed", "label", "started", "minutes", "hardware", "commit", "versions", "parameters",
-    "updates", "select_on", "start", "counts", "dataset_steps", "value_range", "max_returns", "origins",
-)  # fmt: skip
-FORMAT = 2
-
-
-def read_results(file: Path) -> dict[str, Any]:
-    """The results.json of a report. Raises one of BROKEN."""
-    value = records.loads(file.read_bytes(), file.name)
-    made = value.get("format")
-    if made not in range(1, FORMAT + 1) or "sweeps" not in value:
-        raise ValueError(
-            f"{file.name} is no results.json of a report" + (f" (format {made})" if made else "")
-        )
-    return value
-
-
-def recorded(file: Path) -> tuple[list[Run], list[tuple[str, str]]]:
-    """The runs that a report was made of, from its results.json, and those that are left out: (where it lay, reason).
-
-    Format 1 has no evaluations during training and no settings. Raises one of BROKEN.
-    """
-    value = read_results(file)
-    trained = [run for part in (*value["sweeps"], *value["experiments"]) for run in part["runs"]]
-    online = [{**c["run"], "scores": {c["task"]: {"split": "train"}}} for c in value.get("collection") or ()]
-    found, left_out = [], []
-    for run in (*(run for run in trained if "scores" in run or run.get("diverged")), *online):
-        place = str(run.get("dir"))
-        if "evaluations" not in run and run in online:
-            left_out.append((place, "no evaluations of it in the file, which an earlier version wrote"))
-            continue
-        try:
-            found.append(_checked(_recorded(file, run, value)))
-        except BROKEN as error:
-            left_out.append((place, reason(error)))
-    return found, left_out
-
-
-def _recorded(file: Path, own: Mapping[str, Any], value: Mapping[str, Any]) -> Run:
-    tasks = own.get("scores") or {}
-    record = {key: own[key] for key in ("dir", *KEPT) if own.get(key) is not None}
-    record |= {f"{s}_tasks": [t for t in tasks if tasks[t]["split"] == s] for s in ("train", "test")}
-    record["references"] = {t: value["references"][t] for t in tasks if t in value["references"]}
-    record["config"] = settings.unflatten((value.get("settings") or {}).get(own.get("settings")) or {})
-    columns = own.get("evaluations") or {"step": []}
-    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    diverged = own.get("diverged")
-    scored = own.get("kind") != "collect" and not diverged
-    final = {w: {"tasks": {t: tasks[t][w] for t in tasks}} for w in ("best", "last")} if scored else {}
-    record = records.check(RunRecord, record, "the record of a run", REQUIRED)
-    records.check_lines(rows, "evaluations")
-    final = records.check(FinalRecord, final, FINAL) if scored else {}
-    # A path within the file, where nothing lies, tells it from other runs.
-    return Run(file / own["dir"], record, tuple(rows), final, diverged and str(diverged))
-
-
-def _references(vaults: Path) -> dict[str, Mapping[str, Any]]:
-    """{task: reference figures} of a directory of vaults."""
-    root = vaults / "references"
-    files = files_below(root, "*.json") if root.is_dir() else []
-    found = {f.relative_to(root).with_suffix("").as_posix(): f for f in files}
-    if not found:
-        raise UserError(f"--references {vaults}: no files at references/<family>/<scenario>.json in there")
-    return {task: records.read(file, Figures) or {} for task, file in found.items()}
-
-
-def _one_reference_per_task(
-    runs: Sequence[Run], given: Mapping[str, Mapping[str, Any]]
-) -> tuple[list[Run], list[str]]:
-    """All runs divided by the same numbers, those given or of the newest: else references would be compared."""
-    chosen: dict[str, Mapping[str, float]] = {}
-    seen: dict[str, set[float]] = {}
-    for run in sorted(runs, key=lambda r: (r.started, r.path.name)):
-        for task, known in (run.record.get("references") or {}).items():
-            chosen[task] = known
-            seen.setdefault(task, set()).add(rounded(float(known.get("reference") or 0.0)))
-    chosen |= given
-    differing = sorted(task for task, values in seen.items() if len(values) > 1 and task not in given)
-    remarks = [
-        f"The runs were recorded with different references of {task} "
-        f"({', '.join(f'{v:.4g}' for v in sorted(seen[task]))}); all are divided by that of the newest run, "
-        f"{float(chosen[task].get('reference') or 0.0):.4g}."
-        for task in differing
-    ]
-    adopt = lambda r: {t: chosen[t] for t in (*r.tasks("train"), *r.tasks("test")) if t in chosen}
-    return [replace(r, record={**r.record, "references": adopt(r)}) for r in runs], remarks

@@ -7,13 +7,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from mtmarl.analysis.plots import COLOURS, _panels, _shorten, styled
+from mtmarl.analysis import plots
+from mtmarl.analysis.plots import COLOURS, styled
 
 
 @styled
 def vault_figure(name: str, figures: Mapping[str, Any]) -> Figure:
     """Returns, returns by the policy that played, actions, coverage."""
-    figure, axes = _panels(4, 2, 3.6, 2.5)
+    figure, axes = plots.panels(4, 2, 3.6, 2.5)
     figure.suptitle(f"{name}: {figures['steps']:,} steps, {figures['episodes']['whole']:,} whole episodes")
     for draw, axis in zip((_returns, _policies, _actions, _coverage), axes, strict=True):
         draw(axis, figures)
@@ -41,7 +42,7 @@ def _policies(axis: Axes, figures: Mapping[str, Any]) -> None:
     axis.set(xlabel="training step of the recorded policy", ylabel="mean return")
     by = figures["policies"]
     axis.plot([p["policy_step"] for p in by], [p["return"] for p in by], marker="o", color=COLOURS[0])
-    axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
+    axis.xaxis.set_major_formatter(FuncFormatter(plots.shorten))
     axis.xaxis.set_major_locator(MaxNLocator(5))
     _references(axis, figures, "axhline")
 
@@ -57,5 +58,5 @@ def _coverage(axis: Axes, figures: Mapping[str, Any]) -> None:
     steps, share = zip(*figures["coverage"], strict=True)
     axis.plot(steps, share, marker="o", color=COLOURS[0])
     axis.set(xlabel="steps", ylabel="distinct joint pairs per step", ylim=(0, 1.02))
-    axis.xaxis.set_major_formatter(FuncFormatter(_shorten))
+    axis.xaxis.set_major_formatter(FuncFormatter(plots.shorten))
     axis.xaxis.set_major_locator(MaxNLocator(5))

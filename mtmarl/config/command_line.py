@@ -27,12 +27,14 @@ _NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
 class Line:
     """A command line, read.
 
-    `said`: group -> name. `profile`: its name and the family whose parts hold, if it has any of that family. `layers`:
-    the values of files, and of tasks that are named one by one; later ones win. What the command line says wins over
-    them: `words` in Hydra's grammar, `texts` as they stand.
+    `said`: group -> name, as it says; `chosen`: also what a profile chooses. `profile`: its
+    name with the family whose parts hold, if it has any of that family. `layers`: the values of files, and of
+    tasks that are named one by one; later ones win. What the command line says wins over them: `words` in Hydra's
+    grammar, `texts` as they stand.
     """
 
     said: Mapping[str, str]
+    chosen: Mapping[str, str]
     profile: str
     layers: Sequence[Layer]
     words: Mapping[str, str]
@@ -72,7 +74,9 @@ def read(argv: Sequence[str], command: str = "train") -> Line:
     return Line(said, *_layers(said, words, command), words, texts)
 
 
-def _layers(said: Mapping[str, str], words: Mapping[str, str], command: str) -> tuple[str, list[Layer]]:
+def _layers(
+    said: Mapping[str, str], words: Mapping[str, str], command: str
+) -> tuple[dict[str, str], str, list[Layer]]:
     profile, _, family = said.get("profile", "").partition(":")
     used = layers.expand(profile, _profile) if "profile" in said else []
     known = [layers.NONE, *layers.families(used)]
@@ -93,7 +97,7 @@ def _layers(said: Mapping[str, str], words: Mapping[str, str], command: str) -> 
     names += [Layer("the command line", {"algo_name": algo})] if "algo" in said else []
     # Tasks that are named one by one win over those of a profile.
     named = f"{profile}:{family if family in known else layers.NONE}" if profile else ""
-    return named, [*base(algo), *names, *([*of_profile, tasks] if inline else [tasks, *of_profile])]
+    return chosen, named, [*base(algo), *names, *([*of_profile, tasks] if inline else [tasks, *of_profile])]
 
 
 def deciding_words(argv: Sequence[str]) -> frozenset[str]:
@@ -101,11 +105,13 @@ def deciding_words(argv: Sequence[str]) -> frozenset[str]:
 
     Two lines with the same words mean the same run. A line that cannot be read any more stands for itself.
     """
+    words = identity.overrides(argv)
     try:
-        profile = {f"profile={read(argv).profile}"}
+        profile = read(argv).profile
     except UserError:
-        profile = {word for word in argv if key_of(word) == "profile"}
-    return frozenset({word.lstrip("+") for word in identity.overrides(argv)} | profile)
+        return words
+    rest = {word.lstrip("+") for word in words if key_of(word) != "profile"}
+    return frozenset(rest | ({f"profile={profile}"} if profile else set()))
 
 
 def base(algo: str) -> list[Layer]:

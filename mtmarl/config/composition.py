@@ -16,7 +16,7 @@ from mtmarl.config.command_line import GROUPS, OF_EVALUATE, Line
 from mtmarl.config.help import help_text
 from mtmarl.config.layers import Layer
 from mtmarl.config.recorded import to_dict
-from mtmarl.config.schema import Config, HubConfig
+from mtmarl.config.schema import Config, HubConfig, TasksConfig
 from mtmarl.errors import UserError
 from mtmarl.foreign import holds_credentials
 from mtmarl.parsing import parse
@@ -25,6 +25,7 @@ from mtmarl.sinks import check_sinks
 from mtmarl.task_names import check_dataset, check_label, task_parts
 
 _NEEDS = {"train": ("algo", "tasks"), "collect": ("algo", "tasks"), "evaluate": ("run",)}
+_WHERE = "configs/config.yaml or the command line"
 
 
 def compose(argv: Sequence[str], command: str) -> Config:
@@ -52,22 +53,23 @@ def compose(argv: Sequence[str], command: str) -> Config:
     if "algo_name" in line.words:
         raise UserError("the command line: algo_name is not an option; choose with +algo=")
 
-    cfg = _parsed(values, line)
+    file = line.chosen.get("tasks", "")
+    where = (
+        f"configs/tasks/{file}.yaml or the command line"
+        if command_line.is_task_set(file)
+        else "the command line"
+    )
+    parse(TasksConfig, values.get("tasks") or {}, where)  # Names the file where a key of it is wrong.
+    cfg = parse(
+        Config,
+        {key: value for key, value in values.items() if value is not None or key not in GROUPS},
+        _WHERE,
+    )
     _check(cfg, command)
     if "--show-config" in argv:
         terminal.say(*_listed(cfg, command, line).splitlines())
         raise SystemExit(0)
     return cfg
-
-
-def _parsed(values: Mapping[str, Any], line: Line) -> Config:
-    """Raises UserError with the file that is the first to have something wrong, else with the command line."""
-    try:
-        return parse(Config, values, "the command line")
-    except UserError:
-        for n, layer in enumerate(line.layers, 1):
-            parse(Config, _merged(line.layers[:n], {}, {}), layer.where)
-        raise
 
 
 @cache
@@ -134,16 +136,15 @@ def check_address(where: str, key: str, address: str | None) -> None:
 
 
 def _check(cfg: Config, command: str) -> None:
-    where = "configs/config.yaml or the command line"
     check_sinks(cfg.sinks)
     if cfg.seeds is not None and command != "train":
         raise UserError(f"seeds= belongs to train; {command} takes one seed=")
-    check_dataset(cfg.data.quality, f"{where}: data.quality")
+    check_dataset(cfg.data.quality, f"{_WHERE}: data.quality")
     for key, address in (("hub.url", cfg.hub.url), ("tasks.hub", cfg.tasks.hub)):
-        check_address(where, key, address)
+        check_address(_WHERE, key, address)
     tasks = cfg.tasks
     if tasks.name:
-        check_label(tasks.name, f"{where}: tasks.name")
+        check_label(tasks.name, f"{_WHERE}: tasks.name")
     for part in ("train", "test"):
         for name in getattr(tasks, part):
             task_parts(name)

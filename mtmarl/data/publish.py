@@ -47,7 +47,7 @@ def push(
     chosen = hub.choose(sorted({**local, **faults}), names, str(root))
     with hub.one_by_one(len(chosen), "pushed", say) as failed:
         failed += [(name, UserError(faults[name])) for name in chosen if name in faults]
-        store = _connect(address, create)
+        store, figures = _connect(address, create), vaults.read_references(root)
         title = title or (store.repository.name if store.repository else store.base).rpartition("/")[2]
         for name in (n for n in chosen if n in local):
             with _turn(store, say):
@@ -62,8 +62,7 @@ def push(
                         raise UserError(
                             f"{store.address}: has another {name}; push it as another dataset, or with --replace"
                         )
-                    figures = vaults.read_references(root, [entry["task"]]).get(entry["task"])
-                    about = describe(vaults.read_vault(local[name]), figures)
+                    about = describe(vaults.read_vault(local[name]), figures.get(entry["task"]))
                 except (UserError, OSError) as error:  # Of this vault; the others are published.
                     failed.append((name, error))
                     continue
@@ -73,11 +72,6 @@ def push(
                     about["picture"] = f"figures/{name}.png"
                     files[about["picture"]] = draw(name, about)
                 for file in sorted((root / "references" / name.partition("/")[0]).glob("[!.]*.json")):
-                    try:
-                        vaults.read_references(root, [f"{file.parent.name}/{file.stem}"])
-                    except UserError as error:
-                        say(f"left out: {error}")
-                        continue
                     place, of = file.relative_to(root).as_posix(), vaults.fingerprint(file)
                     if place in references and references[place] != of and not replace:
                         say(f"{place}: kept as it is on the hub, where the figures differ")

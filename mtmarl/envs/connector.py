@@ -20,7 +20,6 @@ from jumanji.environments.routing.connector.env import Connector as RawConnector
 from jumanji.environments.routing.connector.generator import RandomWalkGenerator
 
 from mtmarl.envs.api import check, check_precision, flags, match
-from mtmarl.envs.lazy import Lazy
 from mtmarl.types import TaskSpec, TimeStep
 
 ACTIONS = 5  # noop, up, right, down, left
@@ -42,7 +41,7 @@ class Connector:
     """One task. `raw` is Jumanji's environment."""
 
     name: str
-    raw: Any
+    raw: RawConnector
 
     @property
     def spec(self) -> TaskSpec:
@@ -112,5 +111,4 @@ def make(scenario: str) -> Connector:
     check(name, agents >= 1, "at least one agent")
     check(name, 4 * agents <= grid**2, "every agent needs at least four cells")
     generator = RandomWalkGenerator(grid_size=grid, num_agents=agents)
-    make = lambda: RawConnector(generator=generator, time_limit=grid**2)
-    return Connector(name, Lazy(make, grid_size=grid, num_agents=agents, time_limit=grid**2))
+    return Connector(name, RawConnector(generator=generator, time_limit=grid**2))

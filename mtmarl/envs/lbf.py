@@ -17,7 +17,6 @@ from jumanji.environments.routing.lbf.env import LevelBasedForaging
 from jumanji.environments.routing.lbf.generator import RandomGenerator
 
 from mtmarl.envs.api import check, flags, match
-from mtmarl.envs.lazy import Lazy
 from mtmarl.types import Slots, TaskSpec, TimeStep
 
 MAX_FOODS = MAX_AGENTS = 6
@@ -46,7 +45,7 @@ class Lbf:
     """One task. `raw` is Jumanji's environment."""
 
     name: str
-    raw: Any
+    raw: LevelBasedForaging
 
     @property
     def spec(self) -> TaskSpec:
@@ -114,6 +113,4 @@ def make(scenario: str) -> Lbf:
     check(name, 1 <= limit <= 1000, "the time limit must lie between 1 and 1000 steps")
     check(name, (grid - 2) ** 2 - agents > 5 * foods, "so many foods and agents do not fit the grid")
     generator = RandomGenerator(grid, agents, foods, fov, level, bool(g["coop"]))
-    make = lambda: LevelBasedForaging(generator=generator, time_limit=limit)
-    size = {"grid_size": grid, "num_food": foods, "fov": fov, "_generator": generator}
-    return Lbf(name, Lazy(make, num_agents=agents, time_limit=limit, **size))
+    return Lbf(name, LevelBasedForaging(generator=generator, time_limit=limit))

@@ -17,7 +17,6 @@ from jumanji.environments.routing.robot_warehouse.generator import RandomGenerat
 from jumanji.environments.routing.robot_warehouse.utils import is_collision
 
 from mtmarl.envs.api import check, check_precision, match
-from mtmarl.envs.lazy import Lazy
 from mtmarl.types import TaskSpec, TimeStep
 
 ACTIONS = 5  # noop, forward, left, right, toggle load
@@ -55,12 +54,12 @@ class Rware:
     """One task. `raw` is Jumanji's environment."""
 
     name: str
-    raw: Any
+    raw: RobotWarehouse
 
     @property
     def spec(self) -> TaskSpec:
         raw = self.raw
-        height, width = raw.grid_size
+        height, width = raw._generator._grid_size
         features = {
             "height": height,
             "width": width,
@@ -127,8 +126,5 @@ def make(scenario: str) -> Rware:
         name, 1 <= requests < shelves, f"{requests} requests at a time; 1 to {shelves - 1} are possible here"
     )
     check(name, 1 <= limit <= 10_000, "the time limit must lie between 1 and 10000 steps")
-    make = lambda: RobotWarehouse(
-        generator=RandomGenerator(rows, columns, height, agents, SENSOR, requests), time_limit=limit
-    )
-    size = {"grid_size": ((height + 1) * rows + 2, 3 * columns + 1), "not_in_queue_size": shelves - requests}
-    return Rware(name, Lazy(make, num_agents=agents, request_queue_size=requests, time_limit=limit, **size))
+    generator = RandomGenerator(rows, columns, height, agents, SENSOR, requests)
+    return Rware(name, RobotWarehouse(generator=generator, time_limit=limit))

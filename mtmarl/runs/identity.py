@@ -45,11 +45,8 @@ def unused(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def overrides(argv: Iterable[str]) -> frozenset[str]:
-    """The words of a command line that decide what a run computes, without its profile.
-
-    Profiles had other names, and the settings that they stand for are in the record of a run.
-    """
-    return frozenset(word for word in argv if not is_free(key_of(word), more=["profile"]))
+    """What of a command line decides what a run computes."""
+    return frozenset(word for word in argv if not is_free(key_of(word)))
 
 
 @cache

@@ -19,8 +19,8 @@ USAGE = """usage: python -m mtmarl.sweep +sweep=NAME [profile=cpu] [key=value â€
   seeds=     instead of those of the sweep
   only.AXIS= run only these levels of an axis now, as in only.algo=mt_oryx; the plan and the report keep the rest
   only.seed= run only these of the sweep's seeds now, as when several machines share a sweep
-  results=   results.json of an earlier report, of this sweep or another; runs that it holds are not made again;
-             several: a,b
+  results=   facts.jsonl of this sweep or another, or a results.json of before; runs that it holds are not made
+             again; several: a,b
   out=       default: runs/sweeps/NAME-PROFILE
   --dry-run  check the runs, print the commands of those that are left, run nothing
   key=value  any option of mtmarl.train, for every run (see python -m mtmarl.train --help)

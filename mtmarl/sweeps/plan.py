@@ -65,7 +65,7 @@ def make_plan(sweep: Sweep, where: str, options: Options) -> dict[str, Any]:
     return {
         "kind": "sweep", "name": Path(options.sweep).stem, "profile": options.profile, "title": sweep.title,
         "x": sweep.x, "panel": sweep.panel, "line": sweep.line, "axes": axes, "runs": runs, "paper": paper,
-        "published": published,
+        "published": published, "titles": dict(sweep.titles),
     }  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         old = {r["dir"]: config.deciding_words(r["argv"]) for r in earlier["runs"]}
         names = [earlier["name"], earlier["profile"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: not a readable record of a sweep ({foreign.line(repr(error))}); remove it"
         ) from error
@@ -120,5 +120,9 @@ def check_continues(record: Mapping[str, Any], out: Path) -> None:
 
 
 def write_plan(record: Mapping[str, Any], out: Path) -> None:
-    """Writes sweep.json, whole or not at all."""
+    """Writes sweep.json, whole or not at all, and adds the plan to the facts of the sweep."""
+    from mtmarl.analysis import facts
+
     write_json(out / "sweep.json", record)
+    runs = [{**r, "dir": f"{out.name}/{r['dir']}"} for r in record["runs"]]
+    facts.append(out / facts.FILE, [{**record, "runs": runs}])

@@ -19,15 +19,15 @@ from mtmarl.sweeps.spec import read_sweep
 
 def run_sweep(options: Options) -> int:
     """Plans, checks, runs and reports; the exit code is 1 if a run failed."""
-    from mtmarl.analysis.runs import ADOPTED
+    from mtmarl.analysis import facts, plans
 
     grid, where = read_sweep(options.sweep)
     place = slurm.read(options.launcher, options.launcher_options)
     record, out = plan.make_plan(grid, where, options), options.directory
     runs, files = plan.chosen(record, options.only), [Path(f).expanduser() for f in options.results]
-    adopted = lambda: [out / ADOPTED] if (out / ADOPTED).exists() else []
-    held = {file: reuse.in_results(record, [file]) for file in (*files, *adopted())}
-    known = set().union(*held.values())
+    adopted = lambda: [out / name for name in (facts.FILE, facts.ADOPTED) if (out / name).exists()]
+    held = {file: reuse.in_results(record, [file]) for file in files}
+    known = reuse.in_results(record, adopted(), taken=True).union(*held.values())
     counted = sum(r["dir"] in known for r in runs)
     runs = [r for r in runs if r["dir"] not in known]
     done = counted + sum((out / r["dir"] / "final.json").exists() for r in runs)
@@ -38,7 +38,8 @@ def run_sweep(options: Options) -> int:
     deaf = (signal.SIGINT, signal.SIG_IGN)
     with ProcessPoolExecutor(1, get_context("spawn"), initializer=signal.signal, initargs=deaf) as child:
         child.submit(check_runs, runs, out, where).result()
-        child.submit(reuse.check_held, record, list(held)).result()
+        child.submit(reuse.check_held, record, files).result()
+        child.submit(reuse.check_held, record, adopted(), True).result()
         found = child.submit(reuse.find_finished, runs, out, files).result()
     own = [file for file in files if held[file]]
     for file in files:
@@ -56,7 +57,7 @@ def run_sweep(options: Options) -> int:
         return 0
     plan.write_plan(record, out)
     reuse.take(found, record, out)
-    known = reuse.in_results(record, adopted())
+    known = reuse.in_results(record, adopted(), taken=True)
     runs = [r for r in runs if r["dir"] not in known]
     failures = (
         local.execute(runs, out, options.jobs)
@@ -66,6 +67,7 @@ def run_sweep(options: Options) -> int:
 
     from mtmarl.report import write_report
 
+    plans.keep(out)
     try:
         terminal.say(f"report: {write_report([out, *own], out / 'report')}")
     except UserError as error:
@@ -90,7 +92,7 @@ def check_runs(runs: Sequence[Mapping[str, Any]], out: Path, where: str) -> None
     seen, make = set(), cache(make_env)
     for run in runs:
         # Of seeds alike one is enough, but for what may lie in its directory.
-        rest = config.deciding_words([w for w in run["argv"] if settings.key_of(w) != "seed"])
+        rest = identity.overrides(w for w in run["argv"] if settings.key_of(w) != "seed")
         if rest in seen and not (out / run["dir"] / "run.json").exists():
             continue
         seen.add(rest)

@@ -57,7 +57,7 @@ class Sweep:
     """`axes`: name -> level -> overrides; in the file also `key=a,b,c` for one level per value, named by it.
 
     In figures, `x` names the axis along the abscissa (null: bars), `panel` and `line` those with one panel and one
-    line per level.
+    line per level. `titles`: how reports write levels, or the first part of their names; algorithms have titles.
     """
 
     title: str
@@ -70,6 +70,7 @@ class Sweep:
     line: str | None = None
     paper: tuple[Claim, ...] = ()
     published: tuple[Published, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_sweep(name: str) -> tuple[Sweep, str]:

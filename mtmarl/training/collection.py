@@ -41,7 +41,7 @@ def other_root(cfg: Config, task: str, record: bool, root: Path) -> Path | None:
     """Another of the default roots that has the vault and the reference of a task, as the shipped ones do."""
     for other in vault.default_roots():
         has = not record or vault.has_vault(vault.vault_path(other, task, cfg.data.quality))
-        if other != root and has and task in vault.read_references(other, [task]):
+        if other != root and has and task in vault.read_references(other):
             return other
     return None
 
@@ -278,7 +278,7 @@ class Collection(Run):
 
 def write_reference(root: Path, task: str, figures: Mapping[str, Any]) -> None:
     """Scores are in units of the reference: that of another collection stays."""
-    known = vault.read_references(root, [task]).get(task)
+    known = vault.read_references(root).get(task)
     if known is None or all(known.get(k) == figures[k] for k in ("algorithm", "seed", "env_steps")):
         vault.write_reference(root, task, figures)
         return

@@ -106,12 +106,12 @@ class Job:
             for task, r in results.items()
         }
 
-    def describe(self, run_dir: Path, done: int | None) -> list[str]:
+    def describe(self, run_dir: Path, done: int | None) -> str:
         """The lines before the first compile: what runs, on what, where it goes."""
         d, played = self.dims, self.env_steps(self.plan.updates)
         counts = {"recorded steps": self.steps, "env steps to play": played}
         data = [f"{count:,} {what}" for what, count in counts.items() if count]
-        return [
+        lines = [
             f"{sharding.describe()}: {self.parameters:,} parameters, {' and '.join(data)} of {d.tasks} "
             + ("task" if d.tasks == 1 else "tasks"),
             f"padded to {d.agents} agents, observations {d.obs}, actions {d.actions}"
@@ -124,3 +124,4 @@ class Job:
             f"run: {run_dir}" + (f", goes on from update {done:,}" if done else ""),
             "compiling …",
         ]
+        return "\n".join(lines)

@@ -125,7 +125,7 @@ class Run:
         if not self.cfg.quiet:
             if self.job.start is not None and done is None:
                 terminal.say(say_start(self.cfg, self.job.start))
-            terminal.say(*self.job.describe(self.directory, done))
+            terminal.say(self.job.describe(self.directory, done))
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Logs the metrics of a chunk, with what has been done since the start."""

@@ -70,7 +70,7 @@ def test_a_sweep_from_its_file_to_its_report(micro_vaults, tmp_path, capfd, monk
     assert final.stat().st_mtime_ns == before
 
     elsewhere = [a for a in argv if not a.startswith("out=")] + [f"out={tmp_path / 'elsewhere'}"]
-    assert sweep.main([*elsewhere, f"results={out / 'report' / 'results.json'}"]) == 1
+    assert sweep.main([*elsewhere, f"results={out / 'facts.jsonl'}"]) == 1
     assert "2 runs, 1 of them finished" in capfd.readouterr().out
     assert not (tmp_path / "elsewhere" / record["runs"][0]["dir"]).exists()
     assert "1 of 2 runs finished" in (tmp_path / "elsewhere" / "report" / "report.md").read_text()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.faults import cases
 
-MODULES = ("vaults", "policies", "settings", "records", "archives")
+MODULES = ("vaults", "policies", "settings", "records", "reports", "archives")
 PATIENCE = 180.0  # seconds without a result until a worker counts as hanging
 
 

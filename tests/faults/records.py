@@ -111,7 +111,9 @@ def _copy(scratch: Path, name: str) -> Path:
     shutil.rmtree(here, ignore_errors=True)
     shutil.copytree(sound, here)
     records = [
-        file for pattern in ("*/run.json", "sweep/**/*.json", "report/*.json") for file in here.glob(pattern)
+        file
+        for pattern in ("*/run.json", "sweep/**/*.json*", "report/*.json*")
+        for file in here.glob(pattern)
     ]
     for file in (here / "rates.yaml", *records):
         file.write_text(file.read_text().replace(str(sound), str(here)))
@@ -149,7 +151,7 @@ PLACES: dict[str, tuple[int, tuple[str, ...]]] = {
         ("vaults", "vault ls", "evaluate", "report with references"),
     ),
     "sweep/sweep.json": (16, ("sweep", "report of the sweep")),
-    "report/results.json": (18, ("sweep with results", "report of results", "report again")),
+    "report/facts.jsonl": (18, ("sweep with results", "report of results", "report again")),
 }
 
 
@@ -292,7 +294,7 @@ def _doors(scratch: Path, here: Path, place: str) -> dict[str, Door]:
             if "good" not in place else _must(report.main, here / "sweep", here / "good", "--out", out("b"))
         ),
         "report of results": Door(
-            "report of results", lambda: _must(report.main, here / "report" / "results.json", here / "good",
+            "report of results", lambda: _must(report.main, here / "report" / "facts.jsonl", here / "good",
             "--out", out("c"))
         ),
         "report again": Door("report again", lambda: report.main([str(here / "good"), "--out", str(here / "report")])),
@@ -302,7 +304,7 @@ def _doors(scratch: Path, here: Path, place: str) -> dict[str, Door]:
         ),
         "sweep": Door("sweep --dry-run", lambda: _sweep(here)),
         "sweep with results": Door("sweep results=", lambda: _sweep(here,
-        f"results={here / 'report' / 'results.json'}")),
+        f"results={here / 'report' / 'facts.jsonl'}")),
         "vault ls": Door("vault ls", lambda: _must(tool.main, "ls", "--root", here / "vaults")),
         "vaults": Door("train", lambda: used(here / "vaults", False), lambda found: True),
     }  # fmt: skip

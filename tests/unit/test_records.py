@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from mtmarl import build, config, evaluate, records
-from mtmarl.analysis import runs
+from mtmarl.analysis import facts
 from mtmarl.errors import UserError
 from mtmarl.runs import record, resume
 from mtmarl.runs.policy import load_policy, read_saved
@@ -131,7 +131,7 @@ def test_no_reader_of_a_run_falls_over_a_wrong_value(tmp_path, capsys):
                 reader()
             except UserError as error:
                 assert "\n" not in str(error)
-        found = runs.load([tmp_path])
+        found = facts.load([tmp_path])
         assert len(found.runs) + len(found.refused) == 1 and "\n" not in str(found.refused)
         whole_ones += len(found.runs)
         if i % 15 == 0:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from mtmarl import report
-from mtmarl.analysis import document, measure, plots, runs, sweeps, tables
+from mtmarl.analysis import document, facts, measure, plans, run_tables, runs, sections, sweep_plots
+from mtmarl.sweeps.plan import write_plan
 from tests.unit.analysis.run_directories import (
     REFERENCE,
     write_collection,
@@ -49,15 +50,9 @@ def written(tmp_path_factory):
 
 
 def test_a_sweep_leaves_all_forms(written):
-    for name in (
-        "report.md",
-        "report.html",
-        "table.tex",
-        "results.json",
-        "example-cpu.png",
-        "example-cpu.svg",
-    ):
+    for name in ("report.md", "report.html", "results.json", "facts.jsonl", "example-cpu.png"):
         assert (written / name).stat().st_size > 0, name
+    assert not list(written.glob("*.svg")) and not list(written.glob("*.pdf"))
     text = (written / "report.md").read_text()
     for line in text.splitlines():
         if found := re.match(r"!\[.*\]\((.*)\)$", line):
@@ -84,11 +79,12 @@ def test_results_hold_what_the_tables_show(written):
     assert claim["verdict"] == "holds" and decline["verdict"] == "holds"
     assert f"{claim['gain']:+.1%}" in text
     assert claim["tasks"] == 12 and claim["runs_planned"] == 24
-    for run in sweep["runs"]:
+    plan, *found = facts_in(written)
+    assert plan["kind"] == "sweep" and len(found) == len(plan["runs"]) == 36
+    for run in found:
         assert run["hardware"] and run["commit"] and run["minutes"] == 12.5
         assert run["command"].startswith("python -m mtmarl.train ") and not run["dir"].startswith("/")
-        assert run["scores"].keys() <= results["references"].keys()
-    assert len(sweep["runs"]) == 36
+        assert run["scores"].keys() == run["references"].keys()
 
 
 def test_results_follow_from_the_scores(written):
@@ -97,10 +93,10 @@ def test_results_follow_from_the_scores(written):
     (sweep,) = results["sweeps"]
     cell = {"env": "rware", "n": "4", "algo": "mt_bc_sable"}
     normalised = [
-        s["best"]["return"] / results["references"][t]["reference"]
-        for run in sweep["runs"]
-        for t, s in run["scores"].items()
-        if run["cell"] == cell and s["split"] == "test"
+        run["scores"][t]["best"]["return"] / run["references"][t]["reference"]
+        for run in facts_in(written)[1:]
+        for t in run["test_tasks"]
+        if run["cell"] == cell
     ]
     (numbers,) = [c for c in sweep["cells"] if c["cell"] == cell]
     assert len(normalised) == 9 and numbers["test"]["mean"] == pytest.approx(np.mean(normalised), abs=1e-5)
@@ -123,10 +119,47 @@ def results_in(directory):
     return json.loads((directory / "results.json").read_text())
 
 
-def test_results_stand_for_the_runs_that_they_are_of(written, tmp_path):
-    assert report.main([str(written / "results.json"), "--out", str(tmp_path)]) == 0
+def facts_in(directory):
+    return [json.loads(line) for line in (directory / "facts.jsonl").read_text().splitlines()]
+
+
+def earlier_results(directory, **more):
+    """The results.json that reports of format 2 wrote of these facts."""
+    lines, results = facts_in(directory), results_in(directory)
+    references, known = {}, {}
+    for line in lines:
+        if line["kind"] != "sweep":
+            references |= line.pop("references")
+            known[f"{len(known)}"] = line["settings"]
+            line["settings"] = f"{len(known) - 1}"
+            split = {t: s for s in ("train", "test") for t in line.pop(f"{s}_tasks")}
+            for task, own in line.get("scores", {}).items():
+                own["split"] = split[task]
+    of = lambda line: line.get("sweep")
+    sweeps = [{**s, "runs": [r for r in lines if of(r) == s["name"]]} for s in results["sweeps"]]
+    plain = [line for line in lines if of(line) is None and line["kind"] == "train"]
+    collection = [
+        {**own, "run": run}
+        for own, run in zip(
+            results.get("collection", []), [r for r in lines if r["kind"] == "collect"], strict=True
+        )
+    ]
+    return {
+        "format": 2, "method": {}, "sweeps": sweeps, "experiments": [{"runs": plain}], "references": references,
+        "settings": known, "collection": collection, **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_facts_stand_for_the_runs_that_they_are_of(written, tmp_path, earlier):
+    """Also those in the results.json of earlier versions."""
+    file = written / "facts.jsonl"
+    if earlier:
+        write_json(file := tmp_path / "results.json", earlier_results(written))
+    assert report.main([str(file), "--out", str(tmp_path)]) == 0
     assert_alike(results_in(tmp_path), results_in(written))
     assert (tmp_path / "report.md").read_text() == (written / "report.md").read_text()
+    assert facts_in(tmp_path) == facts_in(written)
     assert (tmp_path / "example-cpu-curves.png").stat().st_size > 0
 
 
@@ -148,11 +181,11 @@ def test_greedy_play_has_a_table_where_it_was_scored(written, tmp_path):
     means = [np.mean([0.5 * s for s in score(cell["cell"], seed)[1].values()]) for seed in (0, 1)]
     assert cell["greedy"]["test"]["mean"] == pytest.approx(np.mean(means), rel=1e-4)
     assert re.search(
-        r"### Greedy play.*\n\| LBF \| 4 \| MT Oryx \| 2 of 3 \|",
+        r"### Greedy play.*\n\| lbf \| 4 \| MT Oryx \| 2 of 3 \|",
         (tmp_path / "one/report.md").read_text(),
         re.S,
     )
-    assert report.main([str(tmp_path / "one" / "results.json"), "--out", str(tmp_path / "two")]) == 0
+    assert report.main([str(tmp_path / "one" / "facts.jsonl"), "--out", str(tmp_path / "two")]) == 0
     assert_alike(results_in(tmp_path / "two"), results_in(tmp_path / "one"))
 
 
@@ -165,8 +198,8 @@ def test_experiments_come_back_from_results(tmp_path):
         write_run(tmp_path / "all" / f"s{seed}", {"lbf/a": 0.5}, {"lbf/b": 0.4}, seed, **more)
     write_run(tmp_path / "all" / "other", {"lbf/a": 0.5}, {"lbf/b": 0.3}, config={"algo": {"tau": 0.005}})
     assert report.main([str(tmp_path / "all"), "--out", str(tmp_path / "one")]) == 0
-    assert report.main([str(tmp_path / "one" / "results.json"), "--out", str(tmp_path / "two")]) == 0
-    assert "/home/me" not in (tmp_path / "one" / "results.json").read_text()
+    assert report.main([str(tmp_path / "one" / "facts.jsonl"), "--out", str(tmp_path / "two")]) == 0
+    assert "/home/me" not in (tmp_path / "one" / "facts.jsonl").read_text()
     assert_alike(results_in(tmp_path / "one"), results_in(tmp_path / "two"))
     assert "jump" in (tmp_path / "two" / "report.md").read_text().lower()
 
@@ -177,16 +210,16 @@ def test_runs_and_the_results_of_others_are_one_sweep(written, tmp_path):
     plan(tmp_path / "first", score=part((0,)))
     plan(tmp_path / "second", score=part((1, 2)))
     assert report.main([str(tmp_path / "first"), "--out", str(tmp_path / "sent")]) == 0
-    paths = [tmp_path / "second", tmp_path / "sent" / "results.json"]
-    (both,) = sweeps.load(paths, runs.load(paths)).sweeps
-    assert_alike(measure.finite(measure.cells(both, "best")), results_in(written)["sweeps"][0]["cells"])
+    paths = [tmp_path / "second", tmp_path / "sent" / "facts.jsonl"]
+    (both,) = plans.load(facts.load(paths)).sweeps
+    assert_alike(facts.finite(measure.cells(both, "best")), results_in(written)["sweeps"][0]["cells"])
 
 
 def test_old_results_have_no_learning_curves(written, tmp_path):
-    results = json.loads((written / "results.json").read_text())
+    results = earlier_results(written, format=1, settings={})
     for run in results["sweeps"][0]["runs"]:
         del run["evaluations"], run["settings"]
-    write_json(tmp_path / "old.json", {**results, "format": 1, "settings": {}})
+    write_json(tmp_path / "old.json", results)
     assert report.main([str(tmp_path / "old.json"), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "report.md").read_text()
     assert "36 of 36 runs finished" in text and "kept of 36 of these runs" in text
@@ -197,7 +230,8 @@ def test_old_results_have_no_learning_curves(written, tmp_path):
     ("content", "reason"),
     [
         ('{"format": 2, "sweeps"', "Expecting"),
-        ('{"format": 3, "sweeps": []}', "format 3"),
+        ('{"format": 3, "sweeps": []}', "statistics alone; give the facts.jsonl"),
+        ('{"format": 4, "sweeps": []}', "format 4"),
         ("[]", "holds no object"),
         (
             '{"format": 2, "sweeps": [{"runs": [{"scores": {}}]}], "experiments": [], "references": {}}',
@@ -216,7 +250,7 @@ def test_results_that_are_none_are_named(tmp_path, capsys, content, reason):
 
 
 def test_no_path_of_the_machine_is_told(written):
-    for name in ("report.md", "report.html", "table.tex", "results.json"):
+    for name in ("report.md", "report.html", "facts.jsonl", "results.json"):
         assert str(written.parent) not in (written / name).read_text()
 
 
@@ -251,7 +285,7 @@ def test_the_page_stands_alone(written):
     text = (written / "report.html").read_text()
     page = _Page(text)
     assert not page.open and page.images
-    assert all(src.startswith("data:image/svg+xml;base64,") for src in page.images)
+    assert all(src.startswith("data:image/png;base64,") for src in page.images)
     assert "more | is_more &amp; 100%" in text and "<nav>" not in text
 
 
@@ -267,8 +301,10 @@ def test_several_sections_get_a_table_of_contents(written, tmp_path):
     assert [len(results[k]) for k in ("sweeps", "experiments", "collection")] == [1, 1, 1]
 
 
-def test_latex_is_escaped_and_balanced(written):
-    text = (written / "table.tex").read_text()
+def test_latex_is_escaped_and_balanced(written, tmp_path):
+    assert report.main([str(written / "facts.jsonl"), "--out", str(tmp_path), "--latex"]) == 0
+    assert (tmp_path / "example-cpu.pdf").read_bytes().startswith(b"%PDF")
+    text = (tmp_path / "table.tex").read_text()
     assert r"more \textbar{} is\_more \& 100\%" in text
     for name in ("table", "tabular"):
         assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") > 3
@@ -299,7 +335,7 @@ def test_panels_are_pooled_where_several_have_runs(tmp_path):
     plan(tmp_path / "one", score=lambda cell, seed: score(cell, seed) if cell["env"] == "lbf" else None)
     plan(tmp_path / "two")
     for name, pooled in (("one", False), ("two", True)):
-        (found,) = sweeps.load([tmp_path / name], runs.load([tmp_path / name])).sweeps
+        (found,) = plans.load(facts.load([tmp_path / name])).sweeps
         names = [c["one"] for c in measure.comparisons(found, "best")]
         assert names and any(n.startswith("all panels") for n in names) == pooled
 
@@ -322,22 +358,22 @@ def test_a_sweep_that_has_not_begun_gives_its_commands(tmp_path):
     ],
 )
 def test_every_role_of_the_axes_is_drawn(tmp_path, roles, panels):
-    (sweep,) = sweeps.load([tmp_path], runs.load([plan(tmp_path, seeds=(0, 1), **roles)])).sweeps
+    (sweep,) = plans.load(facts.load([plan(tmp_path, seeds=(0, 1), **roles)])).sweeps
     before = dict(matplotlib.rcParams)
     cells, combined = measure.cells(sweep, "best"), measure.combined(sweep, "best")
-    figure = plots.sweep_figure(sweep, cells, combined)
+    figure = sweep_plots.sweep_figure(sweep, cells, combined)
     assert figure is not None and len(figure.axes) == panels
     drawn = [len(axis.lines) + len(axis.patches) for axis in figure.axes]
     assert min(drawn) > 0
-    assert len(document.Picture("x", figure, "").svg) > 1000
+    assert len(document.Picture("x", figure, "").png) > 1000
     assert dict(matplotlib.rcParams) == before and not matplotlib._pylab_helpers.Gcf.figs
 
 
 def test_lines_stand_at_their_levels_on_a_log_scale(tmp_path):
     axes = {"n": ["1", "2", "16"]}
     root = write_sweep(tmp_path, axes, lambda c, s: ({"a": 0.9}, {"b": 0.01 * int(c["n"]) + 0.1 * s}), x="n")
-    (sweep,) = sweeps.load([root], runs.load([root])).sweeps
-    figure = plots.sweep_figure(sweep, measure.cells(sweep, "best"), [])
+    (sweep,) = plans.load(facts.load([root])).sweeps
+    figure = sweep_plots.sweep_figure(sweep, measure.cells(sweep, "best"), [])
     assert figure is not None
     axis = figure.axes[1]
     assert axis.get_xscale() == "log" and list(axis.get_xticks()) == [1, 2, 16]
@@ -367,9 +403,10 @@ def test_what_cannot_be_read_is_named(tmp_path, capsys):
     missing = tmp_path / "nowhere"
     assert report.main([str(tmp_path), str(missing), "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out/report.md").read_text()
-    for name in ("half", "older", "nan", "odd", "slow", "words", "won", "torn", "list", "foreign", "nowhere"):
+    for name in ("older", "nan", "odd", "slow", "words", "won", "torn", "list", "foreign", "nowhere"):
         assert re.search(rf"^- `.*{name}`: \w+", text, re.M), name
     assert "mt_oryx · lbf_5" in text and str(tmp_path) not in text
+    assert "## Unfinished runs" in text
 
 
 def test_a_run_with_a_section_in_place_of_a_value_is_left_out(tmp_path):
@@ -389,7 +426,7 @@ def test_references_that_are_no_numbers_are_refused(tmp_path, capsys):
 
 
 def test_one_broken_run_of_an_earlier_report_leaves_the_others(written, tmp_path):
-    results = json.loads((written / "results.json").read_text())
+    results = earlier_results(written)
     broken = results["sweeps"][0]["runs"][3]
     task = next(iter(broken["scores"]))
     broken["scores"][task]["best"]["return"] = None
@@ -422,14 +459,13 @@ def test_where_a_report_goes(tmp_path, capsys, monkeypatch):
 def test_the_record_of_other_runs_is_not_written_over(written, tmp_path, capsys):
     write_run(tmp_path / "single", {"a/x": 1.0}, {"a/y": 0.5})
     kept = shutil.copytree(written, tmp_path / "kept")
-    before = (kept / "results.json").read_bytes()
+    before = (kept / "facts.jsonl").read_bytes()
     assert report.main([str(tmp_path / "single"), "--out", str(kept)]) == 2
     assert "a report on 36 runs that this one lacks, such as example cpu lbf" in capsys.readouterr().err
-    assert (kept / "results.json").read_bytes() == before
-    assert report.main([str(tmp_path / "single"), str(kept / "results.json"), "--out", str(kept)]) == 0
-    now = json.loads((kept / "results.json").read_text())
-    assert len(now["sweeps"][0]["runs"]) == 36 and len(now["experiments"]) == 1
-    (kept / "results.json").write_text("{}")
+    assert (kept / "facts.jsonl").read_bytes() == before
+    both = [str(tmp_path / "single"), str(written / "facts.jsonl"), "--out", str(kept)]
+    assert report.main(both) == 0 and len(facts_in(kept)) == 38
+    (kept / "facts.jsonl").write_text("{}")
     assert report.main([str(tmp_path / "single"), "--out", str(kept)]) == 2
     assert "give another --out" in capsys.readouterr().err
     # A report beside what it is of follows that.
@@ -455,15 +491,15 @@ def test_cells_of_other_tasks_are_drawn_as_pairs_that_share_them(tmp_path):
     write_sweep(tmp_path, {"set": ["all", "lbf", "rware"]}, given, line="set")
     assert report.main([str(tmp_path)]) == 0
     text = (tmp_path / "report/report.md").read_text()
-    assert report.SHARED_TASKS in text and "Not all cells" in text
-    (sweep,) = sweeps.load([tmp_path], runs.load([tmp_path])).sweeps
+    assert sections.SHARED_TASKS in text and "Not all cells" in text
+    (sweep,) = plans.load(facts.load([tmp_path])).sweeps
     found = measure.comparisons(sweep, "best")
-    figure = plots.comparisons(found)
+    figure = sweep_plots.comparisons(found)
     assert figure is not None
     (axis,) = figure.axes
     assert len(axis.patches) == 2 * len(found) == 4
-    assert [t.get_text() for t in axis.get_xticklabels()] == ["LBF: 1 task", "RWARE: 1 task"]
-    assert plots.comparisons([]) is None
+    assert [t.get_text() for t in axis.get_xticklabels()] == ["lbf: 1 task", "rware: 1 task"]
+    assert sweep_plots.comparisons([]) is None
 
 
 def test_minutes_are_those_of_a_run_and_hours_those_of_all(tmp_path):
@@ -503,6 +539,49 @@ def test_a_run_that_diverged_has_a_report_without_scores(tmp_path):
         assert "diverged at update 7: loss is nan" in (tmp_path / "out" / name).read_text()
 
 
+def test_facts_hold_runs_that_diverged_or_are_not_finished(tmp_path):
+    """Outside of a sweep, and in one; what is reported of the facts is what is reported of the folders."""
+    write_run(tmp_path / "runs/good", {"a/x": 0.9}, {"a/y": 0.5})
+    lost = write_run(tmp_path / "runs/lost", {"a/x": 0.9}, {"a/y": 0.5}, seed=1, finished=False)
+    write_run(tmp_path / "runs/going", {"a/x": 0.9}, {"a/y": 0.5}, seed=2, finished=False)
+    plan(tmp_path / "sweep", seeds=(0, 1), unfinished=[({"env": "lbf", "n": "1", "algo": "mt_oryx"}, 1)])
+    gone = tmp_path / "sweep/env=lbf/n=4/algo=mt_oryx/seed_1"
+    for run in (lost, gone):
+        write_json(run / "diverged.json", {"line": "diverged at update 7: loss is nan"})
+    paths = [str(tmp_path / "runs"), str(tmp_path / "sweep")]
+    assert report.main([*paths, "--out", str(tmp_path / "one"), "--pictures"]) == 0
+    text = (tmp_path / "one/report.md").read_text()
+    assert "| mt_oryx · lbf_5, seed 2 | 500 of 1,000 | 0.885 | 0.492 |" in text and "in no mean" in text
+    assert "| lbf · n 1 · MT Oryx, seed 1 | 500 of 1,000 |" in text
+    assert text.count("diverged at update 7") >= 2 and "22 of 24 runs finished" in text
+    again = ["--out", str(tmp_path / "two"), "--pictures"]
+    assert report.main([str(tmp_path / "one/facts.jsonl"), *again]) == 0
+    assert (tmp_path / "two/report.md").read_text() == text
+    assert facts_in(tmp_path / "two") == facts_in(tmp_path / "one")
+    assert_alike(results_in(tmp_path / "two"), results_in(tmp_path / "one"))
+
+
+def test_a_sweep_keeps_its_facts(tmp_path):
+    """Each run once, when it has ended; they outlive the folders of the runs, and a line that was cut off."""
+    root, kept = tmp_path / "s", tmp_path / "s/facts.jsonl"
+    make = lambda known: plan(root, score=lambda c, s: score(c, s) if s in known else None)
+    make((0,))
+    write_plan(json.loads((root / "sweep.json").read_text()), root)
+    for known, lines in (((0,), 13), ((0,), 13), ((0, 1), 25)):
+        make(known)
+        plans.keep(root)
+        assert len(facts_in(root)) == lines
+    cut = kept.read_text()
+    kept.write_text(cut[:-20])
+    plans.keep(root)
+    assert kept.read_text().splitlines()[-1] == cut.splitlines()[-1]
+    for folder in root.glob("env=*"):
+        shutil.rmtree(folder)
+    assert report.main([str(root), "--out", str(tmp_path / "out"), "--pictures"]) == 0
+    text = (tmp_path / "out/report.md").read_text()
+    assert "24 of 36 runs finished" in text and "`s/facts.jsonl: line 25`: not a readable JSON file" in text
+
+
 def test_nothing_to_report_is_one_line(tmp_path, capsys):
     (tmp_path / "run.json").write_text("{")
     assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
@@ -533,7 +612,7 @@ def test_runs_are_divided_by_one_reference(tmp_path):
     write_run(
         tmp_path / "new", {"a/x": 1.0}, {"a/y": 0.5}, seed=1, references=new, started="2026-02-01T00:00:00"
     )
-    found = runs.load([tmp_path])
+    found = facts.load([tmp_path])
     assert [r.normalised("a/y", "best") for r in found.runs] == pytest.approx([1.0, 1.0])
     assert len(found.remarks) == 1 and "a/y (0.4, 0.8)" in found.remarks[0]
 
@@ -541,7 +620,7 @@ def test_runs_are_divided_by_one_reference(tmp_path):
 def test_tasks_without_a_reference_are_left_out_of_scores(tmp_path):
     write_run(tmp_path, {"a/x": 1.0}, {"a/y": 0.5, "a/z": 9.0}, references={"a/x": {"reference": 0.8},
               "a/y": {"reference": 0.8}})  # fmt: skip
-    (run,) = runs.load([tmp_path]).runs
+    (run,) = facts.load([tmp_path]).runs
     assert measure.group([run], "best")["test"]["mean"] == pytest.approx(0.5)
     assert runs.without_reference([run]) == ["a/z"]
 
@@ -555,13 +634,13 @@ def test_selection_on_test_tasks_is_said(tmp_path):
 def test_collection_figures(tmp_path):
     write_collection(tmp_path / "a", "lbf/one")
     write_collection(tmp_path / "b", "lbf/two", evaluations=3)
-    whole, going = (measure.collection(r) for r in runs.load([tmp_path]).runs)
+    whole, going = (measure.collection(r) for r in facts.load([tmp_path]).runs)
     assert whole is not None and going is not None
     assert whole["env_steps"] == 24000 and whole["minutes"] == pytest.approx(0.4)
     assert whole["steps_per_second"] == pytest.approx(1000)
     assert (whole["final"], whole["best"], whole["best_at"]) == (0.85, 0.9, 12000)
     assert whole["greedy"] == pytest.approx(0.425) and whole["untrained"] == 0.05
-    table = tables.collection([whole, going], "sampled")
+    table = run_tables.collection([whole, going], "sampled")
     assert table.rows[0][3] == "5" and table.rows[1][3] == "3 (of 5)"
 
 
@@ -570,7 +649,7 @@ def test_a_collection_that_goes_on_from_another_run_shows_no_untrained_play(tmp_
     record = json.loads((tmp_path / "run.json").read_text())
     record["config"]["init_from"] = "runs/other"
     (tmp_path / "run.json").write_text(json.dumps(record))
-    (run,) = runs.load([tmp_path]).runs
+    (run,) = facts.load([tmp_path]).runs
     numbers = measure.collection(run)
     assert numbers is not None and numbers["untrained"] is None
 
@@ -584,35 +663,33 @@ def test_collections_outlive_their_directories_in_a_report(tmp_path):
     assert report.main([str(tmp_path / "runs"), "--out", str(first)]) == 0
     shutil.rmtree(tmp_path / "runs")
     write_collection(tmp_path / "runs/c", "lbf/three")
-    assert report.main([str(first / "results.json"), str(tmp_path / "runs"), "--out", str(second)]) == 0
+    assert report.main([str(first / "facts.jsonl"), str(tmp_path / "runs"), "--out", str(second)]) == 0
     before, after = (json.loads((at / "results.json").read_text())["collection"] for at in (first, second))
     assert [c["task"] for c in after] == ["lbf/one", "lbf/three", "lbf/two"]
     assert [c for c in after if c["task"] != "lbf/three"] == before
     assert before[1]["untrained"] is None and before[0]["untrained"] == 0.05
     assert (first / "collection.png").read_bytes() != (second / "collection.png").read_bytes()
 
-    # Reports of before kept no evaluations of them.
-    value = json.loads((first / "results.json").read_text())
-    del value["collection"][0]["run"]["evaluations"]
-    (first / "results.json").write_text(json.dumps(value))
-    second = tmp_path / "third"
-    assert report.main([str(first / "results.json"), "--out", str(second)]) == 0
-    text = (second / "report.md").read_text()
-    assert "results.json: runs/a" in text and "an earlier version wrote" in text and "lbf/two" in text
+    # The earliest reports kept no evaluations of them, but what came of them.
+    value = earlier_results(first)
+    for own in value["collection"]:
+        del own["run"]["evaluations"]
+    write_json(tmp_path / "earlier.json", value)
+    third = tmp_path / "third"
+    assert report.main([str(tmp_path / "earlier.json"), "--out", str(third)]) == 0
+    assert results_in(third)["collection"] == before and not (third / "collection.png").exists()
+    fourth = tmp_path / "fourth"
+    assert report.main([str(third / "facts.jsonl"), "--out", str(fourth)]) == 0
+    assert (fourth / "report.md").read_text() == (third / "report.md").read_text()
 
 
 def test_json_has_no_numbers_that_json_lacks():
     values = {"a": float("nan"), "b": [np.float64(1 / 3), np.inf], "c": (np.int64(3), True, None)}
-    assert json.loads(measure.to_json(values)) == {"a": None, "b": [0.333333, None], "c": [3, True, None]}
-
-
-def test_json_of_long_values_is_the_same_json():
-    values = {
-        "cells": [{"mean": 0.5, "interval": [0.1, 0.2], "name": "x" * 60} for _ in range(5)],
-        "none": {},
+    assert json.loads(json.dumps(facts.finite(values))) == {
+        "a": None,
+        "b": [0.333333, None],
+        "c": [3, True, None],
     }
-    text = measure.to_json(values)
-    assert json.loads(text) == values and max(map(len, text.splitlines())) <= 115
 
 
 def test_markdown_tables_keep_their_columns():
@@ -632,6 +709,6 @@ def test_references_of_a_vault_directory_go_first(tmp_path, capsys):
     scores = results["experiments"][0]["scores"]["best"]
     assert scores["test"]["mean"] == pytest.approx(1.0), "half the reference, twice the score"
     assert scores["train"]["mean"] == pytest.approx(0.8), "a task that is not listed keeps its own"
-    loaded = runs.load([run], vaults).runs[0]
+    loaded = facts.load([run], vaults).runs[0]
     assert loaded.score_curve("test")[1][-1] == pytest.approx(1.0, rel=1e-3), "and so do learning curves"
     assert loaded.score_curve("train")[1][-1] == pytest.approx(0.8, rel=1e-3)

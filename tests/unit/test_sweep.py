@@ -12,7 +12,7 @@ import time
 import pytest
 
 from mtmarl import config, sweep
-from mtmarl.analysis import runs
+from mtmarl.analysis import facts
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 from mtmarl.report import write_report
@@ -70,6 +70,7 @@ def test_the_record_of_a_sweep(file):
              "split": "train", "gain": None},
         ],
         "published": [{"of": {"width": "16"}, "split": "test", "mean": 0.5, "standard_error": 0.1}],
+        "titles": {},
     }  # fmt: skip
     assert [r["seed"] for r in runs] == [0] * 4 + [1] * 4, "partial results cover the whole grid"
     assert runs[3] == {
@@ -271,7 +272,7 @@ def test_runs_of_an_earlier_report_are_not_made_again(file, tmp_path):
     write_plan(record, there)
     for run in record["runs"][:3]:
         write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], algo=run["cell"]["algo"])
-    results = write_report([there], tmp_path / "sent").with_name("results.json")
+    results = write_report([there], tmp_path / "sent").with_name("facts.jsonl")
     here = planned(file, f"out={tmp_path / 'here'}")
     assert reuse.in_results(here, [results]) == {r["dir"] for r in here["runs"][:3]}
     assert reuse.in_results(planned(file, "algo.network.blocks=2"), [results]) == set()
@@ -287,12 +288,10 @@ def test_runs_of_a_report_that_had_other_settings_stop_a_sweep(file, tmp_path):
         cfg = config.to_dict(config.compose(run["argv"], "train"))
         about = {"algo": run["cell"]["algo"], "config": cfg}
         write_run(there / run["dir"], {"lbf/a": 1.0}, {"lbf/b": 0.5}, run["seed"], **about)
-    results = write_report([there], tmp_path / "sent").with_name("results.json")
+    results = write_report([there], tmp_path / "sent").with_name("facts.jsonl")
     reuse.check_held(record, [results])
-    value = json.loads(results.read_text())
-    for kept in value["settings"].values():
-        kept["algo.learning_rate"] = 123.0
-    results.write_text(json.dumps(value))
+    text = results.read_text()
+    results.write_text(re.sub(r'"algo.learning_rate": [^,]*,', '"algo.learning_rate": 123.0,', text))
     assert reuse.in_results(record, [results]) == {r["dir"] for r in record["runs"]}
     with pytest.raises(UserError, match=r"seed_0 was made with other settings \(algo.learning_rate\)"):
         reuse.check_held(record, [results])
@@ -312,7 +311,7 @@ def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
             algo=run["cell"]["algo"],
             config=cfg,
         )
-    results = write_report([there], tmp_path / "sent").with_name("results.json")
+    results = write_report([there], tmp_path / "sent").with_name("facts.jsonl")
 
     other = tmp_path / "narrow.yaml"
     other.write_text(
@@ -326,17 +325,17 @@ def test_runs_that_a_report_of_another_sweep_holds_are_adopted(file, tmp_path):
     write_plan(record, out)
     reuse.take({d: p for d, p in found.items() if "thin" in d}, record, out)
     reuse.take({d: p for d, p in found.items() if "thin" not in d}, record, out)  # added to the first
-    adopted = out / runs.ADOPTED
-    assert reuse.in_results(record, [adopted]) == set(found)
+    adopted = out / facts.FILE
+    assert reuse.in_results(record, [adopted], taken=True) == set(found)
     report = write_report([out], tmp_path / "report")
     assert "8 of 12 runs finished" in report.read_text()
-    kept = json.loads(report.with_name("results.json").read_text())["sweeps"][0]["runs"]
-    assert {r["dir"] for r in kept} == {f"out/{r['dir']}" for r in same}
+    kept = facts.read_file(report.with_name("facts.jsonl")).runs
+    assert {r.record["dir"] for r in kept} == {f"out/{r['dir']}" for r in same}
     assert reuse.find_finished(planned(other, "data.fraction=0.5")["runs"], out, [results]) == {}
 
 
 def test_a_sweep_goes_on_from_the_report_of_another(file, tmp_path, micro_vaults, monkeypatch, capsys):
-    there, results = tmp_path / "elsewhere" / "there", tmp_path / "sent" / "results.json"
+    there, results = tmp_path / "elsewhere" / "there", tmp_path / "sent" / "facts.jsonl"
     chunks = ["trainer.chunk=2", "trainer.checkpoint_every=2"]
     record = planned(file, f"out={there}", *chunks)
     write_plan(record, there)

@@ -9,7 +9,7 @@ import pytest
 from mtmarl import config, report
 from mtmarl.acting import GREEDY, SAMPLED
 from mtmarl.algos import ALGOS
-from mtmarl.analysis import acting, runs, sweeps
+from mtmarl.analysis import facts, sections
 from mtmarl.runs import resume
 from mtmarl.types import Observation, example_batch
 from tests.contract.test_algos import DIMS, make
@@ -19,27 +19,10 @@ ROWS = 256
 
 
 def write(directory, algo="mt_oryx", explore=1.0, **settings):
+    """A run of before runs recorded the title of their algorithm and how it acts."""
     recorded = {"algo": settings, "evaluator": {"explore": explore}}
-    return runs.read(write_run(directory, {"lbf/a": 1.0}, {"lbf/b": 0.5}, algo=algo, config=recorded))
-
-
-@pytest.mark.parametrize(
-    ("algo", "explore", "settings", "words"),
-    [
-        ("mt_oryx", 1.0, {}, "sampled from the policy"),
-        ("mt_oryx", 0.0, {}, "greedy"),
-        ("mt_oryx", 0.5, {}, "sampled from the policy with probability 0.5, else greedy"),
-        ("updet_m", 1.0, {}, "greedy"),
-        ("mt_cql_sable", 1.0, {"acting_temperature": 0.0}, "greedy"),
-        ("mt_cql_sable", 1.0, {"acting_temperature": 0.1},
-         "sampled from a softmax over values at temperature 0.1"),
-        ("hygen", 1.0, {"final_epsilon": 0.05}, "epsilon-greedy with epsilon 0.05"),
-        ("qmix", 0.5, {"final_epsilon": 0.05}, "epsilon-greedy with epsilon 0.025"),
-        ("qmix", 0.0, {"final_epsilon": 0.05}, "greedy"),
-    ],
-)  # fmt: skip
-def test_by_what_is_recorded(tmp_path, algo, explore, settings, words):
-    assert acting.chosen(write(tmp_path, algo, explore, **settings)) == words
+    run = facts.read(write_run(directory, {"lbf/a": 1.0}, {"lbf/b": 0.5}, algo=algo, config=recorded))
+    return report.completed(run)
 
 
 def test_reports_name_which_methods_sample_and_which_are_greedy(tmp_path):
@@ -53,13 +36,9 @@ def test_reports_name_which_methods_sample_and_which_are_greedy(tmp_path):
 def test_tasks_are_named_where_a_method_chooses_otherwise(tmp_path):
     found = [write(tmp_path / str(t), "mt_cql_sable", acting_temperature=t) for t in (0.0, 1.0)]
     found[1] = replace(found[1], record={**found[1].record, "tasks": "rware_15"})
-    text = acting.described([*found, write(tmp_path / "bc", "mt_bc_sable")])
+    text = sections.acting([*found, write(tmp_path / "bc", "mt_bc_sable")])
     assert "greedy (MT CQL-Sable on lbf_5); sampled from a softmax over values at temperature 1" in text
     assert "(MT CQL-Sable on rware_15); sampled from the policy (MT BC-Sable)" in text
-
-
-def test_the_exceptions_are_algorithms():
-    assert acting.WITHOUT_POLICY.keys() < ALGOS.keys()
 
 
 @pytest.mark.slow
@@ -73,7 +52,7 @@ def test_algorithms_act_as_reports_say(name, tmp_path):
     act = jax.jit(algo.act)
     once, again = (act(params, algo.init_carry(ROWS, 3), obs, jax.random.key(k), 1.0)[1] for k in (2, 3))
     change = float(np.mean(np.asarray(once) != np.asarray(again)))
-    words = acting.chosen(write(tmp_path, name, **settings))
+    words = sections.acting([write(tmp_path, name, **settings)])
     if words == GREEDY:
         assert change == 0
     elif words == SAMPLED:
@@ -83,19 +62,19 @@ def test_algorithms_act_as_reports_say(name, tmp_path):
 
 
 def test_what_a_run_records_of_its_algorithm_stands(tmp_path):
-    """The words and the name of algorithms that the report does not know."""
+    """The words and the name of algorithms that this version does not know; without words the report says so."""
     cfg = config.compose(["+algo=updet_l", "+tasks=lbf_5"], "train")
     record = resume.write_run(tmp_path / "recorded", cfg, "train", [], [])
     assert (record["title"], record["acting"]) == ("UPDeT-l", "greedy")
     found = [write(tmp_path / "new", "new"), write(tmp_path / "bc", "mt_bc_sable")]
+    assert sections.acting(found[:1]) == "chosen in a way that was not recorded"
     found[0] = replace(found[0], record={**found[0].record, "title": "New", "acting": "drawn by lot"})
-    assert acting.described(found) == "drawn by lot (New); sampled from the policy (MT BC-Sable)"
+    assert sections.acting(found) == "drawn by lot (New); sampled from the policy (MT BC-Sable)"
 
 
 @pytest.mark.parametrize("name", sorted(ALGOS))
 def test_records_of_before_get_the_same_words_and_names(name, tmp_path):
     spec, settings = ALGOS[name], config.compose([f"+algo={name}", "+tasks=lbf_5"], "train").algo
-    assert sweeps.title(name) == spec.title
     for explore in (0.0, 0.5, 1.0):
-        words = acting.chosen(write(tmp_path / str(explore), name, explore, **settings))
-        assert words == spec.acting(settings, explore)
+        run = write(tmp_path / str(explore), name, explore, **settings)
+        assert run.title == spec.title and sections.acting([run]) == spec.acting(settings, explore)

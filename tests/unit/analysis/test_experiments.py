@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mtmarl import report
-from mtmarl.analysis import experiments, plots, runs, tables
+from mtmarl.analysis import experiments, facts, run_plots, run_tables
 from tests.unit.analysis.run_directories import write_run
 
 TRAIN, TEST = {"lbf/a": 0.9}, {"lbf/b": 0.5, "lbf/c": 0.4}
@@ -26,7 +26,7 @@ def configured(directory, seed=0, embed_dim=64, updates=1000, test=TEST, train=T
 
 
 def sort_out(root):
-    return experiments.sort_out(runs.load([root]).runs, [root])
+    return experiments.sort_out(facts.load([root]).runs, [root])
 
 
 def reported(root):
@@ -146,7 +146,7 @@ def test_other_test_tasks_are_drawn_as_missing(tmp_path):
     configured(tmp_path / "other", train={"rware/x": 0.5}, test={}, tasks="rware_1")
     text, results = reported(tmp_path)
     assert len(results["experiments"]) == 3 and (tmp_path / "out/tasks.png").stat().st_size > 0
-    figure = plots.task_bars(sort_out(tmp_path).groups, "best")
+    figure = run_plots.task_bars(sort_out(tmp_path).groups, "best")
     assert [len(axis.patches) for axis in figure.axes] == [6, 1], (
         "two experiments share tasks, the third none"
     )
@@ -157,10 +157,10 @@ def test_other_test_tasks_are_drawn_as_missing(tmp_path):
 def test_tasks_that_some_seeds_lack_are_said(tmp_path):
     """Records from before configurations were kept say nothing of them."""
     group = [
-        runs.read(write_run(tmp_path / str(i), TRAIN, test, seed=i, config={}))
+        facts.read(write_run(tmp_path / str(i), TRAIN, test, seed=i, config={}))
         for i, test in enumerate((TEST, {"lbf/c": 0.4}))
     ]
-    rows = {row[0]: row for row in tables.per_task("x", group, "best").rows}
+    rows = {row[0]: row for row in run_tables.per_task("x", group, "best").rows}
     assert "(1 of 2 seeds)" in rows["lbf/b"][4] and "seeds" not in rows["lbf/c"][4]
-    assert len(plots.task_bars({"x": group}, "best").axes[0].patches) == 3
+    assert len(run_plots.task_bars({"x": group}, "best").axes[0].patches) == 3
     assert reported(tmp_path)[1]["experiments"][0]["scores"]["best"]["test"]["tasks"] == 1

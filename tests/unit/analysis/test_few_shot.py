@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtmarl import report
-from mtmarl.analysis import few_shot, measure, runs
+from mtmarl.analysis import facts, few_shot
 from tests.unit.analysis.run_directories import REFERENCE, write_run, write_sweep
 
 STEPS = np.asarray([0.0, 100.0, 200.0, 300.0])
@@ -35,7 +35,7 @@ def played(directory, score, seed=0, per_update=128, begin=0, tasks=("lbf/a", "l
         for r in rows
     ]
     file.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return runs.read(directory)
+    return facts.read(directory)
 
 
 def test_curves_are_over_env_steps_and_begin_when_acting_begins(tmp_path):
@@ -44,19 +44,19 @@ def test_curves_are_over_env_steps_and_begin_when_acting_begins(tmp_path):
     np.testing.assert_array_equal(steps, 128 * np.arange(0, 801, 100))
     updates, values = run.curve("eval/lbf/a/return")
     assert few_shot.jump_point(steps, returns) == values[updates == 200]
-    offline = runs.read(write_run(tmp_path / "b", {"lbf/a": 1.0}, {}, start={"algo": "mt_oryx"}))
+    offline = facts.read(write_run(tmp_path / "b", {"lbf/a": 1.0}, {}, start={"algo": "mt_oryx"}))
     np.testing.assert_array_equal(few_shot.curve(offline, "lbf/a")[0], updates)
     assert few_shot.unit(offline) == "updates" and few_shot.applies(offline)
     assert offline.label == "mt_oryx from mt_oryx · lbf_5"
-    assert not few_shot.applies(runs.read(write_run(tmp_path / "c", {"lbf/a": 1.0}, {})))
+    assert not few_shot.applies(facts.read(write_run(tmp_path / "c", {"lbf/a": 1.0}, {})))
 
 
 def test_what_play_teaches_for_other_tasks_is_not_few_shot(tmp_path):
     """HyGen and CARE play their training tasks and are judged by others, unless they begin with a policy."""
     scores, counts = ({"lbf/a": 1.0}, {"lbf/b": 0.5}), {"env_steps": 1}
-    assert not few_shot.applies(runs.read(write_run(tmp_path / "a", *scores, counts=counts)))
+    assert not few_shot.applies(facts.read(write_run(tmp_path / "a", *scores, counts=counts)))
     assert few_shot.applies(
-        runs.read(write_run(tmp_path / "b", *scores, counts=counts, start={"algo": "care"}))
+        facts.read(write_run(tmp_path / "b", *scores, counts=counts, start={"algo": "care"}))
     )
 
 
@@ -79,8 +79,8 @@ def test_the_threshold_is_a_share_of_the_largest_return_where_that_is_known(tmp_
     a, b = few_shot.figures({"x": group}, 0.5)
     assert a["threshold"] == 1.0 and b["threshold"] == pytest.approx(0.5 * REFERENCE)
     assert report.main([str(tmp_path / "a"), "--out", str(tmp_path / "out")]) == 0
-    recorded = runs.load([tmp_path / "out/results.json"]).runs
-    again, before = (measure.finite(few_shot.figures({"x": of}, 0.5)) for of in (recorded, group))
+    recorded = facts.load([tmp_path / "out/facts.jsonl"]).runs
+    again, before = (facts.finite(few_shot.figures({"x": of}, 0.5)) for of in (recorded, group))
     assert again == before
 
 

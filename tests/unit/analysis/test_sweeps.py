@@ -6,7 +6,7 @@ import math
 import pytest
 
 from mtmarl import report
-from mtmarl.analysis import measure, runs, sweeps, tables
+from mtmarl.analysis import facts, formats, measure, plans, sweeps, tables, verdicts
 from mtmarl.files import write_json
 from tests.unit.analysis.run_directories import write_run, write_sweep
 
@@ -14,7 +14,7 @@ AXES = {"algo": ["mt_oryx", "mt_bc_sable"], "n": ["1", "4", "16"]}
 
 
 def load(*paths):
-    return sweeps.load(list(paths), runs.load(list(paths)))
+    return plans.load(facts.load(list(paths)))
 
 
 def only(*paths):
@@ -51,13 +51,13 @@ def flat(cell, seed):
     ],
 )
 def test_verdict(gain, interval, published, expected):
-    assert measure.verdict(gain, interval, published)[0] == expected
+    assert verdicts.verdict(gain, interval, published)[0] == expected
 
 
 def test_a_verdict_says_how_the_size_differs():
-    assert measure.verdict(0.20, (0.10, 0.28), 0.29) == ("holds", "smaller than published")
-    assert measure.verdict(0.40, (0.30, 0.50), 0.29) == ("holds", "larger than published")
-    assert measure.verdict(0.02, (-0.10, 0.15), 0.29)[1] == "the published size is excluded, none is not"
+    assert verdicts.verdict(0.20, (0.10, 0.28), 0.29) == ("holds", "smaller than published")
+    assert verdicts.verdict(0.40, (0.30, 0.50), 0.29) == ("holds", "larger than published")
+    assert verdicts.verdict(0.02, (-0.10, 0.15), 0.29)[1] == "the published size is excluded, none is not"
 
 
 def test_a_comparison_pools_the_axes_that_it_leaves_out(tmp_path):
@@ -118,7 +118,7 @@ def test_claims_say_what_is_missing(tmp_path):
     ]
     cut = [({"algo": "mt_oryx", "n": "4"}, 2)]
     sweep = only(write_sweep(tmp_path, AXES, flat, paper=paper, unfinished=cut))
-    first, same, other, short = measure.claims(sweep, "best")
+    first, same, other, short = verdicts.claims(sweep, "best")
     assert first["verdict"] == "holds" and first["interval"][0] > 0.5
     assert same["verdict"] == "not comparable"
     assert other["verdict"] == short["verdict"] == "not yet run"
@@ -127,7 +127,7 @@ def test_claims_say_what_is_missing(tmp_path):
 
 def test_one_seed_decides_nothing(tmp_path):
     paper = [{"claim": "x", "of": {"n": "16"}, "over": {"n": "1"}, "split": "test", "gain": 0.1}]
-    (claim,) = measure.claims(only(write_sweep(tmp_path, AXES, flat, seeds=(0,), paper=paper)), "best")
+    (claim,) = verdicts.claims(only(write_sweep(tmp_path, AXES, flat, seeds=(0,), paper=paper)), "best")
     assert claim["verdict"] == "not decided at this n" and claim["gain"] > 0.1
 
 
@@ -140,12 +140,12 @@ def test_verdicts_go_by_whole_runs(tmp_path):
 
     paper = [{"claim": "x", "of": {"n": "1"}, "over": {"n": "4"}, "split": "test", "gain": None}]
     sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, score, paper=paper))
-    (claim,) = measure.claims(sweep, "best")
+    (claim,) = verdicts.claims(sweep, "best")
     assert claim["interval"][0] < 0 < claim["gain"] < claim["detectable"]
     assert claim["verdict"] == "not decided at this n"
     table = tables.claims([claim])
     assert table is not None and table.header[4] == "smallest seen" and table.rows[0][4].startswith("±")
-    assert table.header[3] == "ours − published" and table.rows[0][3] == tables.DASH
+    assert table.header[3] == "ours − published" and table.rows[0][3] == formats.DASH
     (row,) = tables.claims([{**claim, "gain": 0.3, "published": 0.5}]).rows
     assert row[3] == "−20.0%"
     (cell,) = (c for c in measure.cells(sweep, "best") if c["cell"]["n"] == "4")
@@ -158,19 +158,19 @@ def test_gains_above_random_play(tmp_path):
     paper = [{"claim": "x", "of": {"n": "4"}, "over": {"n": "1"}, "split": "test", "gain": None}]
     given = lambda cell, seed: ({"a/x": 0.9}, {"a/y": {"4": 0.5, "1": 0.2}[cell["n"]]})
     sweep = only(write_sweep(tmp_path, {"n": ["1", "4"]}, given, paper=paper))
-    (claim,) = measure.claims(sweep, "best")
+    (claim,) = verdicts.claims(sweep, "best")
     assert claim["gain"] == pytest.approx(1.5)
     assert claim["gain_above_random"] == pytest.approx((0.5 - 0.0625) / (0.2 - 0.0625) - 1)
     assert claim["interval_above_random"] == pytest.approx((claim["gain_above_random"],) * 2)
     for path in tmp_path.rglob("run.json"):
         path.write_text(path.read_text().replace('"random": 0.05', '"random": null'))
-    (claim,) = measure.claims(only(tmp_path), "best")
+    (claim,) = verdicts.claims(only(tmp_path), "best")
     assert claim["gain"] == pytest.approx(1.5) and math.isnan(claim["gain_above_random"])
     assert all(map(math.isnan, claim["interval_above_random"]))
 
 
 def test_published_scores_beside_ours(tmp_path):
-    """Also from the results.json of a report; of a cell without runs there is nothing to say yet."""
+    """Also from facts; of a cell without runs there is nothing to say yet."""
     published = [
         {"of": {"n": "1", "algo": "mt_oryx"}, "split": "test", "mean": 0.3, "standard_error": 0.01},
         {"of": {"n": "16"}, "split": "train", "mean": 0.5, "standard_error": None},
@@ -179,17 +179,17 @@ def test_published_scores_beside_ours(tmp_path):
     cut = [({"algo": "mt_oryx", "n": "4"}, seed) for seed in (0, 1, 2)]
     root = write_sweep(tmp_path / "sweep", AXES, flat, published=published, unfinished=cut)
     assert report.main([str(root), "--out", str(tmp_path / "out")]) == 0
-    for path in (root, tmp_path / "out/results.json"):
+    for path in (root, tmp_path / "out/facts.jsonl"):
         sweep = only(path)
-        first, pooled, missing = measure.published(sweep, "best")
+        first, pooled, missing = verdicts.published(sweep, "best")
         ours = measure.aggregate([sweep.runs(("mt_oryx", "1"))], "test", "best")
         assert ours is not None and first["mean"] == ours["mean"]
         assert first["difference"] == pytest.approx(ours["mean"] - 0.3)
         assert pooled["mean"] is not None and pooled["published_standard_error"] is None
         assert missing["mean"] is None and missing["difference"] is None
-        table = tables.published([first, pooled, missing])
+        table = tables.published(sweep, [first, pooled, missing])
         assert table is not None and table.rows[0][2] == "0.300 ± 0.010"
-        assert table.rows[0][4].startswith(("+", "−")) and table.rows[2][3:] == (tables.DASH, tables.DASH)
+        assert table.rows[0][4].startswith(("+", "−")) and table.rows[2][3:] == (formats.DASH, formats.DASH)
 
 
 def test_parts_of_one_sweep_are_put_together(tmp_path):
@@ -225,7 +225,7 @@ def test_of_two_runs_of_one_seed_the_finished_counts_then_the_newer(tmp_path):
         ({"x": "m"}, "no axis 'm'"),
         ({"runs": [{"dir": "x", "cell": {"n": "1"}, "seed": 0}]}, "no level of axis 'algo'"),
         ({"runs": "?"}, "TypeError"),
-        (None, "not readable JSON"),
+        (None, "not a readable JSON file"),
     ],
 )
 def test_a_broken_sweep_file_is_named_and_its_runs_remain(tmp_path, change, words):
@@ -233,9 +233,9 @@ def test_a_broken_sweep_file_is_named_and_its_runs_remain(tmp_path, change, word
     file = tmp_path / "s/sweep.json"
     text = file.read_text()
     file.write_text(text[:-40] if change is None else json.dumps({**json.loads(text), **change}))
-    plans = load(tmp_path)
-    ((place, reason),) = plans.refused
-    assert not plans.sweeps and not plans.directories
+    found = load(tmp_path)
+    ((place, reason),) = found.refused
+    assert not found.sweeps and not found.directories
     assert place.endswith("s/sweep.json") and str(tmp_path) not in place and words in reason
 
 
@@ -246,7 +246,7 @@ def test_runs_that_are_not_what_was_planned_are_left_out(tmp_path):
     (root / "n=1/seed_3/final.json").write_text('{"best": {"tasks": {}}, "last"')
     sweep = only(root)
     assert [r.seed for r in sweep.runs(("1",))] == [0]
-    assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "unfinished", "damaged"]
+    assert [t["state"].split(":")[0] for t in measure.to_do(sweep)] == ["foreign", "damaged", "damaged"]
 
 
 def test_a_seed_that_diverged_is_named_and_in_no_mean(tmp_path):
@@ -273,7 +273,8 @@ def test_combined_scores_weigh_every_task_alike(tmp_path):
         return {"a/x": 1.0}, {f"{cell['env']}/{i}": 0.1 if tasks == 1 else 0.5 for i in range(tasks)}
 
     axes = {"env": ["lbf", "rware"], "algo": ["mt_oryx", "mt_bc_sable"]}
-    sweep = only(write_sweep(tmp_path, axes, score, panel="env", line="algo"))
+    titles = {"lbf": "LBF", "rware": "RWARE"}
+    sweep = only(write_sweep(tmp_path, axes, score, panel="env", line="algo", titles=titles))
     pooled = measure.combined(sweep, "best")
     assert [c["test"]["mean"] for c in pooled] == pytest.approx([0.4, 0.4])
     table = tables.sweep_overview(sweep, measure.cells(sweep, "best"), pooled)
@@ -295,8 +296,8 @@ def test_panels_may_end_at_different_levels(tmp_path):
     assert sweeps.finals(sweep) == {"lbf": {(): ("lbf", "2")}, "rware": {(): ("rware", "4")}}
     assert measure.combined(sweep, "best")[0]["test"]["mean"] == pytest.approx(0.3)
     assert [(one, other) for one, other, _ in sweeps.pairs(sweep)] == [
-        ("LBF · n 2", "n 1"),
-        ("RWARE · n 4", "n 1"),
+        ("lbf · n 2", "n 1"),
+        ("rware · n 4", "n 1"),
     ]
 
 
@@ -326,16 +327,19 @@ def test_numbers_of_levels(level, value):
 
 
 def test_titles():
-    assert sweeps.title("mt_cql_sable") == "MT CQL-Sable"
-    assert sweeps.title("no_masks_no_shuffling") == "no masks no shuffling"
+    titles = {"m3": "M3", "mt_cql_sable": "MT CQL-Sable", "m3_finetune": "M3 finetune"}
+    sweep = sweeps.Sweep("s", "cpu", "S", None, None, None, {}, (), (), titles=titles)
+    assert sweep.title_of("mt_cql_sable") == "MT CQL-Sable" and sweep.title_of("m3_easy") == "M3 easy"
+    assert sweep.title_of("m3_finetune") == "M3 finetune" and sweep.title_of("m3x") == "m3x"
+    assert sweep.title_of("no_masks_no_shuffling") == "no masks no shuffling"
 
 
 def test_settings_that_changed_within_a_cell_are_said(tmp_path):
     root = write_sweep(tmp_path, {"n": ["1", "2"]}, lambda c, s: ({"a/x": 1.0}, {"a/y": 0.5}))
-    assert sweeps.remarks(only(root)) == []
+    assert plans.remarks(only(root)) == []
     again = {"seed": 2, "trainer": {"updates": 50}, "quiet": True}
     write_run(root / "n=2/seed_2", {"a/x": 1.0}, {"a/y": 0.5}, seed=2, config=again)
-    (remark,) = sweeps.remarks(only(root))
+    (remark,) = plans.remarks(only(root))
     assert "**n 2: its runs are not seeds of one configuration.**" in remark
     assert "trainer.updates (not set: seeds 0, 1; 50: seed 2)" in remark and "quiet" not in remark
 
@@ -346,12 +350,12 @@ def test_a_level_that_was_made_again_with_other_settings_is_said(tmp_path):
         write_sweep(tmp_path / m, AXES, lambda c, s, mine=mine: flat(c, s) if c["n"] == mine else None)
         for m, mine in (("first", "1"), ("again", "4"))
     ]
-    assert sweeps.remarks(only(*halves)) == []
+    assert plans.remarks(only(*halves)) == []
     record = json.loads((halves[1] / "sweep.json").read_text())
     for run in record["runs"]:
         run["argv"] += ["trainer.updates=50", "quiet=true"]
     (halves[1] / "sweep.json").write_text(json.dumps(record))
-    (remark,) = sweeps.remarks(only(*halves))
+    (remark,) = plans.remarks(only(*halves))
     assert "planned with different settings** (trainer.updates=50)" in remark
     assert report.main([*map(str, halves), "--out", str(tmp_path / "out")]) == 0
     assert remark in (tmp_path / "out/report.md").read_text()
@@ -362,7 +366,7 @@ def test_a_level_that_was_made_again_with_other_settings_is_said(tmp_path):
         for path in half.glob("*/*/*/run.json"):
             run = json.loads(path.read_text())
             path.write_text(json.dumps(run | {"config": run["config"] | {"trainer": {"updates": 50}}}))
-    assert sweeps.remarks(only(*halves)) == []
+    assert plans.remarks(only(*halves)) == []
 
 
 def test_seeds_that_train_on_tasks_of_their_own(tmp_path):
@@ -390,4 +394,4 @@ def test_seeds_that_train_on_tasks_of_their_own(tmp_path):
     assert turned["difference"] == pytest.approx(-0.1)
     held_out = measure.compare(sweep, [(("3",), ("1",))], "test", "best")
     assert held_out["gain"] == pytest.approx(0.5) and not held_out["paired"]
-    assert not sweeps.remarks(sweep)
+    assert not plans.remarks(sweep)

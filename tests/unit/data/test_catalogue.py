@@ -123,18 +123,6 @@ def test_push_serves_the_good_ones(tmp_path):
     assert list(v.list_vaults(tmp_path / "hub")) == [GOOD]
 
 
-def test_a_damaged_reference_of_another_task_stops_nothing(tmp_path, capsys):
-    root = tmp_path / "root"
-    save(root)
-    v.write_reference(root, "lbf/toy", {"reference": 2.0})
-    (root / "references/lbf/other.json").write_text("{")
-    assert cli.main(["describe", "lbf/toy", "--root", str(root), "--json"]) == 0
-    assert cli.main(["push", "--hub", f"{tmp_path}/hub", "--root", str(root)]) == 0
-    assert "left out" in (said := capsys.readouterr()).out and not said.err
-    assert list(v.read_references(tmp_path / "hub")) == ["lbf/toy"]
-    assert v.verify(tmp_path / "hub") == [GOOD]
-
-
 def test_files_behind_links_are_listed(tmp_path):
     path, _ = save(tmp_path / "root")
     (path / "d").rename(tmp_path / "elsewhere")

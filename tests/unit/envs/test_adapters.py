@@ -247,17 +247,3 @@ def test_warehouses_have_the_shelves_that_the_check_counts():
     for name, shelves in (("1x3h8", 32), ("2x3h8", 80), ("2x5h4", 72), ("3x3h5", 80)):
         env = make_env(f"rware/{name}-2ag")
         assert env.raw.reset(jax.random.key(0))[0].shelves.position.x.shape == (shelves,)
-
-
-@pytest.mark.parametrize(
-    "name", ["lbf/2s-8x8-2p-2f-coop", "connector/con-7x7x3a", "rware/2x3h4-3ag-easy-t50"]
-)
-def test_sizes_are_known_before_the_simulator_is_made(name):
-    env = make_env(name)
-    sizes = env.spec
-    known = {key: value for key, value in vars(env.raw).items() if key not in ("_make", "_made")}
-    assert env.raw._made is None
-    jax.eval_shape(env.reset, jax.random.key(0))  # It may be made while a program is traced.
-    made = env.raw._made
-    assert all(getattr(made, key) == value for key, value in known.items()) and env.spec == sizes
-    jax.jit(env.reset)(jax.random.key(0))

@@ -75,11 +75,3 @@ def test_a_run_of_other_code_or_of_unknown_data_is_told(monkeypatch):
         == f"made by other code (commit {'a' * 12}, here {'b' * 12})"
     )
     assert made_otherwise({"commit": "b" * 40}) == "does not record its data"
-
-
-def test_words_that_decide_are_compared_without_the_profile():
-    old, new = (
-        identity.overrides([p, "+tasks=lbf_5", "quiet=true"])
-        for p in ("+experiment=cpu_lbf_5", "profile=cpu")
-    )
-    assert old == new == {"+tasks=lbf_5"}
