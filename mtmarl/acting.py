@@ -1,6 +1,6 @@
-"""How an algorithm chooses actions when it is scored, in words: what follows "actions are".
+"""Descriptions of how an algorithm chooses actions in evaluation; they complete the sentence "actions are …".
 
-Each function takes the algorithm's settings and `evaluator.explore`, from 0 (greedy) to 1.
+Each function takes the settings of the algorithm and the sampling probability, from 0 (greedy) to 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,13 @@ Words = Callable[[Settings, float], str]
 
 
 def by_policy(settings: Settings, sample_probability: float) -> str:
-    return _partly(SAMPLED, sample_probability)
+    return _with_probability(SAMPLED, sample_probability)
 
 
 def by_values(settings: Settings, sample_probability: float) -> str:
     temperature = settings.get("acting_temperature", 0.0)
-    way = f"sampled from a softmax over values at temperature {temperature:g}"
-    return _partly(way, sample_probability if temperature else 0.0)
+    rule = f"sampled from a softmax over values at temperature {temperature:g}"
+    return _with_probability(rule, sample_probability if temperature else 0.0)
 
 
 def greedily(settings: Settings, sample_probability: float) -> str:
@@ -28,14 +28,14 @@ def greedily(settings: Settings, sample_probability: float) -> str:
 
 
 def nearly_greedily(settings: Settings, sample_probability: float) -> str:
-    """A share `sample_probability * final_epsilon` is random."""
+    """Epsilon is `sample_probability * final_epsilon`."""
     if not sample_probability:
         return GREEDY
-    known = settings.get("final_epsilon")
-    return "epsilon-greedy" + ("" if known is None else f" with epsilon {sample_probability * known:g}")
+    epsilon = settings.get("final_epsilon")
+    return "epsilon-greedy" + ("" if epsilon is None else f" with epsilon {sample_probability * epsilon:g}")
 
 
-def _partly(way: str, share: float) -> str:
-    if share in (0.0, 1.0):
-        return way if share else GREEDY
-    return f"{way} with probability {share:g}, else {GREEDY}"
+def _with_probability(rule: str, probability: float) -> str:
+    if probability in (0.0, 1.0):
+        return rule if probability else GREEDY
+    return f"{rule} with probability {probability:g}, else {GREEDY}"

@@ -1,7 +1,7 @@
-"""A run whose numbers are no longer finite: how it is found, what is kept of it, what is said. It is no result.
+"""Detection and records of diverged runs: a loss, gradient norm, reward or parameter is not finite.
 
-<run>/diverged.json   seed, update, metric, value and task; `key`: the data of the key that the batch was drawn with;
-                      `checkpoint`: the update of the newest saved state, None where there is none
+<run>/diverged.json   seed, update, metric, value and task; `key`: the data of the random key of the batch;
+                      `checkpoint`: the update of the newest checkpoint, or None
 """
 
 import json
@@ -15,18 +15,18 @@ from mtmarl.files import write_json
 
 FILE = "diverged.json"
 ADVICE = (
-    "the same settings diverge again: lower algo.learning_rate or algo.max_grad_norm, or mend the data, and give "
-    f"another run_dir; to go on from the last checkpoint all the same, remove {FILE}"
+    "the same settings diverge again: lower algo.learning_rate or algo.max_grad_norm, or correct the data, and use "
+    f"another run_dir; to resume from the last checkpoint anyway, remove {FILE}"
 )
-# The square of a larger number is no float32: rewards beyond it are the cause of a loss that is not finite.
+# Squares of larger rewards overflow float32, so they explain a loss that is not finite.
 LARGEST = float(np.sqrt(np.finfo(np.float32).max))
 
 
 class Trace(NamedTuple):
-    """What a chunk of U updates leaves of every update: looked at only if something in it is not finite.
+    """Values of every update in a chunk of U updates, fetched only if one is not finite.
 
-    metrics: [U], those per task [U, K]; reward: the largest of the batch without its sign [U]; reward_task: the task
-    that paid it [U]; leaves: whether each array of the learner is finite after the chunk [].
+    metrics: [U], or [U, K] per task. reward: largest absolute reward of the batch [U]. reward_task: its task [U].
+    leaves: whether each array of the learner is finite after the chunk [].
     """
 
     metrics: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Trace(NamedTuple):
 
 
 class Divergence(NamedTuple):
-    """`update` counts from 1. `task` is None where no task can be told from the others."""
+    """update: counts from 1. task: None if no single task is the cause."""
 
     update: int
     metric: str
@@ -50,14 +50,14 @@ class Divergence(NamedTuple):
 
 
 def watched(metric: str) -> bool:
-    """Whether a metric must be finite: losses and norms of gradients."""
+    """Returns whether a metric must be finite: losses and gradient norms."""
     return metric.endswith(("loss", "grad_norm"))
 
 
 def find(trace: Trace, begin: int, task_names: Sequence[str]) -> Divergence:
-    """The first value of a chunk that is not finite; the chunk began after `begin` updates.
+    """Returns the first value that is not finite in a chunk that began after `begin` updates.
 
-    Rewards that are not finite, or so large that their squares are not, are named before the losses made of them.
+    Rewards that are not finite, or whose squares overflow, are reported before the losses that they cause.
     """
     series = {name: x for name, x in trace.metrics.items() if watched(name)}
     wrong = {name: ~np.isfinite(x).reshape(len(x), -1).all(1) for name, x in series.items()}
@@ -71,12 +71,12 @@ def find(trace: Trace, begin: int, task_names: Sequence[str]) -> Divergence:
         return Divergence(begin + at + 1, "reward", float(trace.reward[at]), task(int(trace.reward_task[at])))
     metric = next(name for name in series if wrong[name][at])
     values = np.ravel(series[metric][at])
-    tasks = ", ".join(task(k) for k in _accused(trace, at))
+    tasks = ", ".join(task(k) for k in _failing_tasks(trace, at))
     return Divergence(begin + at + 1, metric, float(values[~np.isfinite(values)][0]), tasks or None)
 
 
-def _accused(trace: Trace, at: int) -> list[int]:
-    """The tasks with a metric of their own that is not finite, where others have one that is or there are none."""
+def _failing_tasks(trace: Trace, at: int) -> list[int]:
+    """Returns the tasks with a per-task metric that is not finite; empty if that holds for all of several tasks."""
     for x in trace.metrics.values():
         wrong = ~np.isfinite(x[at])
         if np.ndim(wrong) == 1 and wrong.any() and (not wrong.all() or wrong.size == 1):
@@ -84,14 +84,21 @@ def _accused(trace: Trace, at: int) -> list[int]:
     return []
 
 
-def write(run_dir: Path, found: Divergence, seed: int, key: Sequence[int], checkpoint: int | None) -> None:
-    """Leaves diverged.json: with `seed` and `key` the batch can be drawn again from the state at `checkpoint`."""
-    told = {"seed": seed, **found._asdict(), "value": str(found.value), "key": list(map(int, key))}
-    write_json(run_dir / FILE, {**told, "checkpoint": checkpoint, "line": found.line})
+def write(
+    run_dir: Path, divergence: Divergence, seed: int, key: Sequence[int], checkpoint: int | None
+) -> None:
+    """Writes diverged.json. `seed`, `key` and `checkpoint` allow to draw the batch again."""
+    record = {
+        "seed": seed,
+        **divergence._asdict(),
+        "value": str(divergence.value),
+        "key": list(map(int, key)),
+    }
+    write_json(run_dir / FILE, {**record, "checkpoint": checkpoint, "line": divergence.line})
 
 
 def read(run_dir: Path) -> str | None:
-    """How the run diverged, in one line; None if it did not."""
+    """Returns one line on how the run diverged, or None."""
     file = run_dir / FILE
     if not file.exists():
         return None
@@ -102,7 +109,7 @@ def read(run_dir: Path) -> str | None:
 
 
 def lost(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """How a run diverged, by its last metrics: a loss that was not finite was logged as null. None if it did not."""
+    """Returns one line on how a run diverged according to its last metrics (null: not finite), or None."""
     last: dict[str, tuple[Any, Any]] = {}
     for row in rows:
         last |= {name: (row["step"], value) for name, value in row.items() if watched(name)}
@@ -113,5 +120,5 @@ def lost(rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def ended(run_dir: Path) -> bool:
-    """Whether a run is over: it has its final scores, or it diverged and would again."""
+    """Returns whether a run has its final scores or has diverged, so that there is nothing left to do."""
     return (run_dir / "final.json").exists() or (run_dir / FILE).exists()

@@ -1,4 +1,4 @@
-"""What is on disk stays whole: small files are there or not, for readers and after kills; a run has one writer."""
+"""Atomic writes of small files, locks, and searches of folders."""
 
 import errno
 import json
@@ -21,49 +21,49 @@ from filelock import FileLock, Timeout
 from mtmarl.errors import UserError
 
 _SCRATCH = "mtmarl-"
-_DEAD = 3600  # Seconds after which a small file is no longer being written.
-_POLL = 0.1  # Seconds between two looks at a lock.
+_STALE = 3600  # Seconds after which a temporary file belongs to a killed process.
+_POLL = 0.1  # Seconds between two attempts to lock.
 
 
 def files_below(folder: Path, name: str = "*", refused: list[tuple[Path, str]] | None = None) -> list[Path]:
-    """The files of a name (a pattern) at or below a folder, sorted; links to files and folders are followed.
+    """Returns the sorted files at or below a folder whose name matches a pattern. Symbolic links are followed.
 
-    Nothing is left out silently: a link to nothing or in a circle, a device, and what may not be read raise UserError,
-    or are added with the reason to `refused` where that is given.
+    Broken or circular links, devices and unreadable entries raise UserError. If `refused` is given, they are added to
+    it with the reason instead.
     """
-    found: list[Path] = []
+    files: list[Path] = []
 
-    def enter(place: Path, above: frozenset[tuple[int, int]]) -> None:
+    def visit(path: Path, parents: frozenset[tuple[int, int]]) -> None:
         try:
-            about = place.stat()
-            if stat.S_ISDIR(about.st_mode):
-                inode = (about.st_dev, about.st_ino)
-                if inode in above:
-                    raise OSError(errno.ELOOP, "a link to a folder that it lies in")
-                for entry in sorted(place.iterdir()):
-                    enter(entry, above | {inode})
-            elif fnmatchcase(place.name, name):
-                if not stat.S_ISREG(about.st_mode):
+            status = path.stat()
+            if stat.S_ISDIR(status.st_mode):
+                inode = (status.st_dev, status.st_ino)
+                if inode in parents:
+                    raise OSError(errno.ELOOP, "a link to one of its parent folders")
+                for entry in sorted(path.iterdir()):
+                    visit(entry, parents | {inode})
+            elif fnmatchcase(path.name, name):
+                if not stat.S_ISREG(status.st_mode):
                     raise OSError(errno.EINVAL, "neither a file nor a folder")
-                found.append(place)
+                files.append(path)
         except OSError as error:
-            lost = isinstance(error, FileNotFoundError) and place.is_symlink()
-            reason = "a link to nothing" if lost else error.strerror or str(error)
+            broken = isinstance(error, FileNotFoundError) and path.is_symlink()
+            reason = "a broken link" if broken else error.strerror or str(error)
             if refused is None:
-                raise UserError(f"{place}: {reason}; repair or remove it") from error
-            refused.append((place, reason))
+                raise UserError(f"{path}: {reason}; repair or remove it") from error
+            refused.append((path, reason))
 
-    enter(folder, frozenset())
-    return found
+    visit(folder, frozenset())
+    return files
 
 
 def is_utf8(path: Path) -> bool:
-    """Whether the name of a path is text: file systems allow any bytes."""
+    """Returns whether a path is valid text; file systems allow any bytes."""
     return str(path) == str(path).encode(errors="replace").decode()
 
 
 def remove(path: Path) -> None:
-    """Removes a file, a link (never what it leads to) or a folder with all it holds, as far as that is possible."""
+    """Removes a file, a link (not its target) or a folder with its contents. Errors in a folder are ignored."""
     if path.is_symlink() or path.is_file():
         path.unlink(missing_ok=True)
     else:
@@ -72,12 +72,13 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(parent: Path | None = None, prefix: str = _SCRATCH) -> Iterator[Path]:
-    """A new folder in `parent` (None: where temporary files go), removed at the end; first removes those of processes
-    that were killed.
+    """Makes a folder in `parent` (None: the system's temporary folder) and removes it at the end.
+
+    It first removes the scratch folders of killed processes.
     """
     parent = parent or Path(tempfile.gettempdir())
     for lock in parent.glob(f"{escape(prefix)}*.lock"):
-        # Only those whose lock is free: their process is gone.
+        # If the lock is free, its process has ended.
         with suppress(OSError, Timeout, NotImplementedError), FileLock(lock, timeout=0):
             remove(lock.with_suffix(""))
             lock.unlink(missing_ok=True)
@@ -94,7 +95,7 @@ def scratch_folder(parent: Path | None = None, prefix: str = _SCRATCH) -> Iterat
 
 @contextmanager
 def store_errors(place: Path) -> Iterator[None]:
-    """Turns what TensorStore raises where a file cannot be written, as on a full disk, into the OSError behind it."""
+    """Converts TensorStore's error for a failed write (such as a full disk) into the underlying OSError."""
     try:
         yield
     except ValueError as error:
@@ -105,14 +106,14 @@ def store_errors(place: Path) -> Iterator[None]:
 
 
 def write_whole(file: Path, content: str | bytes) -> None:
-    """Replaces `file` in one step; text is UTF-8. Directories above it are made."""
+    """Replaces a file atomically; text is UTF-8. Makes its parent folders."""
     write_together({file: content})
 
 
 def write_together(contents: Mapping[Path, str | bytes]) -> None:
-    """Replaces files, each in one step, once all of the new contents are on disk: a full disk leaves all as they were.
+    """Replaces files after all new contents are on disk, each atomically. A full disk changes none of them.
 
-    Text is UTF-8. Directories above them are made.
+    Text is UTF-8. Makes the parent folders.
     """
     with staged(contents):
         pass
@@ -120,16 +121,16 @@ def write_together(contents: Mapping[Path, str | bytes]) -> None:
 
 @contextmanager
 def staged(contents: Mapping[Path, str | bytes]) -> Iterator[None]:
-    """`write_together` whose files are on disk when the context begins, and take their places when it ends well."""
+    """Like `write_together`: writes temporary files first and moves them into place if the context succeeds."""
     temporary: dict[Path, Path] = {}
     try:
         for file, content in contents.items():
             with _naming(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
-                _remove_dead(file)
+                _remove_stale(file)
                 temporary[file] = file.with_name(f".{file.name}-{uuid4().hex[:8]}")
                 temporary[file].write_bytes(content.encode() if isinstance(content, str) else content)
-                if file.is_dir():  # Told before any other file is replaced.
+                if file.is_dir():  # Fail before any file is replaced.
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         yield
         for file, written in temporary.items():
@@ -142,7 +143,7 @@ def staged(contents: Mapping[Path, str | bytes]) -> Iterator[None]:
 
 @contextmanager
 def _naming(file: Path) -> Iterator[None]:
-    """An OSError names this file: not a temporary one, or none, as of a full disk."""
+    """Sets the file name of an OSError: a full disk gives none, a temporary file the wrong one."""
     try:
         yield
     except OSError as error:
@@ -150,44 +151,42 @@ def _naming(file: Path) -> Iterator[None]:
         raise
 
 
-def _remove_dead(file: Path) -> None:
-    """Removes temporary files of `file` whose process was killed."""
-    for earlier in file.parent.glob(f".{escape(file.name)}-{'[0-9a-f]' * 8}"):
+def _remove_stale(file: Path) -> None:
+    """Removes the temporary files of `file` that killed processes left."""
+    for temporary in file.parent.glob(f".{escape(file.name)}-{'[0-9a-f]' * 8}"):
         with suppress(OSError):
-            if time.time() - earlier.stat().st_mtime > _DEAD:
-                earlier.unlink()
+            if time.time() - temporary.stat().st_mtime > _STALE:
+                temporary.unlink()
 
 
 def write_json(file: Path, value: Any) -> None:
-    """`write_whole` of plain values, indented."""
+    """Writes plain values as indented JSON, atomically."""
     write_whole(file, json.dumps(value, indent=1) + "\n")
 
 
 @contextmanager
 def locked(lock: Path, busy: Callable[[], object]) -> Iterator[None]:
-    """Holds a lock file. While another process holds it, `busy` is called: it may raise, else the lock is awaited."""
+    """Holds a lock file. While another process holds it, calls `busy` (which may raise) and waits."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    own = FileLock(lock)
+    file_lock = FileLock(lock)
     while True:
         try:
-            own.acquire(timeout=0)
+            file_lock.acquire(timeout=0)
             break
         except Timeout:
             busy()
             time.sleep(_POLL)
-        except (
-            NotImplementedError
-        ):  # Some network file systems have no locks: work matters more than the lock.
+        except NotImplementedError:  # Some network file systems have no locks; continue without.
             break
     try:
         yield
     finally:
-        own.release()
+        file_lock.release()
 
 
 @contextmanager
 def only_writer(run_dir: Path) -> Iterator[None]:
-    """Keeps other processes from writing a run at the same time. Raises UserError if one does."""
+    """Locks a run against other writers. Raises UserError if another process is writing it."""
 
     def refuse() -> None:
         raise UserError(
@@ -199,7 +198,7 @@ def only_writer(run_dir: Path) -> Iterator[None]:
 
 
 def is_written(run_dir: Path) -> bool:
-    """Whether another process is writing a run now."""
+    """Returns whether another process is writing a run."""
     if not (run_dir / ".lock").exists():
         return False
     try:

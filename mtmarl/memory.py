@@ -1,6 +1,6 @@
-"""Whether the arrays of a run can fit at all, told before anything compiles.
+"""A check, before compilation, that the arrays of a run fit into memory.
 
-A lower bound: what a program needs beside its arrays is not known here, and a run that fits is never refused.
+The estimate is a lower bound without temporary buffers, so a run that fits is never refused.
 """
 
 import math
@@ -20,7 +20,7 @@ from mtmarl.types import Batch
 
 
 def available() -> int | float:
-    """Bytes of this machine, with swap, and of its accelerators; infinity where that is not known."""
+    """Returns the bytes of RAM, swap and accelerator memory; infinity if unknown."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         meminfo = dict(entry.split(":") for entry in Path("/proc/meminfo").read_text().splitlines())
@@ -30,12 +30,12 @@ def available() -> int | float:
     for device in jax.local_devices():
         if device.platform != "cpu":
             total += (device.memory_stats() or {}).get("bytes_limit", math.inf)
-    # Other processes have memory of their own.
+    # The processes of a distributed run may have separate memories.
     return total if total > 0 and jax.process_count() == 1 else math.inf
 
 
 def size(tree: Any) -> int:
-    """Bytes of the arrays of a tree, or of their shapes."""
+    """Returns the bytes of the arrays (or their shapes) in a pytree."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
@@ -49,9 +49,9 @@ def check(
     agents: Sequence[int],
     episodes: tuple[str, int],
 ) -> None:
-    """Raises UserError, with the setting to lower, where the arrays of a run exceed all memory.
+    """Raises UserError, which names the setting to lower, if the arrays of a run exceed all memory.
 
-    `agents`: of each training task. `episodes`: how many are played at once, after the setting that says so.
+    agents: team size of each training task. episodes: (setting, number) of the parallel evaluation episodes.
     """
     seeds, tasks, c, t = len(cfg.seeds or (0,)), len(agents), cfg.collect, cfg.trainer
     step = size((example.obs, example.action_mask, example.action)) // math.prod(example.first.shape)
@@ -64,16 +64,20 @@ def check(
     state = jax.eval_shape(next(iter(sources.values())).init, stream(0, Stream.SOURCE))
     carry = jax.eval_shape(lambda: algo.init_carry(episodes[1], max(agents)))
     width = "algo.network.embed_dim" if spec.has_network else "the widths of algo"
-    kept = "algo.capacity" if sources.keys() & {"replay", "hybrid"} else "collect.num_envs"
-    always = {width: seeds * size(learner), kept: seeds * size(state)}
-    at_times = {episodes[0]: size(carry)}
+    stored = "algo.capacity" if sources.keys() & {"replay", "hybrid"} else "collect.num_envs"
+    permanent = {width: seeds * size(learner), stored: seeds * size(state)}
+    temporary = {episodes[0]: size(carry)}
     for name in sources:
         key, count = steps[name]
-        at_times[key] = seeds * count * step
-    total, most, needs = sum(always.values()) + max(at_times.values()), available(), always | at_times
-    if total > most:
+        temporary[key] = seeds * count * step
+    total, limit, needs = (
+        sum(permanent.values()) + max(temporary.values()),
+        available(),
+        permanent | temporary,
+    )
+    if total > limit:
         key = max(needs, key=lambda key: needs[key])
         raise UserError(
-            f"{key}: its arrays alone take {needs[key] / 1e9:,.1f} GB, those of the run {total / 1e9:,.1f} GB; this "
-            f"machine has {most / 1e9:,.1f} GB; lower {key}"
+            f"{key}: its arrays need {needs[key] / 1e9:,.1f} GB, all arrays of the run {total / 1e9:,.1f} GB; this "
+            f"machine has {limit / 1e9:,.1f} GB; lower {key}"
         )

@@ -1,8 +1,8 @@
-"""The one rule by which random keys are derived, so that no two streams of random numbers meet.
+"""Derivation of random keys: named streams whose keys never collide.
 
-A stream is named. Its key is a function of the seed, the name and an index (an update, a round of episodes, …), by
-`fold_in` of one after the other. Names are folded in as numbers from 2**31 on. Indices, and the children that
-`jax.random.split` makes, lie below. So a key may be handed on to be split and have named branches beside.
+The key of a stream is `fold_in` of the seed, the name and the indices (update, evaluation round, …). Names are numbers
+from 2**31 on. Indices and the subkeys of `jax.random.split` are below 2**31, so one key can be split and can also have
+named branches.
 """
 
 from enum import IntEnum
@@ -11,14 +11,14 @@ import jax
 
 from mtmarl.errors import UserError
 
-# The version of this rule, recorded with every run. Version 1 (no record of it): subkeys numbered by hand.
+# Version of this rule, recorded with every run. Version 1 (not recorded): subkeys numbered by hand.
 RULE = 2
 
 
 class Stream(IntEnum):
-    """Numbers never change: they decide every result. A new stream takes the next one."""
+    """The numbers must never change: all results depend on them. A new stream takes the next free number."""
 
-    # Of a seed.
+    # Streams of a seed.
     PARAMETERS = 2**31
     SOURCE = 2**31 + 1
     DATA = 2**31 + 2
@@ -28,7 +28,7 @@ class Stream(IntEnum):
     SINGLE_POLICIES = 2**31 + 6
     COVERAGE = 2**31 + 7
     ESTIMATE = 2**31 + 8
-    # Of a key that others are made of as well.
+    # Branches of a key.
     TASK = 2**31 + 32
     START = 2**31 + 33
     ORDER = 2**31 + 34
@@ -42,15 +42,15 @@ class Stream(IntEnum):
 
 
 def stream(seed: int | jax.Array, name: Stream, *index: int | jax.Array) -> jax.Array:
-    """The key of a stream of a seed. Each index lies in 0 … 2**31 - 1. Raises UserError of a seed that does not."""
-    # JAX takes a larger one for another seed without a word.
+    """Returns the key of a stream. Seed and indices lie in 0 … 2**31 - 1. Raises UserError for another seed."""
+    # JAX silently truncates larger seeds.
     if isinstance(seed, int) and not 0 <= seed < 2**31:
         raise UserError(f"seed must lie in 0 … {2**31 - 1}, not {seed}")
     return branch(jax.random.key(seed), name, *index)
 
 
 def branch(key: jax.Array, name: Stream, *index: int | jax.Array) -> jax.Array:
-    """The key of a named stream beside whatever else the key is used for. Each index lies in 0 … 2**31 - 1."""
+    """Returns a subkey that never collides with those of split(). Indices lie in 0 … 2**31 - 1."""
     for number in (int(name), *index):
         key = jax.random.fold_in(key, number)
     return key

@@ -1,4 +1,4 @@
-"""Numbers with bounds, as types of settings: `gamma: Share`. `parsing.parse` holds values to them."""
+"""Bounded numbers as types of settings, such as `gamma: Share`. `parsing.parse` checks the bounds."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from mtmarl.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """low … high, both included unless `above`: then low itself is outside."""
+    """A closed interval low … high. above: low itself is excluded."""
 
     low: int | float
     high: int | float = inf
@@ -21,7 +21,7 @@ class Range:
         return (value > self.low if self.above else value >= self.low) and value <= self.high
 
     def __str__(self) -> str:
-        """What a value within it does: "must … "."""
+        """Completes the message "must …"."""
         if self.low == -inf:
             return f"be at most {self.high:,}"
         low, high = (str(x) if isinstance(x, int) else f"{x:g}" for x in (self.low, self.high))
@@ -33,7 +33,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Lists without repetitions, of at least `least` entries."""
+    """A list without duplicates and with at least `least` entries."""
 
     least: int = 0
 
@@ -46,7 +46,7 @@ class Distinct:
 
 @dataclass(frozen=True)
 class Matching:
-    """Text that matches a regular expression as a whole."""
+    """Text that fully matches a regular expression."""
 
     pattern: str
     name: str
@@ -59,32 +59,31 @@ class Matching:
 
 
 def _at_most(high: int) -> Range:
-    """Beside the lower bound: a message names the one that is broken."""
+    """A separate upper bound, so that the message names the violated bound."""
     return Range(-inf, high)
 
 
-# What a device counts with.
+# Limits of the integers and floats on a device.
 INT32_MAX = 2**31 - 1
 FLOAT32_MAX = 3.4e38
 # Numbers of updates and steps.
 Count = Annotated[int, Range(1), _at_most(INT32_MAX)]
 Natural = Annotated[int, Range(0), _at_most(INT32_MAX)]
-# What a random key takes.
 Seed = Annotated[int, Range(0, INT32_MAX)]
 Seeds = Annotated[tuple[Seed, ...], Distinct(1)]
-# Axes of batches, and numbers of episodes: far more than any machine holds, and less than overflows in a product.
+# Batch axes and numbers of episodes: larger than any memory, small enough that products do not overflow.
 Size = Annotated[int, Range(1), _at_most(2**20)]
-# Axes of networks, of which two make a matrix.
+# Axes of weight matrices.
 Width = Annotated[int, Range(1), _at_most(2**14)]
 Several = Annotated[int, Range(2), _at_most(2**14)]
 Share = Annotated[float, Range(0, 1)]
 SomeShare = Annotated[float, Range(0, 1, above=True)]
-# Floats are finite as float32; `parsing.parse` holds all of them to that.
+# `parsing.parse` also checks that all floats are finite in float32.
 Positive = Annotated[float, Range(0, above=True)]
 NotNegative = Annotated[float, Range(0)]
 
 
 def check_heads(embed_dim: int, heads: int) -> None:
-    """Heads that share a width have equal parts of it. Raises UserError."""
+    """Raises UserError unless `heads` divides `embed_dim`."""
     if embed_dim % heads:
         raise UserError(f"embed_dim={embed_dim} must be a multiple of heads={heads}")

@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: training saves first, a second signal ends the process at once."""
+"""Termination signals: training saves its state and stops. A second signal kills the process."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-# SIGHUP is not known on Windows.
+# Windows has no SIGHUP.
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-# Ctrl-C and the SIGTERM of a sweep that passes it on arrive together: they are one request.
+# After Ctrl-C, a run gets SIGINT and the sweep's SIGTERM at the same time. They count as one request.
 ONE_REQUEST_SECONDS = 1.0
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the command. `saved` says what was saved last, empty where nothing was."""
+    """A signal ended the command. saved: describes the last saved state; empty if there is none."""
 
     def __init__(self, signum: int, saved: str = ""):
         super().__init__(signum, saved)
@@ -25,14 +25,14 @@ class Stopped(KeyboardInterrupt):
 
 
 def raise_stopped() -> None:
-    """SIGTERM and SIGHUP raise Stopped from now on. Ignored signals stay ignored."""
+    """Makes SIGTERM and SIGHUP raise Stopped. Ignored signals stay ignored."""
     for signum in SIGNALS:
         if signal.getsignal(signum) == signal.SIG_DFL:
             signal.signal(signum, _raise)
 
 
 def die_of_signals() -> None:
-    """Signals end the process from now on, without a traceback. Ignored signals stay ignored."""
+    """Makes signals kill the process without a traceback. Ignored signals stay ignored."""
     for signum in SIGNALS:
         if signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
@@ -43,68 +43,68 @@ def _raise(signum: int, frame: FrameType | None) -> None:
 
 
 class Request:
-    """Whether a signal has asked training to end. What is saved lies in `place`."""
+    """A request to stop training. signum: the received signal or None. place: where the state is saved."""
 
-    def __init__(self, place: Path, afterwards: str):
-        self.place, self._afterwards = place, afterwards
+    def __init__(self, place: Path, hint: str):
+        self.place, self._hint = place, hint
         self.signum: int | None = None
-        self._since = 0.0
+        self._received_at = 0.0
 
     def stopped(self, update: int) -> Stopped:
-        """What to raise once the state after `update` updates is saved."""
-        # Another process of the same run may have got the signal.
+        """Returns the exception to raise after the state of this update is saved."""
+        # Another process of the same run may have received the signal.
         return Stopped(self.signum or signal.SIGTERM, f"after update {update:,}, saved in {self.place}")
 
     def receive(self, signum: int) -> None:
         now = time.monotonic()
         if self.signum is None:
-            self.signum, self._since = signum, now
-            _say("stopping: the state is saved after this chunk; stop once more to end at once")
-        elif now - self._since > ONE_REQUEST_SECONDS:
-            _say(f"stopped at once; {self._afterwards}")
+            self.signum, self._received_at = signum, now
+            _print("stopping: the state is saved after this chunk; repeat the signal to stop immediately")
+        elif now - self._received_at > ONE_REQUEST_SECONDS:
+            _print(f"stopped immediately; {self._hint}")
             os._exit(128 + signum)
 
 
 @contextmanager
-def awaited(place: Path, afterwards: str) -> Iterator[Request]:
-    """Signals inside are a `Request`; `afterwards` says what is left when a second one ends the process at once.
+def awaited(place: Path, hint: str) -> Iterator[Request]:
+    """Turns signals into a `Request`. hint: printed when a second signal kills the process.
 
-    Ignored signals stay ignored. Outside the main thread signals are left as they are.
+    Ignored signals stay ignored. Signal handlers change in the main thread only.
     """
-    request = Request(place, afterwards)
+    request = Request(place, hint)
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    # Python runs handlers between instructions of the main thread, which may wait for a compiler for minutes. The
-    # numbers of signals are therefore written to a socket that a thread reads.
-    written, read = socket.socketpair()
-    written.setblocking(False)
+    # Python runs signal handlers in the main thread, which compilation may block for minutes. Therefore signal
+    # numbers are written to a socket, and a thread reads them.
+    writer, reader = socket.socketpair()
+    writer.setblocking(False)
     previous = {s: signal.getsignal(s) for s in SIGNALS}
-    taken = [s for s, handler in previous.items() if handler not in (signal.SIG_IGN, None)]
+    handled = [s for s, handler in previous.items() if handler not in (signal.SIG_IGN, None)]
 
     def watch() -> None:
-        while received := read.recv(1):
-            if received[0] in taken:
+        while received := reader.recv(1):
+            if received[0] in handled:
                 request.receive(received[0])
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
-    wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-    for signum in taken:
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    for signum in handled:
         signal.signal(signum, lambda signum, frame: None)
     try:
         yield request
     finally:
-        for signum in taken:
+        for signum in handled:
             signal.signal(signum, previous[signum])
         signal.set_wakeup_fd(wakeup)
-        written.close()
+        writer.close()
         watcher.join()
-        read.close()
-    if request.signum is not None:  # It came after the last chunk.
+        reader.close()
+    if request.signum is not None:  # The signal came after the last chunk.
         raise Stopped(request.signum)
 
 
-def _say(line: str) -> None:
-    with suppress(OSError):  # The terminal has gone, as after SIGHUP.
+def _print(line: str) -> None:
+    with suppress(OSError):  # The terminal is closed, as after SIGHUP.
         os.write(2, f"\n{line}\n".encode())

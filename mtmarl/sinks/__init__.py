@@ -1,6 +1,6 @@
-"""Where numbers go. Sinks get host floats, never device arrays in flight, and only on process 0.
+"""Loggers. They get host floats, never device arrays, and run on process 0 only.
 
-A sink that cannot start is an error at launch; one that fails later gets what it missed once it works again.
+A sink that cannot start is an error at launch. One that fails later gets the missed entries when it works again.
 """
 
 import logging
@@ -20,27 +20,31 @@ Evaluation = Mapping[str, Mapping[str, Any]]
 
 _log = logging.getLogger("mtmarl.sinks")
 
-# Entries that wait for a sink that fails; of more, the oldest go.
-KEPT = 100_000
-# What an entry raises that a sink cannot take, however often it is tried.
-_REFUSALS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+# Queue length per failing sink; beyond it the oldest entries are dropped.
+QUEUE_SIZE = 100_000
+# Errors of an invalid entry: retrying does not help.
+_PERMANENT = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
 
 
 @runtime_checkable
 class Sink(Protocol):
-    """`start` tells the number of updates in all and those already done; `final` marks the reported score."""
+    """total, done: numbers of updates. final: marks the reported score."""
 
-    def start(self, total: int, done: int = 0) -> None: ...
+    def start(self, total: int, done: int = 0) -> None:
+        pass
 
-    def log(self, step: int, metrics: Metrics) -> None: ...
+    def log(self, step: int, metrics: Metrics) -> None:
+        pass
 
-    def log_evaluation(self, step: int, results: Evaluation, final: bool = False) -> None: ...
+    def log_evaluation(self, step: int, results: Evaluation, final: bool = False) -> None:
+        pass
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        pass
 
 
-# `run` holds algo, tasks, seed, and may hold config (plain values), quiet, and resume_step: the update that
-# the run goes on from; -1 where it starts anew, so that nothing stays of an attempt that saved nothing.
+# `run` holds algo, tasks and seed. Optional: config (plain values), quiet and resume_step: the update to resume
+# from. For a new run it is -1, which removes the records of an attempt that saved no checkpoint.
 Factory = Callable[[Path, Mapping[str, Any]], Sink]
 
 
@@ -98,12 +102,12 @@ SINKS: dict[str, Factory] = {
 }
 
 
-# The module of each extra.
+# The module that each extra installs.
 _NEEDS = {"tensorboard": "tensorboardX", "wandb": "wandb", "trackio": "trackio", "neptune": "neptune"}
 
 
 def check_sinks(names: Iterable[str]) -> None:
-    """Raises a UserError for a sink that is unknown or lacks its extra."""
+    """Raises UserError if a sink is unknown or its extra is not installed."""
     for name in names:
         if name not in SINKS:
             raise UserError(f"sinks: unknown sink {name}; known: {', '.join(SINKS)}")
@@ -113,13 +117,16 @@ def check_sinks(names: Iterable[str]) -> None:
 
 
 class Sinks:
-    """Several sinks as one. A run outlives its loggers: what a full disk or a lost connection kept from being written
-    is tried again with what follows; what a sink cannot take is left out. No sink keeps another from its entries.
+    """Several sinks as one. A failing sink never stops the run or the other sinks.
+
+    An entry that failed (full disk, lost connection) is retried with the next one. An invalid entry is skipped.
     """
 
     def __init__(self, sinks: Mapping[str, Sink]):
         self._sinks = dict(sinks)
-        self._waiting: dict[str, deque[Callable[[Sink], None]]] = {name: deque(maxlen=KEPT) for name in sinks}
+        self._waiting: dict[str, deque[Callable[[Sink], None]]] = {
+            name: deque(maxlen=QUEUE_SIZE) for name in sinks
+        }
         self._failing: set[str] = set()
 
     def start(self, total: int, done: int = 0) -> None:
@@ -135,7 +142,7 @@ class Sinks:
         for name, sink in self._sinks.items():
             self._deliver(name)
             if lost := len(self._waiting[name]):
-                _log.warning("sink %s still fails at the end: %d entries are not written", name, lost)
+                _log.warning("sink %s still fails at the end of the run: %d entries are lost", name, lost)
                 self._waiting[name].clear()
             self._waiting[name].append(lambda sink: sink.close())
             self._deliver(name)
@@ -147,15 +154,15 @@ class Sinks:
             self._deliver(name)
 
     def _deliver(self, name: str) -> None:
-        """Hands over what waits, in order, until it fails; one warning per failure, however long it lasts."""
+        """Sends the queued entries in order until one fails. Logs one warning per outage."""
         waiting = self._waiting[name]
         while waiting:
             try:
                 waiting[0](self._sinks[name])
-            except _REFUSALS as error:
-                self._warn(name, "what it cannot take is left out", error)
-            except Exception as error:  # Clients of trackers have errors of their own for a lost connection.
-                self._warn(name, "what it misses is kept and written later", error)
+            except _PERMANENT as error:
+                self._warn(name, "invalid entries are skipped", error)
+            except Exception as error:  # Tracker clients define their own connection errors.
+                self._warn(name, "missed entries are kept and written later", error)
                 return
             else:
                 if name in self._failing:
@@ -163,14 +170,14 @@ class Sinks:
                     _log.warning("sink %s works again", name)
             waiting.popleft()
 
-    def _warn(self, name: str, then: str, error: Exception) -> None:
+    def _warn(self, name: str, consequence: str, error: Exception) -> None:
         if name not in self._failing:
             self._failing.add(name)
-            _log.warning("sink %s failed, the run goes on; %s: %r", name, then, error)
+            _log.warning("sink %s failed, the run continues; %s: %r", name, consequence, error)
 
 
 def open_sinks(names: Iterable[str], run_dir: Path, run: Mapping[str, Any]) -> Sinks:
-    """Opens the named sinks for a run. Raises UserError for an unknown one and for one that cannot start."""
+    """Opens the named sinks for a run. Raises UserError if one is unknown or cannot start."""
     opened: dict[str, Sink] = {}
     names = list(dict.fromkeys(names))
     check_sinks(names)

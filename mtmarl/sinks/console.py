@@ -1,4 +1,4 @@
-"""The terminal: a progress bar with speed, time left and the headline score; plain lines when piped."""
+"""Terminal output: a progress bar with speed, remaining time and headline score; plain lines when piped."""
 
 import time
 from collections.abc import Mapping
@@ -21,12 +21,12 @@ class Console:
         self._console = console or rich.console.Console(stderr=True, highlight=False)
         self._bar: Progress | None = None
         self._total = 0
-        self._mark = (0, time.monotonic())  # step and time of the start, for the speed
-        self._printed = float("-inf")
+        self._started = (0, time.monotonic())  # (step, time), to compute the speed
+        self._last_print = float("-inf")
         self._headline = ""
 
     def start(self, total: int, done: int = 0) -> None:
-        self._total, self._mark = total, (done, time.monotonic())
+        self._total, self._started = total, (done, time.monotonic())
         if self._quiet or not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -42,13 +42,13 @@ class Console:
 
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         now = time.monotonic()
-        speed = (step - self._mark[0]) / max(now - self._mark[1], 1e-9)
+        speed = (step - self._started[0]) / max(now - self._started[1], 1e-9)
         if self._bar is not None:
             text = f"{speed:.1f}"
             self._bar.update(self._task, completed=step, speed=text, headline=self._headline)
-        elif now - self._printed >= PLAIN_EVERY or step >= self._total:
-            self._printed = now
-            left = _span(max(self._total - step, 0) / speed) if speed else "unknown time"
+        elif now - self._last_print >= PLAIN_EVERY or step >= self._total:
+            self._last_print = now
+            left = _duration(max(self._total - step, 0) / speed) if speed else "unknown time"
             losses = "  ".join(f"{k} {float(v):.4g}" for k, v in metrics.items() if k.endswith("loss"))
             self._print(
                 f"{step:,} of {self._total:,} {self._unit}  {speed:.1f}/s, {left} left  {losses}".rstrip()
@@ -90,7 +90,7 @@ class Console:
             self._console.print(shown(line), markup=False, soft_wrap=True)
 
 
-def _span(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, s = divmod(int(min(seconds, 1e8)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{s:02d}s"

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object per line, append-only, written at once and whole."""
+"""metrics.jsonl: one JSON object per line, append-only. Every line is flushed immediately."""
 
 import json
 import math
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, SupportsFloat
 
 from mtmarl.files import write_whole
+from mtmarl.sinks import Sink
 from mtmarl.sinks.summary import summarise
 
 
-class Jsonl:
-    """`resume_step`: lines of later steps are removed first; None keeps all. A half-written line goes."""
+class Jsonl(Sink):
+    """resume_step: lines of later steps are removed at the start; None keeps all. Truncated lines are removed too."""
 
     def __init__(self, path: Path, resume_step: int | None = None):
         if path.exists():
@@ -19,16 +20,13 @@ class Jsonl:
         path.touch()
         self._path, self._size = path, path.stat().st_size
 
-    def start(self, total: int, done: int = 0) -> None:
-        pass
-
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         row: dict[str, Any] = {"step": int(step)}
         for name, value in metrics.items():
             number = float(value)
             row[name] = number if math.isfinite(number) else None  # JSON knows no NaN
         with self._path.open("ab") as file:
-            # Without what a write that failed, as on a full disk, has left of its line.
+            # Remove the partial line of a failed write, as on a full disk.
             file.truncate(min(self._size, file.tell()))
             file.write((json.dumps(row) + "\n").encode())
             file.flush()
@@ -37,11 +35,7 @@ class Jsonl:
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
     ) -> None:
-        row = summarise(results)
-        self.log(step, {name.replace("eval/", "final/", 1): v for name, v in row.items()} if final else row)
-
-    def close(self) -> None:
-        pass
+        self.log(step, summarise(results, final))
 
 
 def _trim(path: Path, resume_step: int | None) -> None:

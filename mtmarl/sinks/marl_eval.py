@@ -1,9 +1,9 @@
-"""marl_eval.json: every episode of every evaluation, in the exchange format of the marl-eval tools.
+"""marl_eval.json: the episodes of all evaluations, in the exchange format of the marl-eval tools.
 
 env -> task -> algorithm -> seed_k -> {step_i: {step_count, elapsed_time, metric: [per episode]},
 absolute_metrics: {metric: [per episode of the final score]}}
 
-Readers take the metrics of the first task for those of all, so a file holds only what every task has.
+marl-eval assumes that all tasks have the metrics of the first one, so a file holds only metrics that all tasks have.
 """
 
 import json
@@ -16,17 +16,18 @@ from typing import Any
 from mtmarl.errors import UserError
 from mtmarl.files import write_json
 from mtmarl.foreign import line
+from mtmarl.sinks import Sink
 
-# What some tasks lack, as results and as marl-eval name it: a reference return to divide by, battles to win.
+# Metrics that some tasks lack: name in our results -> name in marl-eval.
 OPTIONAL = {"normalised": "normalised_return", "win_rate": "win_rate"}
 
 
-class MarlEval:
-    """`resume_step`: evaluations of later steps are dropped from an existing file; None keeps all of them.
+class MarlEval(Sink):
+    """resume_step: evaluations of later steps are removed from an existing file; None keeps all.
 
-    An evaluation is appended to a log beside the file. The log is folded into the file when it has as many evaluations
-    as that, at the end of the run and at its next start: what is written, and what is held in memory, does not grow
-    with the square of the number of evaluations.
+    An evaluation is appended to a log (marl_eval.jsonl). The log is merged into the file when both have the same
+    number of evaluations, and when the run ends or restarts, so the bytes written stay linear in the number of
+    evaluations.
     """
 
     def __init__(self, path: Path, algo: str, seed: int, resume_step: int | None = None):
@@ -37,11 +38,11 @@ class MarlEval:
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             reason = line(f"{type(error).__name__}: {error}")
             raise UserError(
-                f"{path}: not the evaluations of a run ({reason}); restore it, or remove it to keep only new ones"
+                f"{path}: cannot read these evaluations ({reason}); restore the file, or remove it to start a new one"
             ) from None
 
     def _resume(self, step: int | None) -> float:
-        """Drops evaluations of later steps; returns the seconds that the run has taken."""
+        """Removes evaluations of later steps. Returns the elapsed seconds of the run."""
         data, elapsed = self._merged(), 0.0
         for record in _records(data, self._algo, self._seed):
             if step is not None:
@@ -53,12 +54,6 @@ class MarlEval:
         self._write(data)
         return elapsed
 
-    def start(self, total: int, done: int = 0) -> None:
-        pass
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        pass
-
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
     ) -> None:
@@ -69,8 +64,8 @@ class MarlEval:
                 "episode_length": _floats(result["length"]),
             }
             for key, metric in OPTIONAL.items():
-                if _known(result.get(key)):
-                    values[metric] = [float(result[key])]
+                if (value := result.get(key)) is not None and math.isfinite(value):
+                    values[metric] = [float(value)]
             tasks[name] = values
         entry = {
             "step": int(step),
@@ -79,27 +74,27 @@ class MarlEval:
             "tasks": tasks,
         }
         with self._log.open("ab") as file:
-            # Without what a write that failed, as on a full disk, has left of its line.
+            # Remove the partial line of a failed write, as on a full disk.
             file.truncate(min(self._size, file.tell()))
             file.write((json.dumps(entry) + "\n").encode())
             file.flush()
             self._size = file.tell()
-        self._waiting += 1
-        if final or self._waiting >= self._folded:
+        self._logged += 1
+        if final or self._logged >= self._merged_count:
             self._write(self._merged())
 
     def close(self) -> None:
-        if self._waiting:
+        if self._logged:
             self._write(self._merged())
 
     def _merged(self) -> dict[str, Any]:
-        """What the file and the log hold together."""
+        """Returns the contents of the file and the log."""
         data = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
         for row in self._log.read_bytes().splitlines() if self._log.exists() else ():
             try:
                 entry = json.loads(row)
             except ValueError:
-                continue  # The last line of a process that was killed.
+                continue  # A killed process leaves a partial last line.
             for name, values in entry["tasks"].items():
                 env, _, task = name.partition("/")
                 record = data.setdefault(env, {}).setdefault(task or env, {})
@@ -117,17 +112,17 @@ class MarlEval:
         _drop_partial(data)
         write_json(self._path, data)
         self._log.unlink(missing_ok=True)
-        self._size = self._waiting = 0
-        self._folded = max(map(len, _records(data, self._algo, self._seed)), default=0)
+        self._size = self._logged = 0
+        self._merged_count = max(map(len, _records(data, self._algo, self._seed)), default=0)
 
 
 def _records(data: Mapping[str, Any], algo: str, seed: str) -> list[dict[str, Any]]:
-    """The evaluations of each task."""
+    """Returns the evaluations of each task."""
     return [task.get(algo, {}).get(seed, {}) for tasks in data.values() for task in tasks.values()]
 
 
 def _drop_partial(data: Mapping[str, Any]) -> None:
-    """Removes the metrics that some task, seed or evaluation of the file lacks."""
+    """Removes metrics that a task, seed or evaluation of the file lacks."""
     entries = [
         entry
         for tasks in data.values()
@@ -140,10 +135,6 @@ def _drop_partial(data: Mapping[str, Any]) -> None:
         if not all(metric in entry for entry in entries):
             for entry in entries:
                 entry.pop(metric, None)
-
-
-def _known(value: Any) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _floats(values: Any) -> list[float | None]:

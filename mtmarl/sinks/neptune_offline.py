@@ -1,4 +1,4 @@
-"""Neptune, offline only: its hosted service closed in March 2026, so records stay on this machine."""
+"""Neptune, offline only: its hosted service closed in March 2026."""
 
 import logging
 import os
@@ -7,17 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from mtmarl.sinks import Sink
 from mtmarl.sinks.summary import summarise
 
 _log = logging.getLogger("mtmarl.sinks")
 
 
-class Neptune:
+class Neptune(Sink):
     def __init__(self, run_dir: Path, run: Mapping[str, Any]):
         directory = run_dir / ".neptune"
         os.environ["NEPTUNE_DATA_DIRECTORY"] = str(directory)  # read when a run is opened
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the client's own deprecations
+            warnings.simplefilter("ignore")  # deprecation warnings of the client
             import neptune
 
             self._run = neptune.init_run(
@@ -31,9 +32,6 @@ class Neptune:
             )
         _log.warning("neptune: the hosted service is closed; this run is recorded offline in %s", directory)
 
-    def start(self, total: int, done: int = 0) -> None:
-        pass
-
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         for name, value in metrics.items():
             self._run[name].append(float(value), step=step)
@@ -41,8 +39,7 @@ class Neptune:
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
     ) -> None:
-        summary = summarise(results)
-        self.log(step, {k.replace("eval/", "final/", 1) if final else k: v for k, v in summary.items()})
+        self.log(step, summarise(results, final))
 
     def close(self) -> None:
         self._run.stop()

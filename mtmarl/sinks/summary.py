@@ -1,4 +1,4 @@
-"""Per-episode results to the few scalars that a line, a plot or a progress bar shows."""
+"""Scalar summaries of per-episode results."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -9,13 +9,16 @@ HEADLINE_TEST = "eval/test/mean_normalised_return"
 
 
 def score(results: Mapping[str, Mapping[str, Any]], tasks: Sequence[str]) -> float:
-    """The mean normalised score over tasks; where one of them has none, the mean return."""
+    """Returns the mean normalised score over tasks, or the mean return if a task has no normalised score."""
     scores = [results[t]["normalised"] for t in tasks]
     return fmean(scores if None not in scores else [fmean(results[t]["return"]) for t in tasks])
 
 
-def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Means per task under `eval/<task>/…`, and the mean normalised return of training and of test tasks."""
+def summarise(results: Mapping[str, Mapping[str, Any]], final: bool = False) -> dict[str, float]:
+    """Returns means per task as `eval/<task>/…` and the mean normalised return of training and of test tasks.
+
+    final: the prefix is `final/` instead of `eval/`.
+    """
     out: dict[str, float] = {}
     scores: dict[str, list[float]] = {"train": [], "test": []}
     for task, result in results.items():
@@ -30,4 +33,4 @@ def summarise(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         out[HEADLINE] = fmean(scores["train"])
     if scores["test"]:
         out[HEADLINE_TEST] = fmean(scores["test"])
-    return out
+    return {name.replace("eval/", "final/", 1): v for name, v in out.items()} if final else out

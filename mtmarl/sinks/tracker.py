@@ -1,23 +1,21 @@
-"""Weights & Biases and Trackio, which share an interface."""
+"""Weights & Biases and Trackio. Both have the same interface."""
 
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+from mtmarl.sinks import Sink
 from mtmarl.sinks.summary import summarise
 
 PROJECT = "mtmarl"
 
 
-class Tracker:
-    """Logs through `write(metrics, step=…)` and ends with `finish()`."""
+class Tracker(Sink):
+    """Logs with `write(metrics, step=…)` and closes with `finish()`."""
 
     def __init__(self, write: Callable[..., Any], finish: Callable[[], Any]):
         self._write, self._finish = write, finish
-
-    def start(self, total: int, done: int = 0) -> None:
-        pass
 
     def log(self, step: int, metrics: Mapping[str, SupportsFloat]) -> None:
         self._write({name: float(value) for name, value in metrics.items()}, step=step)
@@ -25,8 +23,7 @@ class Tracker:
     def log_evaluation(
         self, step: int, results: Mapping[str, Mapping[str, Any]], final: bool = False
     ) -> None:
-        summary = summarise(results)
-        self.log(step, {k.replace("eval/", "final/", 1) if final else k: v for k, v in summary.items()})
+        self.log(step, summarise(results, final))
 
     def close(self) -> None:
         self._finish()
@@ -37,12 +34,12 @@ def _name(run: Mapping[str, Any]) -> str:
 
 
 def make_wandb(run_dir: Path, run: Mapping[str, Any]) -> Tracker:
-    """Writes offline below the run directory unless WANDB_MODE says otherwise; `wandb sync` uploads later."""
+    """Records offline in the run directory unless WANDB_MODE is set; `wandb sync` uploads the records."""
     import wandb
 
     mode: Any = os.environ.get("WANDB_MODE", "offline")
     config = dict(run.get("config", {}))
-    # Several seeds of one program have a run each, open side by side.
+    # The seeds of one program have separate runs that are open at the same time.
     live = wandb.init(
         project=PROJECT, name=_name(run), dir=str(run_dir), config=config, mode=mode, reinit="create_new"
     )
@@ -50,7 +47,7 @@ def make_wandb(run_dir: Path, run: Mapping[str, Any]) -> Tracker:
 
 
 def make_trackio(run_dir: Path, run: Mapping[str, Any]) -> Tracker:
-    """Writes to Trackio's local database; `trackio show` opens it."""
+    """Records in Trackio's local database; `trackio show` opens it."""
     import trackio
 
     live = trackio.init(project=PROJECT, name=_name(run), config=dict(run.get("config", {})))

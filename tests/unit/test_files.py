@@ -66,11 +66,11 @@ def test_what_is_listed_is_what_is_on_disk(tmp_path):
     refused = []
     assert files_below(root, refused=refused) == [root / "a", root / "d", root / "linked/b/run.json"]
     assert [(p.relative_to(root).as_posix(), why) for p, why in refused] == [
-        ("linked/up", "a link to a folder that it lies in"),
-        ("lost", "a link to nothing"),
+        ("linked/up", "a link to one of its parent folders"),
+        ("lost", "a broken link"),
         ("pipe", "neither a file nor a folder"),
     ]
-    with pytest.raises(UserError, match="linked/up: a link to a folder"):
+    with pytest.raises(UserError, match="linked/up: a link to one of its parent"):
         files_below(root)
 
 

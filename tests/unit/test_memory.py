@@ -37,7 +37,7 @@ def test_the_bound_is_below_what_the_run_takes(monkeypatch):
 )  # fmt: skip
 def test_the_key_to_lower_is_named(word, key, monkeypatch):
     monkeypatch.setattr(jax, "jit", None)  # Nothing compiles.
-    with pytest.raises(UserError, match=f"^{key}: its arrays alone take .*; lower {key}$"):
+    with pytest.raises(UserError, match=f"^{key}: its arrays need .*; lower {key}$"):
         prepared(word, monkeypatch=monkeypatch, most=50e6)
 
 

@@ -84,11 +84,11 @@ def test_a_second_signal_ends_a_process_that_runs_no_python():
         assert process.stdout.readline() == "begun\n"
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.readline() == "\n" and "once more" in process.stderr.readline()
+        assert process.stderr.readline() == "\n" and "repeat the signal" in process.stderr.readline()
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(stops.ONE_REQUEST_SECONDS + 0.2)
         process.send_signal(signal.SIGTERM)
-        assert process.stderr.read() == "\nstopped at once; it goes on\n"
+        assert process.stderr.read() == "\nstopped immediately; it goes on\n"
         assert process.wait() == 143
 
 
