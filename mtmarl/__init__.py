@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mtmarl.algos import ALGOS
     from mtmarl.data.imports import write_vault
+    from mtmarl.data.recorder import Recorder
     from mtmarl.data.vault import read_vault
     from mtmarl.envs.host import from_pettingzoo
     from mtmarl.envs.registry import make_env
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "ALGOS": "mtmarl.algos",
+    "Recorder": "mtmarl.data.recorder",
     "estimate_policy": "mtmarl.estimate",
     "evaluate_policy": "mtmarl.runs.policy",
     "from_pettingzoo": "mtmarl.envs.host",
@@ -31,6 +33,7 @@ _LAZY = {
 }
 __all__ = [
     "ALGOS",
+    "Recorder",
     "__version__",
     "estimate_policy",
     "evaluate_policy",
