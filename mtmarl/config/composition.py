@@ -96,6 +96,7 @@ def _merged(found: Iterable[Layer], words: Mapping[str, str], texts: Mapping[str
     for key, value in given:
         if key not in AS_THEY_STAND:
             _put(tree, key, value)
+    where = "configuration"
     try:
         node = OmegaConf.create(tree)
         for override in OverridesParser.create().parse_overrides([f"++{k}={v}" for k, v in words.items()]):
@@ -104,12 +105,17 @@ def _merged(found: Iterable[Layer], words: Mapping[str, str], texts: Mapping[str
             )
             if override.is_sweep_override():
                 raise ValueError(f"{text}: a list is written [a,b], a text 'a,b'")
+            where = key
             OmegaConf.update(node, key, override.value(), merge=True, force_add=True)
+        where = "configuration"
         values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise UserError(f"configuration: {' '.join(str(error.__cause__ or error).split())}") from error
+        raise UserError(f"{where}: {' '.join(str(error.__cause__ or error).split())}") from error
+    sections = {key for key in AS_THEY_STAND if any(word.startswith(f"{key}.") for word in words)}
     for key, value in (*given, *texts.items()):
-        if key in AS_THEY_STAND:
+        if (
+            key in AS_THEY_STAND and key not in sections
+        ):  # A section in its place stays, for `parse` to refuse.
             _put(values, key, value)
     return values
 

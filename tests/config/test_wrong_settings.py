@@ -11,6 +11,7 @@ import pytest
 
 from mtmarl import config
 from mtmarl.errors import UserError
+from mtmarl.settings import flatten
 
 VALUES: tuple[Any, ...] = (
     math.nan, math.inf, -math.inf, 1e30, 1e39, 10**400, 10**5000, 1e10, -1, 0, 2**31, True, False, "x", "", None, [],
@@ -107,3 +108,10 @@ def test_command_lines(word):
     with pytest.raises(UserError) as caught:
         config.compose(["+algo=sable", "+tasks=lbf_5", word], "train")
     assert "\n" not in str(caught.value)
+
+
+def test_no_value_takes_keys_of_its_own(values):
+    """No word of a command line is dropped: a key below a value, or below a text that is taken as it stands."""
+    for key in (k for k in flatten(values) if not k.startswith("algo") and k not in ("run", "seeds")):
+        with pytest.raises(UserError, match=rf"\b{key}\b"):
+            config.compose(["+algo=sable", "+tasks=lbf_5", f"{key}.more=x"], "train")
