@@ -12,6 +12,7 @@ from zipfile import is_zipfile
 import numpy as np
 
 from mtmarl import records, terminal
+from mtmarl.data import pymarl_files
 from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import counted
 from mtmarl.data.features import encode
@@ -222,9 +223,10 @@ def import_files(
     replace: bool = False,
     say: Callable[[str], object] = terminal.say,
 ) -> None:
-    """Imports `.npz` and `.parquet` files, each as the vault of one task; `{stem}` in `task` is the name of the file.
+    """Imports files, each as the vault of one task; `{stem}` in `task` is the name of the file.
 
-    `names` maps fields of `write_vault` to names of arrays in the files, where they differ. Exports of this package are
+    Files are `.npz`, `.parquet` or `.h5`, or folders with `part_*.h5`. `names` maps fields of `write_vault` to names of
+    arrays in `.npz` and `.parquet` files, where they differ. Exports of this package are
     imported as they are. A file that cannot be imported does not stop the others. Raises UserError if any was not.
     """
     names = {name: name for name in FIELDS} | dict(names or {})
@@ -253,8 +255,10 @@ def _read(
     file: Path, task: str, names: Mapping[str, str], horizon: int | None
 ) -> tuple[Recording, dict[str, Any]]:
     readers = {".npz": _read_npz, ".parquet": _read_parquet}
+    if file.is_dir() or file.suffix in (".h5", ".hdf5"):
+        return make_vault(task, pymarl_files.read(file, horizon), horizon, file)
     if file.suffix not in readers:
-        raise UserError(f"{file}: must end in {' or '.join(readers)}")
+        raise UserError(f"{file}: must end in {', '.join(readers)} or .h5, or be a folder with part_*.h5")
     try:
         arrays, about = readers[file.suffix](file)
         metadata = {} if about is None else records.loads(about, str(file))
