@@ -9,7 +9,7 @@ from typing import Any
 
 from mtmarl import memory
 from mtmarl.algos import ALGOS, ONLINE, make_algorithm, parse_algorithm
-from mtmarl.algos.base import Spec
+from mtmarl.algos.base import Algorithm, Spec
 from mtmarl.config import Config
 from mtmarl.data import vault
 from mtmarl.data.sources import (
@@ -49,7 +49,9 @@ def _takes(layout: Layout, envs: Sequence[Env], told: bool) -> bool:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is known of a run before its data are read. `raw`: its tasks as they are, without the layout."""
+    """What is known of a run before its data are read. `raw`: its tasks as they are, without the layout. `algo`: with
+    any range of values, where it needs that of the data.
+    """
 
     spec: Spec
     settings: Any
@@ -59,6 +61,7 @@ class RunSpec:
     layout: Layout
     dims: Dims
     plan: loop.Plan
+    algo: Algorithm
     needs_vaults: bool
     start: SavedRun | None
 
@@ -99,7 +102,7 @@ def run_spec(cfg: Config, make: Callable[[str], Env] = make_env) -> RunSpec:
     )  # fmt: skip
     plan = loop.Plan(cfg.seed, cfg.trainer.updates, cfg.trainer.chunk, cfg.trainer.checkpoint_every)
     loop.check_plan(plan, [loop.Event(cfg.evaluator.every, lambda update, params: {})])
-    # Only to see what it is trained on: the range of values is read off the vaults, if it is trained on any.
+    # The range of values is read off the vaults, if it is trained on any.
     algo = make_algorithm(spec, settings, dims, plan.updates, (0.0, 1.0))
     if (warmup := spec.rollouts(settings).critic_warmup) % plan.chunk:
         raise UserError(
@@ -115,6 +118,7 @@ def run_spec(cfg: Config, make: Callable[[str], Env] = make_env) -> RunSpec:
         layout,
         dims,
         plan,
+        algo,
         needs_vaults(algo),
         start,
     )
@@ -128,7 +132,9 @@ def prepare(cfg: Config) -> Job:
     vaults = VaultWindows(None, None, [1.0] * len(o.train_envs), 0, [])
     if o.needs_vaults:
         vaults = open_vaults(cfg, o.spec, o.settings, raw(o.train_envs), raw(o.test_envs), o.layout, o.dims)
-    algo = make_algorithm(o.spec, o.settings, o.dims, o.plan.updates, vaults.value_range)
+    algo = o.algo
+    if "value_range" in o.spec.needs:
+        algo = make_algorithm(o.spec, o.settings, o.dims, o.plan.updates, vaults.value_range)
     # What is played while training pays in the units of what was recorded.
     envs = [InUnits(env, unit) for env, unit in zip(o.train_envs.values(), vaults.units, strict=True)]
     options = window_options(cfg, o.layout)

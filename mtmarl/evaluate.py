@@ -19,7 +19,6 @@ def main(argv: list[str] | None = None) -> int:
 def run(cfg: config.Config) -> None:
     """Prints one line per task, acting as when the run was scored, and greedily; a JSON line at the end."""
     from mtmarl import build
-    from mtmarl.envs.registry import make_env
     from mtmarl.runs import policy as policies
     from mtmarl.runs.identity import train_tasks
     from mtmarl.training import sharding
@@ -34,13 +33,13 @@ def run(cfg: config.Config) -> None:
     references = {**build.known_references(cfg, tasks), **policy.references}
     episodes = cfg.evaluator.final_episodes
     explore = policy.config.evaluator.explore
-    scored = policies.evaluate_policy(policy, tasks, episodes, cfg.seed, explore)
-    greedy = policies.evaluate_policy(policy, tasks, episodes, cfg.seed, 0.0)
+    evaluator = policies.make_evaluator(policy, tasks, episodes, cfg.seed)
+    scored, greedy = (evaluator.evaluate(policy.params, 0, episodes, share) for share in (explore, 0.0))
     width = max(map(len, tasks))
     record = {}
     for task in tasks:
         error = scored[task].standard_error
-        spec = make_env(task).spec
+        spec = evaluator.envs[task].spec
         won = scored[task].win_rate(spec)
         normalised = scored[task].normalised(spec, references.get(task, {}).get("reference"))
         record[task] = {

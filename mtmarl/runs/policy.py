@@ -253,7 +253,11 @@ def evaluate_policy(
     explore: 0 greedy … 1 sample; None: as its run was scored.
     """
     explore = policy.config.evaluator.explore if explore is None else explore
-    names = [tasks] if isinstance(tasks, str) else tasks
-    envs = {name: policy.layout.wrap(make_env(name)) for name in names}
-    evaluator = Evaluator(envs, policy.act, policy.init_carry, min(32, episodes), seed)
+    evaluator = make_evaluator(policy, [tasks] if isinstance(tasks, str) else tasks, episodes, seed)
     return evaluator.evaluate(policy.params, 0, episodes, explore)
+
+
+def make_evaluator(policy: Policy, tasks: Sequence[str], episodes: int, seed: int) -> Evaluator:
+    """One compiled program a task, for any `explore`."""
+    envs = {name: policy.layout.wrap(make_env(name)) for name in tasks}
+    return Evaluator(envs, policy.act, policy.init_carry, min(32, episodes), seed)

@@ -215,7 +215,7 @@ def _evaluate(here: Path) -> int:
         raise _Seen(policy.params)
 
     try:
-        with _instead(policies, evaluate_policy=stop):
+        with _instead(policies, make_evaluator=stop):
             return evaluate.main([f"run={here / 'run'}", f"data.vault_dir={here / 'vaults'}"])
     except _Seen:
         return 0
