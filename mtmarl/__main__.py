@@ -3,6 +3,7 @@
 import runpy
 import sys
 
+from mtmarl import terminal
 from mtmarl.parsing import suggest
 
 COMMANDS = {
@@ -19,12 +20,12 @@ COMMANDS = {
 def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print("usage: mtmarl COMMAND [options]\n")
-        print("\n".join(f"  {command:<10} {what}" for command, what in COMMANDS.items()))
-        print("\n`mtmarl COMMAND --help` lists the options of a command.")
+        terminal.say("usage: mtmarl COMMAND [options]", "")
+        terminal.say(*(f"  {command:<10} {what}" for command, what in COMMANDS.items()))
+        terminal.say("", "`mtmarl COMMAND --help` lists the options of a command.")
         return
     if name not in COMMANDS:
-        print(f"error: {name}: no such command{suggest(name, COMMANDS)}", file=sys.stderr)
+        terminal.say(f"error: {name}: no such command{suggest(name, COMMANDS)}", error=True)
         sys.exit(2)
     sys.argv[:2] = [f"mtmarl {name}"]
     runpy.run_module(f"mtmarl.{name}", run_name="__main__", alter_sys=False)

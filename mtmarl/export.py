@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from mtmarl import terminal
 from mtmarl.errors import UserError, exit_with, failed
 
 LOADER = '''"""Acts with an exported policy. Needs jax, NumPy and flatbuffers, which jax reads programs with."""
@@ -128,7 +129,7 @@ def read_options(argv: list[str]) -> dict[str, str]:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if any(word in ("-h", "--help") for word in argv):
-        print(__doc__)
+        terminal.say(*(__doc__ or "").splitlines())
         return 0
     try:
         options = read_options(argv)
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 
         policy = load_policy(options["run"], options["which"])
         export_policy(policy, teams, Path(options["out"]).expanduser(), options["task"] or None, share)
-        print(f"wrote {options['out']}: teams of {', '.join(map(str, teams))}, policy.json, loader.py")
+        terminal.say(f"wrote {options['out']}: teams of {', '.join(map(str, teams))}, policy.json, loader.py")
         return 0
     except (UserError, OSError) as error:
         return failed(error)
