@@ -59,7 +59,9 @@ def compose(argv: Sequence[str], command: str) -> Config:
         if command_line.is_task_set(file)
         else "the command line"
     )
-    parse(TasksConfig, values.get("tasks") or {}, where)  # Names the file where a key of it is wrong.
+    parse(
+        TasksConfig, values.get("tasks") or {}, where, "tasks"
+    )  # Names the file where a key of it is wrong.
     cfg = parse(
         Config,
         {key: value for key, value in values.items() if value is not None or key not in GROUPS},
@@ -106,7 +108,9 @@ def _merged(found: Iterable[Layer], words: Mapping[str, str], texts: Mapping[str
             if override.is_sweep_override():
                 raise ValueError(f"{text}: a list is written [a,b], a text 'a,b'")
             where = key
-            OmegaConf.update(node, key, override.value(), merge=True, force_add=True)
+            value = override.value()
+            # A list in place of a section replaces it: `parse` refuses it.
+            OmegaConf.update(node, key, value, merge=isinstance(value, dict), force_add=True)
         where = "configuration"
         values: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException, ValueError, RecursionError) as error:
