@@ -93,7 +93,7 @@ def main() -> None:
     )
     print("| method | phase | parameters | updates/s | compile s |\n|---|---|---:|---:|---:|")
     layout = Layout(("smax",), WIDTH, smax.ACTIONS)
-    split = replace(of_layout(layout), most_targets=ENEMIES)
+    split = replace(of_layout(layout), most_objects=ENEMIES)
     dims = Dims(AGENTS, WIDTH, smax.ACTIONS, 150, TASKS, split)
     source = vault_source(smax_data(), batch, context)
     for name in METHODS:

@@ -22,12 +22,14 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "ALGOS": "mtmarl.algos",
+    "Family": "mtmarl.envs.api",
     "Recorder": "mtmarl.data.recorder",
     "estimate_policy": "mtmarl.estimate",
     "evaluate_policy": "mtmarl.runs.policy",
     "from_pettingzoo": "mtmarl.envs.host",
     "load_policy": "mtmarl.runs.policy",
     "make_env": "mtmarl.envs.registry",
+    "register_family": "mtmarl.envs.registry",
     "read_vault": "mtmarl.data.vault",
     "write_vault": "mtmarl.data.imports",
 }

@@ -57,9 +57,8 @@ class TaskSpec:
     """What is known of a task before it is stepped. `name` is `family/scenario`.
 
     win_return: an episode that returns more is won; None where nothing is won or lost. max_return: what the best
-    episode returns; None where that is not known. task_features: further numbers
-    that describe the task, by the names of `envs.layout.TASK_FEATURES`. slots: the columns of an observation that
-    list interchangeable objects.
+    episode returns; None where that is not known. task_features: further numbers that describe the task, by the names
+    that its family gives them.
     """
 
     name: str
@@ -71,7 +70,6 @@ class TaskSpec:
     win_return: float | None = None
     max_return: float | None = None
     task_features: Mapping[str, int | float] = field(default_factory=dict, hash=False)
-    slots: tuple[Slots, ...] = ()
 
     @property
     def dims(self) -> Dims:
@@ -92,25 +90,30 @@ class Observation(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """An observation as entities: the agent itself, M other agents and E targets (foods, enemies, …) that it sees.
+    """An observation as entities: the agent itself, M other agents and E objects (foods, enemies, …) that it sees.
 
-    What there is in the same number in every task belongs to `own`. A slot whose mask is False holds nothing.
-    A family without other agents or without targets has them in no number and of no width.
+    Features that every task has in the same number belong to `own`. A slot whose mask is False is empty.
+    A family without other agents or without objects has `no_entities` there.
     """
 
     own: Float[Array, "*b N F"]
     allies: Float[Array, "*b N M G"]
-    targets: Float[Array, "*b N E H"]
+    objects: Float[Array, "*b N E H"]
     ally_mask: Bool[Array, "*b N M"]
-    target_mask: Bool[Array, "*b N E"]
+    object_mask: Bool[Array, "*b N E"]
 
 
 class TeamTokens(NamedTuple):
-    """What a team sees together: the agents, slot by slot, and the targets in common coordinates."""
+    """What a team sees together: the agents, slot by slot, and the objects in common coordinates."""
 
     agents: Float[Array, "*b N F"]
-    targets: Float[Array, "*b E H"]
-    target_mask: Bool[Array, "*b E"]
+    objects: Float[Array, "*b E H"]
+    object_mask: Bool[Array, "*b E"]
+
+
+def no_entities(*shape: int) -> tuple[Float[Array, "*b 0 0"], Bool[Array, "*b 0"]]:
+    """Tokens and mask [*shape, …] of a kind of entity that there is none of."""
+    return jnp.zeros((*shape, 0, 0)), jnp.zeros((*shape, 0), bool)
 
 
 @dataclass(frozen=True)
@@ -118,15 +121,15 @@ class Entities:
     """How the observations of a set of tasks split into entities. Both functions take any leading batch axes. `observe`
     takes every agent by itself.
 
-    `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at target k; an
-    observation with fewer actions has fewer targets. `most_targets`: of any task that is trained on (None: not known).
+    `base_actions`: how many actions aim at nothing. Where `aimed`, action `base_actions + k` aims at object k; an
+    observation with fewer actions has fewer objects. `most_objects`: of any task that is trained on (None: not known).
     """
 
     base_actions: int
     aimed: bool
     observe: Callable[[Observation], Tokens]
     team: Callable[[Observation], TeamTokens]
-    most_targets: int | None = None
+    most_objects: int | None = None
 
 
 class TimeStep(NamedTuple):

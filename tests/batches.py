@@ -8,26 +8,26 @@ from mtmarl.types import Batch, Entities, Observation, TeamTokens, Tokens
 OBS, ACTIONS, ROWS, STEPS = 7, 5, 4, 6
 
 
-def _toy_targets(obs: Observation):
-    targets = obs.obs[..., 2 : obs.action_mask.shape[-1] - 1, None]
-    return targets, targets[..., 0] > -1
+def _toy_objects(obs: Observation):
+    objects = obs.obs[..., 2 : obs.action_mask.shape[-1] - 1, None]
+    return objects, objects[..., 0] > -1
 
 
 def _toy_observe(obs: Observation) -> Tokens:
-    targets, seen = _toy_targets(obs)
+    objects, seen = _toy_objects(obs)
     ally = obs.obs[..., None, 4:7][..., : obs.obs.shape[-2] - 1, :]
-    return Tokens(obs.obs[..., :2], ally, targets, ally[..., 0] > -1, seen)
+    return Tokens(obs.obs[..., :2], ally, objects, ally[..., 0] > -1, seen)
 
 
 def _toy_team(obs: Observation) -> TeamTokens:
-    targets, seen = _toy_targets(obs)
+    objects, seen = _toy_objects(obs)
     seen &= obs.agent_mask[..., None]
     count = seen.sum(-2)
-    mean = (targets * seen[..., None]).sum(-3) / jnp.maximum(count, 1)[..., None]
+    mean = (objects * seen[..., None]).sum(-3) / jnp.maximum(count, 1)[..., None]
     return TeamTokens(obs.obs, mean, count > 0)
 
 
-# An agent with two numbers of its own sees two targets of one number and, unless it is alone, an ally of three; actions
+# An agent with two numbers of its own sees two objects of one number and, unless it is alone, an ally of three; actions
 # 3 and 4 aim.
 TOY = Entities(3, True, _toy_observe, _toy_team)
 

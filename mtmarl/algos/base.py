@@ -86,9 +86,9 @@ def drop_unused_actions(algo: Algorithm, dims: Dims) -> Algorithm:
     The parameters of `algo` must not depend on the number of objects.
     """
     split = dims.entities
-    if split is None or not split.aimed or split.most_targets is None:
+    if split is None or not split.aimed or split.most_objects is None:
         return algo
-    actions = split.base_actions + split.most_targets
+    actions = split.base_actions + split.most_objects
     cut = lambda batch: batch._replace(action_mask=batch.action_mask[..., :actions])
 
     def on_less(update: Update) -> Update:

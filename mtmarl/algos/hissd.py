@@ -86,7 +86,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         return module.apply({"params": params[name]}, *args)
 
     def predictor_for(state):
-        return hissd.Predictor(state.agents.shape[-1], state.targets.shape[-1])
+        return hissd.Predictor(state.agents.shape[-1], state.objects.shape[-1])
 
     def last(batch: Batch):
         return entities.last_actions(batch)
@@ -119,19 +119,19 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         predictor = predictor_for(state)
 
         def one(carry, x):
-            agents, targets, carry = run(predictor, params, "predictor", *x, carry)
-            return carry, (agents, targets)
+            agents, objects, carry = run(predictor, params, "predictor", *x, carry)
+            return carry, (agents, objects)
 
         now = jax.tree.map(lambda x: x[:, :-1], (skills, batch.agent_mask))
-        carry = jnp.zeros((batch.action.shape[0], state.targets.shape[-2], width))
-        _, (agents, targets) = entities.unroll(one, carry, now, batch.first[:, :-1])
+        carry = jnp.zeros((batch.action.shape[0], state.objects.shape[-2], width))
+        _, (agents, objects) = entities.unroll(one, carry, now, batch.first[:, :-1])
 
         def error(x, y, mask):
             each = ((x - y) ** 2).sum(-1) / max(y.shape[-1], 1)
             return (each * mask).sum(-1) / jnp.maximum(mask.sum(-1), 1)
 
         agent_error = error(agents, state.agents, batch.agent_mask[:, 1:])
-        return agent_error + error(targets, state.targets, state.target_mask)
+        return agent_error + error(objects, state.objects, state.object_mask)
 
     def contrastive_loss(params, target, batch: Batch, contrast, key):
         """Returns (loss, accuracy of the positive) at one step of every row."""
@@ -211,7 +211,7 @@ def make(config: Config, dims: Dims, value_range: tuple[float, float]) -> Algori
         if predicts:
             state = hissd.next_state(split, batch.observation, batch.action)
             now = jax.tree.map(lambda x: x[:, :-1], (skills, batch.agent_mask))
-            carry = jnp.zeros((*state.targets.shape[:-1], width))
+            carry = jnp.zeros((*state.objects.shape[:-1], width))
             params["predictor"] = make_params(predictor_for(state), *now, carry)
             params["value"] = make_params(value, tokens, history)
             team = entities.team_of(split, batch)

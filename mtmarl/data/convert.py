@@ -21,18 +21,14 @@ from mtmarl.data import boundaries, foreign_arrays
 from mtmarl.data import vault as vaults
 from mtmarl.data.boundaries import Known, Meaning, Recorded, Team
 from mtmarl.data.flashbax import ARCHIVE, found_vaults, read_flashbax
-from mtmarl.data.foreign_arrays import TeamReward, boolean, per_agent, real
+from mtmarl.data.foreign_arrays import boolean, per_agent, real
 from mtmarl.data.vault import Recording
 from mtmarl.data.vault.schema import MAX_HORIZON
-from mtmarl.envs.registry import FAMILIES, make_env
+from mtmarl.envs.api import Family, TeamReward
+from mtmarl.envs.registry import families, get_family, make_env
 from mtmarl.errors import UserError, each_of
 from mtmarl.task_names import check_dataset, task_parts
-from mtmarl.types import Env
-
-# The team reward where agents have their own, as the adapters of the families define it.
-TEAM_REWARD: dict[str, TeamReward] = {"connector": "mean", "lbf": "sum"}
-# The largest return of an episode of a family: all agents connected, all food eaten.
-MAX_RETURN = {"connector": 1.0, "lbf": 1.0}
+from mtmarl.types import TaskSpec
 
 
 class _Layout(NamedTuple):
@@ -155,7 +151,8 @@ def convert_all(
 def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B008
     """One Flashbax vault of another library, read whole. UserError where something must be known and is not."""
     task, quality = names(path, options)
-    env = make_env(task) if task.partition("/")[0] in FAMILIES else None
+    family = get_family(task.partition("/")[0])
+    spec = make_env(task).spec if family.make else None
     leaves, metadata = read_flashbax(path)
     layout = layout_of(leaves, path)
     if not any(leaf[:, -1].any() for leaf in leaves.values()):
@@ -164,10 +161,10 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
         )
     remarks: list[str] = []
     try:
-        recording, scale = _converted(leaves, LAYOUTS[layout], task, env, options, remarks)
+        recording, scale = _converted(leaves, LAYOUTS[layout], family, spec, options, remarks)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    horizon = options.horizon or (env.spec.horizon if env else None)
+    horizon = options.horizon or (spec.horizon if spec else None)
     about = {
         "task": task,
         "horizon": horizon or int(recording.step_count.max()) + 1,
@@ -184,13 +181,12 @@ def convert(path: Path, options: Options = Options()) -> Converted:  # noqa: B00
 def _converted(
     leaves: Mapping[str, np.ndarray],
     layout: _Layout,
-    task: str,
-    env: Env | None,
+    family: Family,
+    spec: TaskSpec | None,
     options: Options,
     remarks: list[str],
 ) -> tuple[Recording, list[float]]:
     """The recording and the scale of its observations."""
-    spec, family = env.spec if env else None, task.partition("/")[0]
     if len({leaves[leaf].shape[:2] for leaf in layout.needs}) > 1:
         raise UserError("its arrays differ in the number of rows")
     obs = foreign_arrays.features(
@@ -200,7 +196,7 @@ def _converted(
     action = foreign_arrays.discrete(leaves[layout.action], agents)
     own_reward = per_agent(layout.reward, real(layout.reward, leaves[layout.reward]), agents)
     foreign_arrays.float32("rewards", own_reward, remarks)
-    reward = foreign_arrays.team_reward(own_reward, options.team_reward or TEAM_REWARD.get(family), remarks)
+    reward = foreign_arrays.team_reward(own_reward, options.team_reward or family.team_reward, remarks)
     flags = [
         np.broadcast_to(per_agent(leaf, boolean(leaf, leaves[leaf]), agents), action.shape)
         for leaf in (layout.ended, layout.cut)
@@ -223,7 +219,7 @@ def _converted(
             options.horizon or (spec.horizon if spec else None),
             options.horizon,
             options.rollout_length,
-            spec.max_return or MAX_RETURN.get(family) if spec else None,
+            family.max_return,
             options.flags,
             options.team_flags,
         ),
@@ -246,7 +242,7 @@ def _converted(
         "observations or rewards that are not finite": ~np.isfinite(obs).all((1, 2)) | ~np.isfinite(reward),
     }
     keep = _without(bad, found.first, remarks)
-    raw, scale = foreign_arrays.scaled(obs[keep], spec, None if env is None else env.obs_scale, remarks)
+    raw, scale = foreign_arrays.scaled(obs[keep], family, spec, remarks)
     columns = (mask, action, reward, found.first, found.terminal, found.truncated, found.count)
     return Recording._make((raw, *(x[keep] for x in columns), np.zeros(len(raw), np.int32))), scale
 
@@ -273,7 +269,7 @@ def _place(path: Path, task: str | None) -> tuple[str, str]:
     family = task or above.parent.name
     if above.suffix == ".vlt" and family not in ("", ARCHIVE):
         return f"{family}/{above.stem}", path.name
-    if task is None and above.name in FAMILIES:  # vaults/oryx/connector/con-5x5x3a
+    if task is None and above.name in families():  # vaults/oryx/connector/con-5x5x3a
         return f"{above.name}/{path.name}", "oryx"
     raise UserError(f"{path}: which task is this? give --task family/scenario")
 

@@ -1,14 +1,12 @@
 """What a vault holds, in figures: for `mtmarl.vault describe`, for plots and for the card of a published data set."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from mtmarl.data.vault import Episodes, Recording, Vault, episodes
-from mtmarl.envs.registry import FAMILIES, observation_fields
-from mtmarl.errors import UserError
+from mtmarl.envs.registry import get_family
 
 # An expert episode: its return covers this share of the way from random play to the reference policy.
 EXPERT = 0.9
@@ -114,12 +112,9 @@ def observation_layout(about: Mapping[str, Any]) -> list[list[Any]]:
     """What each number of one agent's observation is: [[name, scale], …], from the metadata or the task's family."""
     scale = about["obs_scale"]
     names = about.get("observation_fields")
-    family = about["task"].partition("/")[0]
-    if names is None and family in FAMILIES:
-        # What a family needs to be played need not be installed where its data are looked at.
-        with suppress(ImportError, UserError):
-            names = [name for name, _ in observation_fields(family)]
-    if names is None or len(names) != len(scale):
+    if names is None:
+        names = get_family(about["task"].partition("/")[0]).fields
+    if len(names) != len(scale):
         names = [f"feature {i}, meaning not recorded" for i in range(len(scale))]
     return [[name, s] for name, s in zip(names, scale, strict=True)]
 

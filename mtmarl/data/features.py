@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from mtmarl.envs.api import InUnits
 from mtmarl.envs.layout import LaidOut
-from mtmarl.envs.registry import FAMILIES
+from mtmarl.envs.registry import get_family
 from mtmarl.types import Env
 
 Stored = np.ndarray  # [..., O] int8 or float32
@@ -37,15 +37,16 @@ def join(parts: Sequence[Stored], scale: Float[np.ndarray, "O"]) -> tuple[list[S
 
 
 def fits_int8(envs: Sequence[Env]) -> bool:
-    """Whether observations of these tasks are known to be int8 features: tests hold the built-in families to that.
+    """Whether observations of these tasks are known to be int8 features, as their families say.
 
     Replay decides by it, since a compiled program cannot change its types when it meets other numbers. A wrapper from
-    elsewhere may change the observations of a built-in task, so it is not known of that.
+    elsewhere may change the observations of a task, so of that it is not known.
     """
-    return all(map(_built_in, envs))
+    return all(map(_known_scale, envs))
 
 
-def _built_in(env: Env) -> bool:
+def _known_scale(env: Env) -> bool:
     while isinstance(env, InUnits | LaidOut):
         env = env.raw
-    return env.spec.family in FAMILIES and type(env).__module__.startswith("mtmarl.envs.")
+    family = get_family(env.spec.family)
+    return family.obs_scale is not None and type(env).__module__ == getattr(family.make, "__module__", None)

@@ -4,15 +4,13 @@
 """
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
 from mtmarl.data.vault.schema import MAX_ACTIONS
+from mtmarl.envs.api import Family, TeamReward
 from mtmarl.errors import UserError
 from mtmarl.types import TaskSpec
-
-TeamReward = Literal["mean", "sum"]
 
 
 def features(name: str, x: np.ndarray) -> np.ndarray:
@@ -188,29 +186,27 @@ def check_sizes(spec: TaskSpec | None, obs: np.ndarray, mask: np.ndarray) -> Non
 
 
 def scaled(
-    obs: np.ndarray, spec: TaskSpec | None, own: np.ndarray | None, remarks: list[str]
+    obs: np.ndarray, family: Family, spec: TaskSpec | None, remarks: list[str]
 ) -> tuple[np.ndarray, list[float]]:
     """Features as int8 with their scale, or as float32 with a scale of 1 where that would lose something."""
     ones = np.ones(obs.shape[2], np.float32)
-    known = {"": own, "raw integers": ones} if own is not None else {"": ones}
-    if spec is not None and own is not None and spec.family == "connector":
-        # The published data sets divide cells by the squared grid size, which is the time limit.
-        known["cells by the squared grid size"] = np.where(own == 1, ones, np.float32(1 / spec.horizon))
+    own, published = family.obs_scale, family.published_scale
+    if own is not None and len(own) != len(ones):
+        own = None
+    known = {"": ones} if own is None else {"": own, "raw integers": ones}
+    if spec is not None and published is not None:
+        known[published.name] = published.of(spec)
+    where = spec.name if spec else family.name
     # Raw integers first: small ones are also multiples of a scale.
     for what, scale in sorted(known.items(), key=lambda item: item[0] != "raw integers"):
         raw = np.rint(obs / scale)
         # Equal up to a rounding of float32; else the features are stored as they are.
         if (np.abs(raw * scale - obs) <= 2**-22 * np.abs(obs)).all() and (np.abs(raw) <= 127).all():
             if what:
-                remarks.append(
-                    f"observations hold {what}: stored with the scale of {spec.name if spec else ''}"
-                )
-            if what.startswith("cells"):
-                remarks.append(
-                    "cells outside the grid, and targets of connected agents, stay coded as they were: in play agents "
-                    "see another code there"
-                )
+                remarks.append(f"observations hold {what}: stored with the scale of {where}")
+            if published is not None and what == published.name:
+                remarks.append(published.remark)
             return raw.astype(np.int8), (ones if own is None else own).tolist()
-    if spec is not None:
-        remarks.append(f"observations are not those of {spec.name} here: stored as they are, float32")
+    if own is not None:
+        remarks.append(f"observations are not those of {where} here: stored as they are, float32")
     return obs, ones.tolist()

@@ -20,7 +20,7 @@ from mtmarl.data.foreign_arrays import check_sizes
 from mtmarl.data.vault import Recording, checks
 from mtmarl.data.vault.checks import check_none
 from mtmarl.data.vault.schema import MAX_ACTIONS, MAX_HORIZON, Dims
-from mtmarl.envs.registry import FAMILIES, make_env
+from mtmarl.envs.registry import get_family, make_env
 from mtmarl.errors import UserError, each_of
 from mtmarl.parsing import convert
 from mtmarl.task_names import check_dataset, task_parts
@@ -130,7 +130,7 @@ def _check_sizes(where: Any, spec: TaskSpec | None, obs: np.ndarray, mask: np.nd
 
 def _spec_of(task: str) -> TaskSpec | None:
     """None for a family without an environment here."""
-    return make_env(task).spec if task.partition("/")[0] in FAMILIES else None
+    return make_env(task).spec if get_family(task.partition("/")[0]).make else None
 
 
 def _numbers(where: Any, name: str, value: Any) -> np.ndarray:

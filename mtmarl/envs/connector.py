@@ -19,8 +19,9 @@ from jumanji.environments.routing.connector.constants import EMPTY, PATH, POSITI
 from jumanji.environments.routing.connector.env import Connector as RawConnector
 from jumanji.environments.routing.connector.generator import RandomWalkGenerator
 
-from mtmarl.envs.api import check, check_precision, flags, match
-from mtmarl.types import TaskSpec, TimeStep
+from mtmarl.envs.api import Discrete, Family, PublishedScale, check, check_precision, flags, match
+from mtmarl.envs.tokens import CELL, cells_around, present_first
+from mtmarl.types import Entities, Observation, TaskSpec, TeamTokens, TimeStep, Tokens, no_entities
 
 ACTIONS = 5  # noop, up, right, down, left
 REACH = 2  # cells seen in each direction
@@ -49,7 +50,7 @@ class Connector:
         features = {
             "height": raw.grid_size,
             "width": raw.grid_size,
-            "targets": raw.num_agents,
+            "objects": raw.num_agents,
             "sight": REACH,
         }
         sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
@@ -112,3 +113,45 @@ def make(scenario: str) -> Connector:
     check(name, 4 * agents <= grid**2, "every agent needs at least four cells")
     generator = RandomWalkGenerator(grid_size=grid, num_agents=agents)
     return Connector(name, RawConnector(generator=generator, time_limit=grid**2))
+
+
+def _own(obs: jax.Array) -> jax.Array:
+    """The whole observation, and the way to the target."""
+    way = (obs[..., 2:4] - obs[..., :2]) * (CELL / OBS_SCALE[0])
+    return jnp.concatenate([obs, way], axis=-1)
+
+
+def observe(observation: Observation) -> Tokens:
+    """Allies are the heads in the window. Each agent has one target, which is part of `own`."""
+    blockers = observation.obs[..., 4 : 4 + WINDOW**2]
+    heads = jnp.delete(blockers, WINDOW**2 // 2, axis=-1) == 1.0
+    cells = jnp.broadcast_to(CELL * cells_around(REACH), (*heads.shape, 2))
+    allies, ally_mask = present_first(cells, heads, observation.obs.shape[-2] - 1)
+    own = _own(observation.obs)
+    objects, object_mask = no_entities(*own.shape[:-1])
+    return Tokens(own, allies, objects, ally_mask, object_mask)
+
+
+def team(observation: Observation) -> TeamTokens:
+    own = _own(observation.obs)
+    return TeamTokens(own, *no_entities(*own.shape[:-2]))
+
+
+FAMILY = Family(
+    "connector",
+    make,
+    fields=FIELDS,
+    obs_scale=OBS_SCALE,
+    published_scale=PublishedScale(
+        "cells by the squared grid size",  # which is the time limit
+        lambda spec: np.where(OBS_SCALE == 1, OBS_SCALE, np.float32(1 / spec.horizon)),
+        "cells outside the grid, and targets of connected agents, stay coded as they were: in play agents see another "
+        "code there",
+    ),
+    entities=Entities(ACTIONS, False, observe, team),
+    task_features=("height", "width", "objects", "sight"),
+    actions=Discrete(ACTIONS),
+    team_reward="mean",
+    max_return=1.0,
+    package="jumanji",
+)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl.envs import smax
+from mtmarl.envs.registry import BUILT_IN, get_family
 from mtmarl.errors import UserError
 from mtmarl.ops.slots import shuffled_columns, take_columns
 from mtmarl.random_streams import Stream, branch
@@ -23,19 +23,24 @@ from mtmarl.types import Env, Slots, TaskSpec, TimeStep
 
 AgentIds = Literal["none", "fixed", "random"]
 
-# What describes a task, whatever its family, in cells, steps and numbers of things; 0 where a family knows no such
-# thing. targets: foods, shelves requested at a time, cells to connect, enemies. cooperation: whether every food takes
-# the whole team. level: the highest of an agent.
-TASK_FEATURES = (
-    "agents", "horizon", "height", "width", "targets", "sight", "level", "cooperation", "shelves",
-    *smax.unit_counts("allies", ()), *smax.unit_counts("enemies", ()),
-)  # fmt: skip
 # Standardised features are stored in this unit, so that int8 holds them; beyond four spreads they are clipped.
 FEATURE_STEP = 1 / 32
 
 
 def family_of(task: str) -> str:
     return task.partition("/")[0]
+
+
+def task_feature_names(specs: Iterable[TaskSpec] = ()) -> tuple[str, ...]:
+    """The names of what describes a task: of the built-in families, then of these tasks' own; 0 where a task has none.
+
+    The features of all built-in families come first, whatever the tasks, so that policies of one can be fine-tuned on
+    another.
+    """
+    specs = list(specs)
+    declared = (get_family(f).task_features for f in (*BUILT_IN, *(s.family for s in specs)))
+    told = (s.task_features for s in specs)
+    return tuple(dict.fromkeys(("agents", "horizon", *(n for names in (*declared, *told) for n in names))))
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ class TaskScale:
 
     @classmethod
     def of(cls, specs: Iterable[TaskSpec]) -> "TaskScale":
-        values = np.asarray([_task_features(s, TASK_FEATURES) for s in specs])
-        return cls(TASK_FEATURES, tuple(values.mean(0).tolist()), tuple(values.std(0).tolist()))
+        specs = list(specs)
+        names = task_feature_names(specs)
+        values = np.asarray([_task_features(s, names) for s in specs])
+        return cls(names, tuple(values.mean(0).tolist()), tuple(values.std(0).tolist()))
 
     def standardise(self, spec: TaskSpec) -> np.ndarray:
         """[F] int8 in units of `FEATURE_STEP`. What all training tasks agree on is 0 for every task: a network that
@@ -97,7 +104,7 @@ class Layout:
         """The smallest layout that these tasks fit into; `ids` numbers are dealt out unless agent_ids is none."""
         specs = list(specs)
         families = tuple(dict.fromkeys(s.family for s in specs))
-        slots = {s.family: s.slots for s in specs if s.slots and shuffle_slots}
+        slots = tuple(get_family(f).slots if shuffle_slots else () for f in families)
         return cls(
             families,
             max(s.obs for s in specs),
@@ -105,7 +112,7 @@ class Layout:
             0 if agent_ids == "none" else ids,
             agent_ids == "random",
             TaskScale.of(specs) if task_features else None,
-            tuple(slots.get(f, ()) for f in families) if slots else (),
+            slots if any(slots) else (),
         )
 
     @classmethod
@@ -113,6 +120,8 @@ class Layout:
         """The layout whose `dataclasses.asdict` was kept as JSON."""
         tasks = record.get("tasks")
         tasks = None if tasks is None else TaskScale(**{name: tuple(x) for name, x in tasks.items()})
+        if tasks is not None:  # Records of before call the objects of a task its targets.
+            tasks = replace(tasks, names=tuple("objects" if n == "targets" else n for n in tasks.names))
         slots = tuple(tuple(Slots(*group) for group in groups) for groups in record.get("slots", ()))
         return cls(**{**record, "families": tuple(record["families"]), "tasks": tasks, "slots": slots})
 

@@ -16,8 +16,9 @@ import numpy as np
 from jumanji.environments.routing.lbf.env import LevelBasedForaging
 from jumanji.environments.routing.lbf.generator import RandomGenerator
 
-from mtmarl.envs.api import check, flags, match
-from mtmarl.types import Slots, TaskSpec, TimeStep
+from mtmarl.envs.api import Discrete, Family, check, flags, match
+from mtmarl.envs.tokens import CELL, mean_view, present_first, split_slots
+from mtmarl.types import Entities, Observation, Slots, TaskSpec, TeamTokens, TimeStep, Tokens
 
 MAX_FOODS = MAX_AGENTS = 6
 ACTIONS = 6  # noop, up, down, left, right, load
@@ -53,13 +54,13 @@ class Lbf:
         features = {
             "height": raw.grid_size,
             "width": raw.grid_size,
-            "targets": raw.num_food,
+            "objects": raw.num_food,
             "sight": raw.fov,
             "level": generator.max_agent_level,
             "cooperation": generator.force_coop,
         }
         sizes = (raw.num_agents, len(OBS_SCALE), ACTIONS, raw.time_limit)
-        return TaskSpec(self.name, "lbf", *sizes, task_features=features, slots=SLOTS)
+        return TaskSpec(self.name, "lbf", *sizes, task_features=features)
 
     @property
     def obs_scale(self) -> np.ndarray:
@@ -114,3 +115,44 @@ def make(scenario: str) -> Lbf:
     check(name, (grid - 2) ** 2 - agents > 5 * foods, "so many foods and agents do not fit the grid")
     generator = RandomGenerator(grid, agents, foods, fov, level, bool(g["coop"]))
     return Lbf(name, LevelBasedForaging(generator=generator, time_limit=limit))
+
+
+def _parts(obs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Foods [*b, MAX_FOODS, 3], the agent itself, the other agents [*b, MAX_AGENTS - 1, 3]."""
+    foods, own, others = jnp.split(obs, (3 * MAX_FOODS, 3 * MAX_FOODS + 3), axis=-1)
+    return split_slots(foods, MAX_FOODS, 3), own, split_slots(others, MAX_AGENTS - 1, 3)
+
+
+def observe(observation: Observation) -> Tokens:
+    foods, own, others = _parts(observation.obs)
+    # Slots may be shuffled: an ally may stand in any of them.
+    allies, _ = present_first(others, others[..., 2] > 0, observation.obs.shape[-2] - 1)
+
+    def relative(x):
+        distance = (x[..., :2] - own[..., None, :2]) * (CELL / OBS_SCALE[0])
+        mask = x[..., 2] > 0
+        return jnp.concatenate([distance, x[..., 2:]], axis=-1) * mask[..., None], mask
+
+    (allies, ally_mask), (foods, object_mask) = relative(allies), relative(foods)
+    return Tokens(own, allies, foods, ally_mask, object_mask)
+
+
+def team(observation: Observation) -> TeamTokens:
+    """With limited sight the coordinates are those of each agent's own window, and so is their mean."""
+    foods, own, _ = _parts(observation.obs)
+    return TeamTokens(own, *mean_view(foods, (foods[..., 2] > 0) & observation.agent_mask[..., None]))
+
+
+FAMILY = Family(
+    "lbf",
+    make,
+    fields=FIELDS,
+    obs_scale=OBS_SCALE,
+    slots=SLOTS,
+    entities=Entities(ACTIONS, False, observe, team),
+    task_features=("height", "width", "objects", "sight", "level", "cooperation"),
+    actions=Discrete(ACTIONS),
+    team_reward="sum",
+    max_return=1.0,
+    package="jumanji",
+)

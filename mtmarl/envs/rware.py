@@ -16,8 +16,9 @@ from jumanji.environments.routing.robot_warehouse.env import RobotWarehouse
 from jumanji.environments.routing.robot_warehouse.generator import RandomGenerator
 from jumanji.environments.routing.robot_warehouse.utils import is_collision
 
-from mtmarl.envs.api import check, check_precision, match
-from mtmarl.types import TaskSpec, TimeStep
+from mtmarl.envs.api import Discrete, Family, check, check_precision, match
+from mtmarl.envs.tokens import cells_around, present_first, split_slots
+from mtmarl.types import Entities, Observation, TaskSpec, TeamTokens, TimeStep, Tokens, no_entities
 
 ACTIONS = 5  # noop, forward, left, right, toggle load
 TIME_LIMIT = 500
@@ -63,7 +64,7 @@ class Rware:
         features = {
             "height": height,
             "width": width,
-            "targets": raw.request_queue_size,
+            "objects": raw.request_queue_size,
             "sight": SENSOR,
             # Added up as a number, not inside a program that is being traced.
             "shelves": raw.request_queue_size + int(raw.not_in_queue_size),
@@ -128,3 +129,29 @@ def make(scenario: str) -> Rware:
     check(name, 1 <= limit <= 10_000, "the time limit must lie between 1 and 10000 steps")
     generator = RandomGenerator(rows, columns, height, agents, SENSOR, requests)
     return Rware(name, RobotWarehouse(generator=generator, time_limit=limit))
+
+
+def observe(observation: Observation) -> Tokens:
+    """Allies are the robots next to the agent; the shelves around it are part of `own`."""
+    own, around = observation.obs, cells_around(SENSOR)
+    cells = split_slots(own[..., 8 : 8 + 5 * len(around)], len(around), 5)
+    robots = jnp.concatenate([cells[..., 1:], jnp.broadcast_to(around, (*cells.shape[:-1], 2))], axis=-1)
+    allies, ally_mask = present_first(robots, cells[..., 0] > 0, own.shape[-2] - 1)
+    objects, object_mask = no_entities(*own.shape[:-1])
+    return Tokens(own, allies, objects, ally_mask, object_mask)
+
+
+def team(observation: Observation) -> TeamTokens:
+    return TeamTokens(observation.obs, *no_entities(*observation.obs.shape[:-2]))
+
+
+FAMILY = Family(
+    "rware",
+    make,
+    fields=FIELDS,
+    obs_scale=OBS_SCALE,
+    entities=Entities(ACTIONS, False, observe, team),
+    task_features=("height", "width", "objects", "sight", "shelves"),
+    actions=Discrete(ACTIONS),
+    package="jumanji",
+)

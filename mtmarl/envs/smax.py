@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mtmarl.envs.api import check, check_precision, match
-from mtmarl.errors import UserError
-from mtmarl.types import TaskSpec, TimeStep
+from mtmarl.envs.api import Discrete, Family, check, check_precision, match
+from mtmarl.envs.tokens import mean_view, split_slots
+from mtmarl.types import Entities, Observation, TaskSpec, TeamTokens, TimeStep, Tokens
 
 MAX_ALLIES = MAX_ENEMIES = 16
 MOVES = 5  # stop, north, east, south, west; then attack enemy 0, 1, …
@@ -83,7 +83,7 @@ class Smax:
 
     @property
     def spec(self) -> TaskSpec:
-        features = {"height": MAP, "width": MAP, "targets": self.raw.num_enemies, **self.units}
+        features = {"height": MAP, "width": MAP, "objects": self.raw.num_enemies, **self.units}
         sizes = (self.raw.num_allies, len(OBS_SCALE), ACTIONS, self.horizon)
         return TaskSpec(self.name, "smax", *sizes, WIN_RETURN, MAX_RETURN, features)
 
@@ -211,13 +211,8 @@ def make(scenario: str) -> Smax:
     check(name, 1 <= len(allies) <= MAX_ALLIES, f"1 to {MAX_ALLIES} allies fit the observation")
     check(name, 1 <= len(enemies) <= MAX_ENEMIES, f"1 to {MAX_ENEMIES} enemies fit the observation")
     check(name, 1 <= limit <= 1000, "the time limit must lie between 1 and 1000 steps")
-    try:
-        with _quietly():
-            from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario
-    except ImportError as error:
-        raise UserError(
-            f"{name}: SMAX needs JaxMARL ({error}); install it with: pip install 'mtmarl[smax]'"
-        ) from None
+    with _quietly():
+        from jaxmarl.environments.smax import HeuristicEnemySMAX, Scenario
     units = jnp.asarray([*allies, *enemies], jnp.uint8)
     raw = HeuristicEnemySMAX(
         scenario=Scenario(units, len(allies), len(enemies), False, False),
@@ -225,3 +220,57 @@ def make(scenario: str) -> Smax:
         see_enemy_actions=False,
     )
     return Smax(name, raw, limit, {**unit_counts("allies", allies), **unit_counts("enemies", enemies)})
+
+
+_UNIT = len(OWN_FIELDS)
+_ENEMIES_END = _UNIT + MAX_ENEMIES * len(ENEMY_FIELDS)
+_TYPE = slice(4, 4 + len(UNITS))
+
+
+def _enemies(observation: Observation) -> tuple[jax.Array, jax.Array]:
+    """The blocks of the enemies that there are actions for, and which of them are in sight: health may round to 0, the
+    type does not.
+    """
+    enemies = split_slots(observation.obs[..., _UNIT:_ENEMIES_END], MAX_ENEMIES, len(ENEMY_FIELDS))
+    enemies = enemies[..., : observation.action_mask.shape[-1] - MOVES, :]
+    return enemies, enemies[..., _TYPE].sum(-1) > 0
+
+
+def observe(observation: Observation) -> Tokens:
+    """An enemy also carries whether it can be attacked."""
+    enemies, object_mask = _enemies(observation)
+    in_reach = observation.action_mask[..., MOVES:, None]
+    allies = split_slots(observation.obs[..., _ENEMIES_END:], MAX_ALLIES - 1, len(ALLY_FIELDS))
+    allies = allies[..., : observation.obs.shape[-2] - 1, :]
+    return Tokens(
+        own=observation.obs[..., :_UNIT],
+        allies=allies,
+        objects=jnp.concatenate([enemies, in_reach.astype(observation.obs.dtype)], axis=-1),
+        ally_mask=allies[..., _TYPE].sum(-1) > 0,
+        object_mask=object_mask,
+    )
+
+
+def team(observation: Observation) -> TeamTokens:
+    """Enemies at their place on the map: that of an ally who sees them, and how far from it they are."""
+    own = observation.obs[..., :_UNIT]
+    enemies, seen = _enemies(observation)
+    sight = own[..., _TYPE] @ jnp.asarray([*SIGHT.values()], jnp.float32) / MAP
+    place = own[..., None, 1:3] + sight[..., None, None] * enemies[..., 1:3]
+    seen_as = jnp.concatenate([enemies[..., :1], place, enemies[..., 3:_UNIT]], axis=-1)
+    return TeamTokens(own, *mean_view(seen_as, seen & observation.agent_mask[..., None]))
+
+
+FAMILY = Family(
+    "smax",
+    make,
+    fields=FIELDS,
+    obs_scale=OBS_SCALE,
+    entities=Entities(MOVES, True, observe, team),
+    task_features=("height", "width", "objects", *unit_counts("allies", ()), *unit_counts("enemies", ())),
+    actions=Discrete(ACTIONS),
+    win_return=WIN_RETURN,
+    max_return=MAX_RETURN,
+    package="jaxmarl",
+    extra="smax",
+)

@@ -1,7 +1,7 @@
 """Networks over sets of entities: embedding, a transformer that remembers through a token, action heads, mixers.
 
 The parts of UPDeT (Hu et al. 2021) in the form that ODIS (Zhang et al. 2023) gave them and HiSSD kept. Nothing depends
-on how many agents or targets there are: absent ones are masked out of every attention and every sum, so parameters
+on how many agents or objects there are: absent ones are masked out of every attention and every sum, so parameters
 fit every task of a family. Apart from mixers and state encoders, which only training calls, every agent sees its own
 tokens and nothing else.
 
@@ -29,7 +29,7 @@ from mtmarl.types import Batch, Carry, Dims, Entities, Observation, Params, Team
 class Config:
     """Width D, attention heads (each of full width, as in UPDeT) and layers of every transformer.
 
-    mean_head: as released, the value of aiming at a target is the mean of the base actions' head on its token, so
+    mean_head: as released, the value of aiming at an object is the mean of the base actions' head on its token, so
     that the two share weights; else it has a head of its own.
     """
 
@@ -62,14 +62,14 @@ def entities_of(dims: Dims) -> Entities:
 
 
 def compact(action: Int[Array, "*b"], entities: Entities) -> Float[Array, "*b C"]:
-    """An action without its aim: one-hot over the base actions and, if there are aims, "at some target". -1: zeros."""
+    """An action without its aim: one-hot over the base actions and, if there are aims, "at some object". -1: zeros."""
     width = entities.base_actions + entities.aimed
     return jax.nn.one_hot(jnp.minimum(action, entities.base_actions), width)
 
 
-def aimed_at(action: Int[Array, "*b"], entities: Entities, targets: int) -> Float[Array, "*b E"]:
-    """One-hot of the target of an action."""
-    return jax.nn.one_hot(action - entities.base_actions, targets)
+def aimed_at(action: Int[Array, "*b"], entities: Entities, objects: int) -> Float[Array, "*b E"]:
+    """One-hot of the object that an action aims at."""
+    return jax.nn.one_hot(action - entities.base_actions, objects)
 
 
 def _append(x: Shaped[Array, "*b F"], *more: Shaped[Array, "*b _"]) -> Shaped[Array, "*b H"]:
@@ -91,13 +91,13 @@ def actions_before(batch: Batch) -> Int[Array, "B N"]:
 
 
 def agent_inputs(entities: Entities, observation: Observation, last_action: Int[Array, "*b N"]) -> Tokens:
-    """What each agent sees, with its own last action: compact on its token, as a bit on the target aimed at."""
+    """What each agent sees, with its own last action: compact on its token, as a bit on the object aimed at."""
     tokens = entities.observe(observation)
     own = _append(tokens.own, compact(last_action, entities))
     if not entities.aimed:
         return tokens._replace(own=own)
-    aim = aimed_at(last_action, entities, tokens.targets.shape[-2])
-    return tokens._replace(own=own, targets=_append(tokens.targets, aim[..., None]))
+    aim = aimed_at(last_action, entities, tokens.objects.shape[-2])
+    return tokens._replace(own=own, objects=_append(tokens.objects, aim[..., None]))
 
 
 def team_inputs(
@@ -106,7 +106,7 @@ def team_inputs(
     last_action: Int[Array, "*b N"],
     action: Int[Array, "*b N"] | None = None,
 ) -> TeamTokens:
-    """What the team sees, agents with their last action; with their present one too where it is given, and targets
+    """What the team sees, agents with their last action; with their present one too where it is given, and objects
     with whether any agent aims at them now.
     """
     team = entities.team(observation)
@@ -116,8 +116,8 @@ def team_inputs(
     agents = _append(agents, compact(action, entities))
     if not entities.aimed:
         return team._replace(agents=agents)
-    aim = aimed_at(action, entities, team.targets.shape[-2]) * observation.agent_mask[..., None]
-    return team._replace(agents=agents, targets=_append(team.targets, aim.max(-2)[..., None]))
+    aim = aimed_at(action, entities, team.objects.shape[-2]) * observation.agent_mask[..., None]
+    return team._replace(agents=agents, objects=_append(team.objects, aim.max(-2)[..., None]))
 
 
 def team_of(entities: Entities, batch: Batch) -> TeamTokens:
@@ -229,14 +229,14 @@ class Seen(NamedTuple):
     """Embedded tokens of every agent, and which are there."""
 
     own: Float[Array, "*b N D"]
-    targets: Float[Array, "*b N E D"]
+    objects: Float[Array, "*b N E D"]
     allies: Float[Array, "*b N M D"]
     mask: Bool[Array, "*b N L"]
 
     @property
     def stacked(self) -> Float[Array, "*b N L D"]:
-        """In the order own, targets, allies, which is also that of `mask`."""
-        return jnp.concatenate([self.own[..., None, :], self.targets, self.allies], axis=-2)
+        """In the order own, objects, allies, which is also that of `mask`."""
+        return jnp.concatenate([self.own[..., None, :], self.objects, self.allies], axis=-2)
 
 
 class TokenEmbedding(nn.Module):
@@ -246,15 +246,15 @@ class TokenEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens) -> Seen:
-        own, targets, allies = Embed(self.features)(tokens.own, tokens.targets, tokens.allies)
+        own, objects, allies = Embed(self.features)(tokens.own, tokens.objects, tokens.allies)
         here = jnp.ones((*own.shape[:-1], 1), bool)
-        return Seen(own, targets, allies, _append(here, tokens.target_mask, tokens.ally_mask))
+        return Seen(own, objects, allies, _append(here, tokens.object_mask, tokens.ally_mask))
 
 
 class HistoryTransformer(nn.Module):
     """A transformer over an agent's tokens and its history token, whose output is the next step's history.
 
-    Returns own [*b, N, D], the targets [*b, N, E, D] if they are asked for (else none of them), and the history.
+    Returns own [*b, N, D], the objects [*b, N, E, D] if they are asked for (else none of them), and the history.
     """
 
     config: Config
@@ -264,7 +264,7 @@ class HistoryTransformer(nn.Module):
         self,
         seen: Seen,
         history: Float[Array, "*b N D"],
-        targets: bool,
+        objects: bool,
         more: Float[Array, "*b N J D"] | None = None,
         more_mask: Bool[Array, "*b N J"] | None = None,
     ) -> tuple[Array, Array, Array]:
@@ -272,7 +272,7 @@ class HistoryTransformer(nn.Module):
         mask = [jnp.ones_like(seen.mask[..., :1]), seen.mask]
         if more is not None:
             tokens, mask = [*tokens, more], [*mask, more_mask]
-        count = seen.targets.shape[-2] if targets else 0
+        count = seen.objects.shape[-2] if objects else 0
         out = Transformer(self.config)(
             jnp.concatenate(tokens, axis=-2), jnp.concatenate(mask, axis=-1), 2 + count
         )
@@ -280,19 +280,19 @@ class HistoryTransformer(nn.Module):
 
 
 class ActionHead(nn.Module):
-    """One number per action: base actions from the own token, aims from the targets' tokens."""
+    """One number per action: base actions from the own token, aims from the objects' tokens."""
 
     entities: Entities
     mean_head: bool
     hidden: int = 0
 
     @nn.compact
-    def __call__(self, own: Float[Array, "*b D"], targets: Float[Array, "*b E F"]) -> Float[Array, "*b A"]:
+    def __call__(self, own: Float[Array, "*b D"], objects: Float[Array, "*b E F"]) -> Float[Array, "*b A"]:
         make = lambda n, name: Mlp(n, self.hidden, name=name) if self.hidden else nn.Dense(n, name=name)
         base = make(self.entities.base_actions, "base")
         if not self.entities.aimed:
             return base(own)
-        aim = base(targets).mean(-1) if self.mean_head else make(1, "aim")(targets)[..., 0]
+        aim = base(objects).mean(-1) if self.mean_head else make(1, "aim")(objects)[..., 0]
         return _append(base(own), aim)
 
 
@@ -314,9 +314,9 @@ class Mixer(nn.Module):
     def __call__(
         self, q: Float[Array, "*b N"], team: TeamTokens, agent_mask: Bool[Array, "*b N"]
     ) -> Float[Array, "*b"]:
-        agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
-        x = jnp.concatenate([agents, targets], axis=-2)
-        mask = _append(agent_mask, team.target_mask)
+        agents, objects = Embed(self.embed_dim)(team.agents, team.objects)
+        x = jnp.concatenate([agents, objects], axis=-2)
+        mask = _append(agent_mask, team.object_mask)
         related = SetAttention(name="Relate_0")(x, mask) * mask[..., None]
         state = related.sum(-2) / jnp.maximum(mask.sum(-1), 1)[..., None]
         each = jnp.broadcast_to(state[..., None, :], agents.shape)
@@ -340,8 +340,8 @@ class TeamValue(nn.Module):
 
     @nn.compact
     def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N"]:
-        agents, targets = Embed(self.config.embed_dim)(team.agents, team.targets)
-        tokens, mask = jnp.concatenate([agents, targets], axis=-2), _append(agent_mask, team.target_mask)
+        agents, objects = Embed(self.config.embed_dim)(team.agents, team.objects)
+        tokens, mask = jnp.concatenate([agents, objects], axis=-2), _append(agent_mask, team.object_mask)
         related = Transformer(self.config)(tokens, mask, agents.shape[-2])
         return Mlp(1, self.config.embed_dim)(_append(agents, related))[..., 0]
 
@@ -428,10 +428,10 @@ class AgentNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Tokens, history: Float[Array, "*b N D"]) -> tuple[Array, Array]:
-        own, targets, history = HistoryTransformer(self.config, name="read")(
+        own, objects, history = HistoryTransformer(self.config, name="read")(
             TokenEmbedding(self.config.embed_dim, name="look")(tokens), history, self.entities.aimed
         )
-        return ActionHead(self.entities, self.config.mean_head, name="head")(own, targets), history
+        return ActionHead(self.entities, self.config.mean_head, name="head")(own, objects), history
 
 
 class Agent(NamedTuple):

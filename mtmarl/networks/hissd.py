@@ -41,29 +41,29 @@ class Planner(nn.Module):
         mask = jnp.concatenate([jnp.ones_like(seen.mask[..., :1]), seen.mask], axis=-1)
         x = _join(history[..., None, :], seen.stacked)
         out = Transformer(self.config)(x, mask, x.shape[-2])
-        targets = seen.targets.shape[-2]
-        own, aims, allies = out[..., 1, :], out[..., 2 : 2 + targets, :], out[..., 2 + targets :, :]
+        objects = seen.objects.shape[-2]
+        own, aims, allies = out[..., 1, :], out[..., 2 : 2 + objects, :], out[..., 2 + objects :, :]
         return Seen(own, aims, allies, seen.mask), out[..., 0, :]
 
 
 class Predictor(nn.Module):
     """The team's next state from all agents' common skills. Only training calls it.
 
-    Every target k gathers what the agents that see it plan, and a memory of its own; then agents and the targets that
-    were ever seen attend to each other. The outputs of these targets are their next memories.
+    Every object k gathers what the agents that see it plan, and a memory of its own; then agents and the objects that
+    were ever seen attend to each other. The outputs of these objects are their next memories.
     """
 
     agent_width: int
-    target_width: int
+    object_width: int
 
     @nn.compact
     def __call__(
         self, skills: Seen, agent_mask: Bool[Array, "*b N"], carry: Float[Array, "*b E D"]
     ) -> tuple[Array, Array, Array]:
-        agents, count = skills.own, skills.targets.shape[-2]
+        agents, count = skills.own, skills.objects.shape[-2]
         together, mask, there = agents, agent_mask, jnp.zeros(carry.shape[:-1], bool)
         if count:
-            views = jnp.moveaxis(skills.targets, -3, -2)
+            views = jnp.moveaxis(skills.objects, -3, -2)
             by_whom = jnp.moveaxis(skills.mask[..., 1 : 1 + count] & agent_mask[..., None], -1, -2)
             there = by_whom.any(-1) | carry.any(-1)
             views = _join(carry[..., None, :], views)
@@ -72,11 +72,11 @@ class Predictor(nn.Module):
             together = _join(agents, gathered)
             mask = jnp.concatenate([mask, there], axis=-1)
         related = SetAttention(name="relate")(together, mask)
-        agents, targets = related[..., : agents.shape[-2], :], related[..., agents.shape[-2] :, :]
+        agents, objects = related[..., : agents.shape[-2], :], related[..., agents.shape[-2] :, :]
         next_agents = Mlp(self.agent_width, name="agents")(agents)
         if not count:
-            return next_agents, jnp.zeros((*targets.shape[:-1], self.target_width)), carry
-        return next_agents, Mlp(self.target_width, name="targets")(targets), targets * there[..., None]
+            return next_agents, jnp.zeros((*objects.shape[:-1], self.object_width)), carry
+        return next_agents, Mlp(self.object_width, name="targets")(objects), objects * there[..., None]
 
 
 class TaskEncoder(nn.Module):
@@ -105,18 +105,18 @@ class Controller(nn.Module):
         width = self.config.embed_dim
         more = more_mask = None
         if skills is not None:
-            kinds = (("own", skills.own[..., None, :]), ("target", skills.targets), ("ally", skills.allies))
+            kinds = (("own", skills.own[..., None, :]), ("target", skills.objects), ("ally", skills.allies))
             more = _join(*(Mlp(width, bounded=True, name=name)(x) for name, x in kinds if x.shape[-2]))
             more_mask = skills.mask
         seen = TokenEmbedding(width, name="Look_0")(tokens)
         read = HistoryTransformer(self.config, name="Read_0")
-        own, targets, history = read(seen, history, self.entities.aimed, more, more_mask)
+        own, objects, history = read(seen, history, self.entities.aimed, more, more_mask)
         if task_skill is not None:
-            told = jnp.broadcast_to(task_skill[..., None, :], targets.shape)
+            told = jnp.broadcast_to(task_skill[..., None, :], objects.shape)
             own = jnp.concatenate([own, task_skill], axis=-1)
-            targets = jnp.concatenate([targets, told], axis=-1)
+            objects = jnp.concatenate([objects, told], axis=-1)
         head = ActionHead(self.entities, self.config.mean_head, hidden=128, name="head")
-        return head(own, targets), history
+        return head(own, objects), history
 
 
 class Value(nn.Module):
@@ -146,7 +146,7 @@ class Similarity(nn.Module):
 
 
 def next_state(entities: Entities, observation: Observation, action: Int[Array, "B T N"]) -> TeamTokens:
-    """What the predictor has to say at t [B, T-1, …]: the team at t + 1, agents with their action at t, targets with
+    """What the predictor has to say at t [B, T-1, …]: the team at t + 1, agents with their action at t, objects with
     whether anybody aimed at them.
     """
     team = jax.tree.map(lambda x: x[:, 1:], entities.team(observation))
@@ -154,6 +154,6 @@ def next_state(entities: Entities, observation: Observation, action: Int[Array, 
     agents = jnp.concatenate([team.agents, compact(before, entities)], axis=-1)
     if not entities.aimed:
         return team._replace(agents=agents)
-    aim = aimed_at(before, entities, team.targets.shape[-2]) * active[..., None]
-    targets = jnp.concatenate([team.targets, aim.max(-2)[..., None]], axis=-1)
-    return team._replace(agents=agents, targets=targets)
+    aim = aimed_at(before, entities, team.objects.shape[-2]) * active[..., None]
+    objects = jnp.concatenate([team.objects, aim.max(-2)[..., None]], axis=-1)
+    return team._replace(agents=agents, objects=objects)

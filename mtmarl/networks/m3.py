@@ -76,25 +76,25 @@ class Actor(nn.Module):
         first: Bool[Array, "B T"],
         cache: causal.Cache,
     ) -> tuple[Latents | Float[Array, "B T N A"], causal.Cache]:
-        c, targets = self.config, None
+        c, objects = self.config, None
         if not isinstance(last, Tokens):
             token = causal.Token(c.embed_dim, self.actions, name="token")
             x = token(without(observation.obs, self.told), last)
         else:
             seen = entities.TokenEmbedding(c.embed_dim, name="look")(last)
-            count = seen.targets.shape[-2] if self.entities.aimed else 0
+            count = seen.objects.shape[-2] if self.entities.aimed else 0
             read = entities.Transformer(entities.Config(c.embed_dim, 1, 1), name="read")
             out = read(seen.stacked, seen.mask, 1 + count)
-            x, targets = out[..., 0, :], out[..., 1:, :]
+            x, objects = out[..., 0, :], out[..., 1:, :]
         z, cache = causal.Causal(c, name="causal")(x, first, cache)
         shared = nn.Dense(c.embed_dim, name="shared")(z)
         shared = Condition(c.condition, name="condition")(shared, observation.obs[..., slice(*self.told)])
-        if targets is None:
+        if objects is None:
             logits = nn.Dense(self.actions, kernel_init=nn.initializers.orthogonal(0.01), name="head")(shared)
         else:
-            each = jnp.broadcast_to(shared[..., None, :], targets.shape)
+            each = jnp.broadcast_to(shared[..., None, :], objects.shape)
             head = entities.ActionHead(self.entities, False, name="head")
-            logits = head(shared, jnp.concatenate([targets, each], axis=-1))
+            logits = head(shared, jnp.concatenate([objects, each], axis=-1))
         return Latents(z, shared, logits) if self.latents else logits, cache
 
 

@@ -25,10 +25,10 @@ class StateEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
-        agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
-        mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
+        agents, objects = Embed(self.embed_dim)(team.agents, team.objects)
+        mask = jnp.concatenate([agent_mask, team.object_mask], axis=-1)
         return SetAttention(outputs=agents.shape[-2], name="Relate_0")(
-            jnp.concatenate([agents, targets], axis=-2), mask
+            jnp.concatenate([agents, objects], axis=-2), mask
         )
 
 
@@ -41,9 +41,9 @@ class MultiHeadEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, team: TeamTokens, agent_mask: Bool[Array, "*b N"]) -> Float[Array, "*b N D"]:
-        agents, targets = Embed(self.embed_dim)(team.agents, team.targets)
-        x = jnp.concatenate([agents, targets], axis=-2)
-        mask = jnp.concatenate([agent_mask, team.target_mask], axis=-1)
+        agents, objects = Embed(self.embed_dim)(team.agents, team.objects)
+        x = jnp.concatenate([agents, objects], axis=-2)
+        mask = jnp.concatenate([agent_mask, team.object_mask], axis=-1)
 
         def project(name, y):
             y = nn.Dense(self.heads * self.head_width, use_bias=False, name=name)(y)
@@ -66,12 +66,12 @@ class Decoder(nn.Module):
         width = self.config.embed_dim
         seen = TokenEmbedding(width, name="Look_0")(tokens)
         read = HistoryTransformer(self.config, name="Read_0")
-        own, targets, history = read(seen, history, self.entities.aimed)
+        own, objects, history = read(seen, history, self.entities.aimed)
         skill = nn.Dense(width, name="skill")(skill)
-        told = jnp.broadcast_to(skill[..., None, :], targets.shape)
+        told = jnp.broadcast_to(skill[..., None, :], objects.shape)
         join = lambda x, y: jnp.concatenate([x, y], axis=-1)
         head = ActionHead(self.entities, self.config.mean_head, name="head")
-        return head(join(own, skill), join(targets, told)), history
+        return head(join(own, skill), join(objects, told)), history
 
 
 class Odis(nn.Module):

@@ -16,6 +16,7 @@ from mtmarl import config, divergence, terminal
 from mtmarl.algos.base import no_carry, random_act
 from mtmarl.config import Config
 from mtmarl.data import features, recording, vault
+from mtmarl.envs.registry import get_family
 from mtmarl.errors import Diverged, UserError
 from mtmarl.random_streams import Stream, stream
 from mtmarl.runs import resume
@@ -251,7 +252,7 @@ class Collection(Run):
     ) -> None:
         """`parts`: what was recorded of the policies after these updates, equally much of each."""
         spec, c, start = self.env.spec, self.cfg.collect, read_saved(self.cfg)
-        package = "jaxmarl" if spec.family == "smax" else "jumanji"
+        package = get_family(spec.family).package
         obs, scale = features.join([part.obs for part in parts], self.env.obs_scale)
         vault.write_vault(
             vault.vault_path(self.root, self.task, quality),
@@ -260,7 +261,7 @@ class Collection(Run):
                 "task": self.task,
                 "horizon": spec.horizon,
                 "obs_scale": [float(x) for x in scale],
-                package: version(package),
+                **({package: version(package)} if package else {}),
                 "returns": {k: figures[k] for k in ("reference", "random", "final", "max_evaluation")},
                 "record_points": [self.step(update) for update in updates],
                 "episodes_per_point": len(parts) // len(updates) * c.record_episodes,

@@ -184,10 +184,10 @@ AIMING = [
 
 
 @pytest.mark.parametrize("name", AIMING)
-def test_targets_that_no_task_has_are_left_out_and_change_nothing(name):
-    """The last of the toy's two targets is never there: with and without it updates are the same but for rounding."""
+def test_objects_that_no_task_has_are_left_out_and_change_nothing(name):
+    """The last of the toy's two objects is never there: with and without it updates are the same but for rounding."""
     found = []
-    for split in (TOY, replace(TOY, most_targets=1)):
+    for split in (TOY, replace(TOY, most_objects=1)):
         algo = make(name, replace(DIMS, entities=split))
         learner = jax.jit(algo.init)(jax.random.key(0), example_batch(DIMS))
         batch = make_batch(algo, learner)

@@ -1,6 +1,7 @@
 """What every environment must keep, whatever its family."""
 
 import dataclasses
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 from mtmarl import config
 from mtmarl.envs.layout import Layout
-from mtmarl.envs.registry import FAMILIES, make_env
+from mtmarl.envs.registry import BUILT_IN, get_family, make_env
 from mtmarl.types import Env
 from tests.extras import needs_jaxmarl
 
@@ -36,7 +37,7 @@ def tasks_of(name):
     return config.compose([f"+tasks={name}", "run=unused"], "evaluate").tasks
 
 
-@pytest.fixture(scope="module", params=each(FAMILIES, ["smax"]))
+@pytest.fixture(scope="module", params=each(BUILT_IN, ["smax"]))
 def env(request):
     return make_env(MICRO[request.param])
 
@@ -47,6 +48,15 @@ def test_is_a_frozen_env(env):
     with pytest.raises(dataclasses.FrozenInstanceError):
         env.name = "another"
     assert env.obs_scale.dtype == np.float32 and (env.obs_scale > 0).all()
+
+
+def test_its_family_says_what_it_is(env):
+    family, spec = get_family(env.spec.family), env.spec
+    assert family.fields and set(spec.task_features) == set(family.task_features)
+    assert len(family.fields) == spec.obs and family.actions.count == spec.actions
+    np.testing.assert_array_equal(family.obs_scale, env.obs_scale)
+    assert spec.win_return == family.win_return and spec.max_return in (None, family.max_return)
+    assert find_spec(family.package)
 
 
 def test_a_step_returns_what_a_reset_returns(env):

@@ -6,7 +6,7 @@ import pytest
 
 import mtmarl
 from mtmarl import train
-from mtmarl.envs.layout import TASK_FEATURES
+from mtmarl.envs.layout import task_feature_names
 
 TASK = "lbf/6x6-3p-1f-t20"
 SMALL = ["algo.network.embed_dim=8", "algo.network.heads=1", "algo.network.depth=1", "quiet=true"]
@@ -32,7 +32,7 @@ def test_fine_tuning_begins_where_pre_training_ended(micro_vaults, tmp_path):
     assert train.main(fine_tuning) == 0
 
     records = [json.loads((run / "run.json").read_text()) for run in (first, second)]
-    assert records[0]["layout"]["tasks"]["names"] == list(TASK_FEATURES)
+    assert records[0]["layout"]["tasks"]["names"] == list(task_feature_names())
     assert records[1]["layout"] == records[0]["layout"], "one task alone would be told as all zeros"
     lines = [json.loads(line) for line in (second / "metrics.jsonl").read_text().splitlines()]
     phases = [

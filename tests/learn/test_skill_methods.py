@@ -17,7 +17,7 @@ ROWS, STEPS, AGENTS, TARGETS = 32, 3, 2, 5
 
 
 def _observe(obs: Observation) -> Tokens:
-    """[own | distances of the targets]; a target is there where it can be aimed at."""
+    """[own | distances of the objects]; a target is there where it can be aimed at."""
     mask = obs.action_mask[..., 1:]
     none = jnp.zeros((*obs.obs.shape[:-1], 0, 0))
     return Tokens(obs.obs[..., :1], none, obs.obs[..., 1:, None], jnp.zeros(none.shape[:-1], bool), mask)
@@ -34,7 +34,7 @@ PLAIN = replace(DIMS, entities=None)
 
 
 def batch_of(key, present, act, tasks=1) -> Batch:
-    """Episodes of one window with `present` of the targets in sight; `act(view, mask, key) -> action`."""
+    """Episodes of one window with `present` of the objects in sight; `act(view, mask, key) -> action`."""
     keys = jax.random.split(key, 3)
     shape = (ROWS, STEPS, AGENTS)
     order = jnp.argsort(jax.random.uniform(keys[0], (*shape, TARGETS)), axis=-1)

@@ -73,18 +73,18 @@ def test_value_and_plan_are_learned_by_the_formulas_step_by_step(full):
         along(Planner(CONFIG.network), params["planner"]),
         next_state(TOY, batch.observation, batch.action),
     )
-    net = Predictor(state.agents.shape[-1], state.targets.shape[-1])
-    memory, wrong = jnp.zeros((*state.targets[:, 0].shape[:-1], width)), []
+    net = Predictor(state.agents.shape[-1], state.objects.shape[-1])
+    memory, wrong = jnp.zeros((*state.objects[:, 0].shape[:-1], width)), []
     for t in range(batch.first.shape[1] - 1):
         memory = jnp.where(batch.first[:, t, None, None], 0.0, memory)
         now = jax.tree.map(lambda x, t=t: x[:, t], plans)
-        agents, targets, memory = net.apply(
+        agents, objects, memory = net.apply(
             {"params": params["predictor"]}, now, batch.agent_mask[:, t], memory
         )
-        there = state.target_mask[:, t]
-        of_targets = (((targets - state.targets[:, t]) ** 2).mean(-1) * there).sum(-1)
+        there = state.object_mask[:, t]
+        of_objects = (((objects - state.objects[:, t]) ** 2).mean(-1) * there).sum(-1)
         wrong.append(
-            ((agents - state.agents[:, t]) ** 2).mean((-1, -2)) + of_targets / jnp.maximum(there.sum(-1), 1)
+            ((agents - state.agents[:, t]) ** 2).mean((-1, -2)) + of_objects / jnp.maximum(there.sum(-1), 1)
         )
 
     def expectile(row, t, error):
@@ -176,26 +176,26 @@ def test_padded_agents_change_nothing(full):
         np.testing.assert_allclose(plain[name], padded[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-def test_the_predictor_knows_no_order_of_targets_and_no_absent_agents():
+def test_the_predictor_knows_no_order_of_objects_and_no_absent_agents():
     keys = jax.random.split(jax.random.key(0), 5)
     skills = Seen(
-        own=jax.random.normal(keys[0], (2, 3, 8)), targets=jax.random.normal(keys[1], (2, 3, 4, 8)),
+        own=jax.random.normal(keys[0], (2, 3, 8)), objects=jax.random.normal(keys[1], (2, 3, 4, 8)),
         allies=jnp.zeros((2, 3, 0, 8)), mask=jax.random.bernoulli(keys[2], 0.7, (2, 3, 5)),
     )  # fmt: skip
     memory, active = jax.random.normal(keys[3], (2, 4, 8)), jnp.asarray([[True, True, False]] * 2)
     net = Predictor(5, 2)
     params = net.init(keys[4], skills, active, memory)
-    agents, targets, after = net.apply(params, skills, active, memory)
+    agents, objects, after = net.apply(params, skills, active, memory)
     order = jnp.asarray([2, 0, 3, 1])
     moved = skills._replace(
-        targets=skills.targets[:, :, order],
+        objects=skills.objects[:, :, order],
         mask=jnp.concatenate([skills.mask[..., :1], skills.mask[..., 1:][..., order]], axis=-1),
         own=skills.own.at[:, 2].set(9.0),
     )
     again = net.apply(params, moved, active, memory[:, order])
     for x, y in (
         (agents[:, :2], again[0][:, :2]),
-        (targets[:, order], again[1]),
+        (objects[:, order], again[1]),
         (after[:, order], again[2]),
     ):
         np.testing.assert_allclose(x, y, atol=1e-5)
@@ -207,7 +207,7 @@ def test_what_is_to_be_predicted_is_the_next_state_and_the_actions_that_led_ther
     team = TOY.team(batch.observation)
     np.testing.assert_array_equal(state.agents[..., :OBS], team.agents[:, 1:])
     np.testing.assert_array_equal(state.agents[..., OBS:], entities.compact(batch.action[:, :-1], TOY))
-    np.testing.assert_array_equal(state.targets[..., :1], team.targets[:, 1:])
+    np.testing.assert_array_equal(state.objects[..., :1], team.objects[:, 1:])
     for k in range(2):
         aimed = (np.asarray(batch.action[:, :-1]) == 3 + k).any(-1)
-        np.testing.assert_array_equal(state.targets[..., k, 1], aimed)
+        np.testing.assert_array_equal(state.objects[..., k, 1], aimed)

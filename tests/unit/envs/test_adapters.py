@@ -7,7 +7,7 @@ import pytest
 
 from mtmarl import config
 from mtmarl.envs import connector, lbf, rware
-from mtmarl.envs.registry import FAMILIES, make_env, observation_fields
+from mtmarl.envs.registry import BUILT_IN, get_family, make_env
 from mtmarl.errors import UserError
 
 MICRO = ("lbf/6x6-2p-2f-t20", "connector/con-4x4x2a", "rware/1x3h3-2ag-t50")
@@ -157,28 +157,27 @@ def test_all_52_tasks_have_the_widths_of_their_family():
 
 @pytest.mark.parametrize("module", [lbf, connector, rware])
 def test_every_feature_has_a_name_of_its_own(module):
-    family = module.__name__.rpartition(".")[2]
-    fields = observation_fields(family)
-    assert len({name for name, _ in fields}) == len(fields) == len(module.OBS_SCALE)
-    assert [where for _, where in fields] == [slice(i, i + 1) for i in range(len(fields))]
+    fields = module.FAMILY.fields
+    assert len(set(fields)) == len(fields) == len(module.OBS_SCALE)
 
 
-def test_fields_of_an_unknown_family():
-    with pytest.raises(UserError, match=", ".join(FAMILIES)):
-        observation_fields("chess")
+def test_an_unknown_family_is_named_with_those_that_are_known():
+    assert get_family("chess").fields == ()
+    with pytest.raises(UserError, match=", ".join(BUILT_IN)):
+        make_env("chess/8x8")
 
 
 def test_rware_features_are_what_their_names_say():
     """Shelves and robots around a robot, looked up by name in the view and by cell in the warehouse."""
     env = make_env("rware/1x3h3-2ag-t50")
-    at = dict(observation_fields("rware"))
+    at = {name: i for i, name in enumerate(rware.FIELDS)}
     for raw, ours, state in play(env, 0, 20):
         if bool(raw.last()):
             break  # robots on one cell: Jumanji writes the other one into the view and shifts what follows
         floor = np.pad(np.asarray(state.grid), ((0, 0), (1, 1), (1, 1)))
         for n in range(2):
             r, c = int(state.agents.position.x[n]), int(state.agents.position.y[n])
-            value = lambda name, n=n, obs=ours.obs: float(obs[n, at[name]][0])
+            value = lambda name, n=n, obs=ours.obs: float(obs[n, at[name]])
             np.testing.assert_allclose([value("row / 40") * 40, value("column / 40") * 40], [r, c], rtol=1e-6)
             for dr, dc in ((a, b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
                 shelf, robot = floor[:, r + 1 + dr, c + 1 + dc]

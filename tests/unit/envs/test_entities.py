@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from mtmarl.envs import smax
-from mtmarl.envs.entities import CELL, FAMILIES, of_layout
+from mtmarl.envs.entities import of_layout
 from mtmarl.envs.layout import Layout
-from mtmarl.envs.registry import make_env
+from mtmarl.envs.registry import BUILT_IN, get_family, make_env
+from mtmarl.envs.tokens import CELL
 from mtmarl.training.rollout import observe
 from mtmarl.types import Observation
 from tests.extras import needs_jaxmarl
@@ -54,9 +55,9 @@ def test_lbf_sees_what_is_on_the_board():
             expected = np.concatenate([(place[others] - place[n]) * CELL, level[others, None] / 8], axis=1)
             assert rows(tokens.allies[n], tokens.ally_mask[n]) == rows(expected, [True, True])
             expected = np.concatenate([(food - place[n]) * CELL, food_level[:, None] / 8], axis=1)
-            assert rows(tokens.targets[n], tokens.target_mask[n]) == rows(expected, [True] * len(food))
+            assert rows(tokens.objects[n], tokens.object_mask[n]) == rows(expected, [True] * len(food))
         expected = np.concatenate([food / 16, food_level[:, None] / 8], axis=1)
-        assert rows(team.targets, team.target_mask) == rows(expected, [True] * len(food))
+        assert rows(team.objects, team.object_mask) == rows(expected, [True] * len(food))
         np.testing.assert_allclose(team.agents[:, :2] * 16, place, atol=1e-5)
 
 
@@ -72,7 +73,7 @@ def test_connector_sees_the_heads_in_its_window_and_the_way_to_its_target():
             met += near.sum()
             assert rows(tokens.allies[n], tokens.ally_mask[n]) == rows(away * CELL, near)
         np.testing.assert_allclose(tokens.own[:, -2:] / CELL, target - place, atol=1e-4)
-        assert tokens.allies.shape[1] == 4 and tokens.targets.shape[1] == 0
+        assert tokens.allies.shape[1] == 4 and tokens.objects.shape[1] == 0
     assert met
 
 
@@ -113,16 +114,16 @@ def test_smax_sees_allies_and_enemies_and_the_team_puts_them_on_the_map():
         gap = np.linalg.norm(np.asarray(place[None] - place[:3, None]), axis=-1)
         sight = np.asarray(env.raw.unit_type_sight_ranges)[np.asarray(units.unit_types[:3])]
         seen = (gap < sight[:, None]) & np.asarray(units.unit_alive)
-        assert (seen[:, 3:] == np.asarray(tokens.target_mask)[:, :3]).all()
-        assert not tokens.target_mask[:, 3:].any()
+        assert (seen[:, 3:] == np.asarray(tokens.object_mask)[:, :3]).all()
+        assert not tokens.object_mask[:, 3:].any()
         for n in range(3):
             assert (np.delete(seen[n, :3], n) == np.asarray(tokens.ally_mask[n])).all()
-        np.testing.assert_array_equal(tokens.targets[..., -1], obs.action_mask[:, 5:])
-        assert (np.asarray(team.target_mask)[:3] == seen[:, 3:].any(0)).all()
+        np.testing.assert_array_equal(tokens.objects[..., -1], obs.action_mask[:, 5:])
+        assert (np.asarray(team.object_mask)[:3] == seen[:, 3:].any(0)).all()
         for k in np.flatnonzero(seen[:, 3:].any(0)):
-            np.testing.assert_allclose(np.asarray(team.targets[k, 1:3]) * 32, place[3 + k], atol=0.2)
+            np.testing.assert_allclose(np.asarray(team.objects[k, 1:3]) * 32, place[3 + k], atol=0.2)
             health = float(units.unit_health[3 + k] / env.raw.unit_type_health[units.unit_types[3 + k]])
-            np.testing.assert_allclose(team.targets[k, 0], health, atol=0.005)
+            np.testing.assert_allclose(team.objects[k, 0], health, atol=0.005)
             met += 1
         np.testing.assert_allclose(team.agents[:, 1:3] * 32, place[:3], atol=0.13)
     assert met > 5
@@ -155,13 +156,13 @@ def test_several_families_have_no_entities_in_common():
     assert of_layout(Layout.of(specs)) is None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", BUILT_IN)
 def test_padded_agents_add_nothing_to_what_the_team_sees(family):
-    width = {"lbf": 36, "connector": 54, "rware": 66, "smax": len(smax.FIELDS)}[family]
+    split, width = get_family(family).entities, len(get_family(family).fields)
     view = jax.random.uniform(jax.random.key(0), (2, 3, 3, width), minval=0.1)
-    mask = jnp.ones((2, 3, 3, FAMILIES[family].base_actions + 16), bool)
+    mask = jnp.ones((2, 3, 3, split.base_actions + 16), bool)
     active = jnp.asarray([True, False, True])
-    whole = FAMILIES[family].team(Observation(view, mask, jnp.broadcast_to(active, (2, 3, 3))))
-    less = FAMILIES[family].team(Observation(view[:, :, ::2], mask[:, :, ::2], jnp.ones((2, 3, 2), bool)))
-    np.testing.assert_array_equal(whole.target_mask, less.target_mask)
-    np.testing.assert_allclose(whole.targets, less.targets, atol=1e-6)
+    whole = split.team(Observation(view, mask, jnp.broadcast_to(active, (2, 3, 3))))
+    less = split.team(Observation(view[:, :, ::2], mask[:, :, ::2], jnp.ones((2, 3, 2), bool)))
+    np.testing.assert_array_equal(whole.object_mask, less.object_mask)
+    np.testing.assert_allclose(whole.objects, less.objects, atol=1e-6)

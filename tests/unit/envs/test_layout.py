@@ -11,7 +11,7 @@ import pytest
 from mtmarl.data.sampling import gather_windows, make_task_data
 from mtmarl.data.vault import Vault
 from mtmarl.envs.entities import of_layout
-from mtmarl.envs.layout import FEATURE_STEP, TASK_FEATURES, Layout, TaskScale
+from mtmarl.envs.layout import FEATURE_STEP, Layout, TaskScale, task_feature_names
 from mtmarl.envs.lbf import FIELDS
 from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
@@ -122,8 +122,8 @@ def test_features_are_standardised_by_the_training_tasks():
     np.testing.assert_allclose(
         [told(s, scale)["agents"] for s in specs], (agents - 3) / agents.std(), atol=FEATURE_STEP
     )
-    assert {n for n, v in zip(TASK_FEATURES, varies, strict=True) if v} == {
-        "agents", "horizon", "height", "width", "targets", "sight", "level", "cooperation",
+    assert {n for n, v in zip(task_feature_names(), varies, strict=True) if v} == {
+        "agents", "horizon", "height", "width", "objects", "sight", "level", "cooperation",
     }  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_features_of_unseen_tasks_lie_near_those_of_training_tasks():
     specs = [make_env(n).spec for n in SEVERAL]
     seen = told(make_env(UNSEEN).spec, TaskScale.of(specs))
     assert seen["agents"] == pytest.approx(2 / np.std([2, 3, 4]), abs=FEATURE_STEP)
-    assert seen["targets"] == pytest.approx(127 * FEATURE_STEP), "4.9 spreads from the mean"
+    assert seen["objects"] == pytest.approx(127 * FEATURE_STEP), "4.9 spreads from the mean"
     assert not any(told(make_env(UNSEEN).spec, TaskScale.of(specs[:1])).values()), (
         "one task varies in nothing"
     )
@@ -143,7 +143,7 @@ def test_features_of_unseen_tasks_lie_near_those_of_training_tasks():
 )
 def test_every_family_describes_its_tasks_by_the_common_names(name):
     spec = make_env(name).spec
-    assert set(spec.task_features) <= set(TASK_FEATURES)
+    assert set(spec.task_features) <= set(task_feature_names())
     assert all(np.isfinite(v) and v >= 0 for v in spec.task_features.values())
     if spec.family == "smax":
         found = {k: v for k, v in spec.task_features.items() if v and ":" in k}
@@ -154,7 +154,7 @@ def test_live_observations_and_vaults_tell_the_task_alike():
     """And agent numbers come last, and entities are told neither task nor family."""
     envs = [make_env(n) for n in SEVERAL]
     layout = Layout.of([e.spec for e in envs], "fixed", 6, task_features=True)
-    assert layout.task_features == (36, 36 + len(TASK_FEATURES)) and layout.obs == layout.known + 6
+    assert layout.task_features == (36, 36 + len(task_feature_names())) and layout.obs == layout.known + 6
     vaults = []
     for env in envs:
         recording = make_recording(0, 20, env.spec.agents, 36, env.spec.actions)

@@ -81,7 +81,7 @@ def test_entities_do_not_see_the_order_of_slots():
     fixed = split.observe(observe(step))
     shuffled = split.observe(observe(step._replace(obs=take_columns(step.obs, columns))))
     np.testing.assert_array_equal(fixed.own, shuffled.own)
-    for tokens, mask in (("allies", "ally_mask"), ("targets", "target_mask")):
+    for tokens, mask in (("allies", "ally_mask"), ("objects", "object_mask")):
         as_sets = [
             [
                 sorted(map(tuple, t[m].tolist()))

@@ -28,15 +28,15 @@ def agent():
     return net, noisy(net.init(jax.random.key(0), make_batch(3)))
 
 
-def tokens_of(seed=0, agents=2, targets=4, allies=3):
+def tokens_of(seed=0, agents=2, objects=4, allies=3):
     keys = jax.random.split(jax.random.key(seed), 5)
     b = (3, agents)
     return Tokens(
         own=jax.random.normal(keys[0], (*b, 2 + 4)),
         allies=jax.random.normal(keys[1], (*b, allies, 3)),
-        targets=jax.random.normal(keys[2], (*b, targets, 2)),
+        objects=jax.random.normal(keys[2], (*b, objects, 2)),
         ally_mask=jax.random.bernoulli(keys[3], 0.7, (*b, allies)),
-        target_mask=jax.random.bernoulli(keys[4], 0.7, (*b, targets)),
+        object_mask=jax.random.bernoulli(keys[4], 0.7, (*b, objects)),
     )
 
 
@@ -49,9 +49,9 @@ def step(agent, tokens, history=None):
     return np.asarray(out), np.asarray(after["agent"])
 
 
-def test_permuted_targets_permute_aims_and_nothing_else(agent):
+def test_permuted_objects_permute_aims_and_nothing_else(agent):
     tokens, order = tokens_of(), jnp.asarray([2, 0, 3, 1])
-    moved = tokens._replace(targets=tokens.targets[..., order, :], target_mask=tokens.target_mask[..., order])
+    moved = tokens._replace(objects=tokens.objects[..., order, :], object_mask=tokens.object_mask[..., order])
     (out, history), (again, history_again) = step(agent, tokens), step(agent, moved)
     np.testing.assert_allclose(again[..., :3], out[..., :3], atol=1e-5)
     np.testing.assert_allclose(again[..., 3:], out[..., 3:][..., order], atol=1e-5)
@@ -70,10 +70,10 @@ def test_absent_entities_change_nothing_and_present_ones_do(agent):
     tokens = tokens_of()
     absent = lambda x, mask: jnp.where(mask[..., None], x, 50.0)
     rubbish = tokens._replace(
-        allies=absent(tokens.allies, tokens.ally_mask), targets=absent(tokens.targets, tokens.target_mask)
+        allies=absent(tokens.allies, tokens.ally_mask), objects=absent(tokens.objects, tokens.object_mask)
     )
     out, again = step(agent, tokens)[0], step(agent, rubbish)[0]
-    there = np.concatenate([np.ones((3, 2, 3), bool), np.asarray(tokens.target_mask)], axis=-1)
+    there = np.concatenate([np.ones((3, 2, 3), bool), np.asarray(tokens.object_mask)], axis=-1)
     np.testing.assert_allclose(out[there], again[there], atol=1e-5)
     none = tokens._replace(ally_mask=jnp.zeros_like(tokens.ally_mask))
     assert np.abs(step(agent, none)[0] - out).max() > 1e-2
@@ -85,8 +85,8 @@ def test_absent_entities_change_nothing_and_present_ones_do(agent):
 
 
 def test_one_target_and_one_agent_work(agent):
-    assert step(agent, tokens_of(agents=1, targets=1, allies=1))[0].shape == (3, 1, 4)
-    assert step(agent, tokens_of(agents=1, targets=1, allies=0))[0].shape == (3, 1, 4)
+    assert step(agent, tokens_of(agents=1, objects=1, allies=1))[0].shape == (3, 1, 4)
+    assert step(agent, tokens_of(agents=1, objects=1, allies=0))[0].shape == (3, 1, 4)
 
 
 def test_the_mean_head_shares_weights_with_base_actions():
@@ -147,11 +147,11 @@ def test_choice_is_greedy_sampled_or_uniform():
 # ------------------------------------------------------------------------------------------------- mixers
 
 
-def team_of(seed, agents=3, targets=2, rows=5):
+def team_of(seed, agents=3, objects=2, rows=5):
     keys = jax.random.split(jax.random.key(seed), 2)
-    mask = jnp.ones((rows, targets), bool).at[0, 0].set(False)
+    mask = jnp.ones((rows, objects), bool).at[0, 0].set(False)
     return TeamTokens(
-        jax.random.normal(keys[0], (rows, agents, 4)), jax.random.normal(keys[1], (rows, targets, 3)), mask
+        jax.random.normal(keys[0], (rows, agents, 4)), jax.random.normal(keys[1], (rows, objects, 3)), mask
     )
 
 
@@ -184,12 +184,12 @@ def test_the_mixer_knows_no_order_and_no_padding(mixer):
     q = jax.random.normal(jax.random.key(1), (5, 3))
     order = jnp.asarray([2, 0, 1])
     moved = team._replace(
-        agents=team.agents[:, order], targets=team.targets[:, ::-1], target_mask=team.target_mask[:, ::-1]
+        agents=team.agents[:, order], objects=team.objects[:, ::-1], object_mask=team.object_mask[:, ::-1]
     )
     np.testing.assert_allclose(mixer(q[:, order], moved, mask), mixer(q, team, mask), rtol=1e-5)
     grow = lambda x, n, value: jnp.pad(x, [(0, 0), (0, n)] + [(0, 0)] * (x.ndim - 2), constant_values=value)
     padded = TeamTokens(
-        grow(team.agents, 2, 9.0), grow(team.targets, 1, 9.0), grow(team.target_mask, 1, False)
+        grow(team.agents, 2, 9.0), grow(team.objects, 1, 9.0), grow(team.object_mask, 1, False)
     )
     again = mixer(grow(q, 2, 9.0), padded, grow(mask, 2, False))
     np.testing.assert_allclose(again, mixer(q, team, mask), rtol=1e-5)
@@ -239,8 +239,8 @@ def test_states_are_padding_proof():
             for b in (batch, padded)
         )
         np.testing.assert_array_equal(team.agents, more.agents[:, :, :3])
-        np.testing.assert_allclose(team.targets, more.targets, atol=1e-6)
-        np.testing.assert_array_equal(team.target_mask, more.target_mask)
+        np.testing.assert_allclose(team.objects, more.objects, atol=1e-6)
+        np.testing.assert_array_equal(team.object_mask, more.object_mask)
 
 
 def test_actions_as_inputs():
@@ -266,22 +266,22 @@ def test_actions_as_inputs():
 def test_a_state_encoder_of_many_heads_knows_no_order_and_no_padding():
     keys = jax.random.split(jax.random.key(0), 4)
     agents = jax.random.normal(keys[0], (4, 3, 5))
-    targets = jax.random.normal(keys[1], (4, 2, 3))
+    objects = jax.random.normal(keys[1], (4, 2, 3))
     here, there = jnp.ones((4, 3), bool), jnp.ones((4, 2), bool)
     encoder = MultiHeadEncoder(8, 4, 6)
-    params = noisy(encoder.init(keys[2], TeamTokens(agents, targets, there), here))
+    params = noisy(encoder.init(keys[2], TeamTokens(agents, objects, there), here))
     encode = lambda *team_mask: np.asarray(encoder.apply(params, TeamTokens(*team_mask[:-1]), team_mask[-1]))
-    out = encode(agents, targets, there, here)
+    out = encode(agents, objects, there, here)
     order = jnp.asarray([2, 0, 1])
     np.testing.assert_allclose(
-        encode(agents[:, order], targets[:, ::-1], there, here), out[:, order], atol=1e-5
+        encode(agents[:, order], objects[:, ::-1], there, here), out[:, order], atol=1e-5
     )
     assert np.abs(out - out[:, :1]).max() > 0.1 and out.shape == (4, 3, 8)
     more = lambda x, mask: (
         jnp.concatenate([x, jnp.full((4, 2, x.shape[-1]), 7.0)], axis=1), jnp.pad(mask, ((0, 0), (0, 2))),
     )  # fmt: skip
-    (agents_more, here_more), (targets_more, there_more) = more(agents, here), more(targets, there)
-    padded = encode(agents_more, targets_more, there_more, here_more)
+    (agents_more, here_more), (objects_more, there_more) = more(agents, here), more(objects, there)
+    padded = encode(agents_more, objects_more, there_more, here_more)
     np.testing.assert_allclose(padded[:, :3], out, atol=1e-5)
-    seen = encode(agents_more, targets_more, jnp.ones_like(there_more), here_more)
+    seen = encode(agents_more, objects_more, jnp.ones_like(there_more), here_more)
     assert np.abs(seen[:, :3] - out).max() > 0.1, "what is there is attended to"
