@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Int
 
 from mtmarl.networks.entities.inputs import actions_before
 from mtmarl.ops.agents import skip_padded_agents

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from mtmarl.networks.entities.inputs import append, team_of
 from mtmarl.networks.entities.transformer import Config, Embed, Mlp, SetAttention, Transformer
-from mtmarl.types import Batch, Entities, TeamTokens
+from mtmarl.types import Batch, Entities, Params, TeamTokens
 
 
 class ActionHead(nn.Module):
