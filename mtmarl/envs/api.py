@@ -62,7 +62,7 @@ class Family:
     package: str | None = None
     extra: str | None = None
 
-    def check(self, name: str, env: Env) -> Env:
+    def check(self, name: str, env: Any) -> Env:
         """The environment itself. Raises UserError where it is not what the family and the task's name say."""
         if not isinstance(env, Env):
             raise UserError(f"{name}: make returned {type(env).__name__}, which is no mtmarl.types.Env")

@@ -74,7 +74,7 @@ def make_env(name: str) -> Env:
             )
         raise UserError(f"{name}: tasks are named family/scenario with a family of {', '.join(known)}")
     try:
-        env = family.make(scenario)
+        env: Any = family.make(scenario)
     except ImportError as error:
         what = f"'mtmarl[{family.extra}]'" if family.extra else family.package or "the package of that name"
         raise UserError(f"{name}: its environment cannot be imported ({error}); pip install {what}") from None

@@ -148,7 +148,6 @@ def test_a_family_may_have_vaults_and_no_environment(register, tmp_path, capsys)
         ({"name": "lbf"}, "lbf is built in"),
         ({"name": "wal/k"}, "not a legal name"),
         ({"name": "run"}, "is named walk/3a; expected run/3a"),
-        ({"actions": "box"}, "its actions are not discrete"),
         ({"actions": Discrete(4)}, "has 3 actions; expected 4"),
         ({"fields": ("place",)}, "has observations 2 wide; expected 1"),
         ({"obs_scale": np.full(2, 0.5, np.float32)}, "has another obs_scale"),
@@ -162,6 +161,13 @@ def test_what_a_family_says_wrong_is_one_line(change, reason, register):
     with pytest.raises(UserError, match=reason) as error:
         make_env(f"{register(replace(FAMILY, **change)).name}/3a")
     assert "\n" not in str(error.value)
+
+
+def test_other_actions_than_discrete_ones_are_refused(register):
+    family = replace(FAMILY)
+    object.__setattr__(family, "actions", "box")
+    with pytest.raises(UserError, match="its actions are not discrete"):
+        register(family)
 
 
 def entry_point(monkeypatch, value, name="walk"):
