@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from mtmarl.data.imports import write_vault
     from mtmarl.data.recorder import Recorder
     from mtmarl.data.vault import read_vault
+    from mtmarl.envs.api import Family
     from mtmarl.envs.host import from_pettingzoo
-    from mtmarl.envs.registry import make_env
+    from mtmarl.envs.registry import make_env, register_family
     from mtmarl.estimate import estimate_policy
     from mtmarl.runs.policy import evaluate_policy, load_policy
 
@@ -35,6 +36,7 @@ _LAZY = {
 }
 __all__ = [
     "ALGOS",
+    "Family",
     "Recorder",
     "__version__",
     "estimate_policy",
@@ -43,6 +45,7 @@ __all__ = [
     "load_policy",
     "make_env",
     "read_vault",
+    "register_family",
     "write_vault",
 ]
 
