@@ -1,8 +1,9 @@
-"""Folders of runs that are links, and runs that diverged: each is in the report or named by it."""
+"""Folders of runs that are links or damaged, and runs that diverged: each is in the report or named by it."""
 
 import json
 
 from mtmarl import report
+from tests.faults import cases, reports
 
 from .run_directories import write_json, write_run, write_sweep
 
@@ -48,3 +49,11 @@ def test_a_run_of_a_sweep_that_diverged_is_named_and_in_no_mean(tmp_path):
     assert text.count("diverged at update 7: loss is nan") == 3
     (sweep,) = results["sweeps"]
     assert [cell["seeds"] for cell in sweep["cells"]] == [[0], []] and not sweep["to_do"]
+
+
+def test_damaged_folders_are_reported_or_named(tmp_path):
+    """Four of the faults that `make test-faults` draws: the sound run is always in the report."""
+    for number in range(301, 305):
+        case = reports.KINDS["reports"].case(tmp_path, number)
+        result = cases.run(case)
+        assert result.outcome not in cases.FAILURES, (case.recipe, result)

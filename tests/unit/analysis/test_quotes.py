@@ -1,4 +1,4 @@
-"""README and docs quote results.json as it is."""
+"""README and docs quote the stored facts as they are."""
 
 from pathlib import Path
 
