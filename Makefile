@@ -28,7 +28,7 @@ test: setup ## Run the tests that take seconds
 test-slow: setup ## Run the tests that train something
 	XLA_FLAGS= $(BIN)/python -m pytest -n 2 -m slow
 
-test-faults: setup ## Try damaged data, records and archives, and wrong settings, about an hour (ARGS="--share 0.1")
+test-faults: setup ## Try damaged data, records and archives, and wrong settings, half an hour of computing (ARGS="--share 0.1")
 	$(BIN)/python -m tests.faults $(ARGS)
 
 lint: setup ## Check style, formatting, types and the direction of imports
