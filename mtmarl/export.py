@@ -74,7 +74,7 @@ def export_policy(
         spec = agent.spec
 
         # Only lists and tuples can be exported: a state is the list of its arrays, the first of which is the key.
-        _, tree = jax.tree.flatten(jax.eval_shape(agent.fresh, jax.random.key(0)))
+        _, tree = jax.tree.flatten(jax.eval_shape(agent.fresh, stream(0, Stream.EPISODES)))
 
         def start(seed, episode, agent=agent):
             key = stream(seed, Stream.EPISODES, episode)

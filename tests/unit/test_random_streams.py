@@ -60,6 +60,7 @@ def test_a_stream_stays_what_it_is():
         "RECORDING": [3887737343, 2233801684],
         "SINGLE_POLICIES": [3963568553, 2118281665],
         "COVERAGE": [4058345124, 1716893164],
+        "ESTIMATE": [3707773899, 2945450682],
     }
     beside = branch(stream(1, Stream.DATA, 2), Stream.OFFLINE)
     assert jax.random.key_data(beside).tolist() == [2702790568, 2673765845]
