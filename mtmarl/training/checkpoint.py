@@ -1,10 +1,10 @@
-"""Saved state of a run, and policies read back from it. The only file that knows Orbax.
+"""Saves and loads training states and policies. The only module that imports Orbax.
 
-<run>/checkpoints/<update>/     the whole training state; the newest two are kept
-<run>/policy_best/  policy_last/   parameters alone
-<run>/run.json                  what the parameters belong to
+<run>/checkpoints/<update>/     complete training states; the newest two are kept
+<run>/policy_best/  policy_last/   parameters only
+<run>/run.json                  the task set and settings of the parameters
 
-Each saved directory holds the SHA-256 of its files in checksums.json; one that an earlier version wrote has none.
+Each saved directory has checksums.json with the SHA-256 of its files (missing if an earlier version wrote it).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from mtmarl.files import files_below, store_errors, write_json
 CHECKSUMS = "checksums.json"
 REMEDY = "use another run_dir, or remove all checkpoints to start again"
 
-# Orbax narrates every save at INFO and below, and logs errors that it raises as well.
+# Orbax logs every save and every error that it also raises.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
@@ -39,32 +39,28 @@ def _abstract(tree: Any) -> Any:
 
 @contextmanager
 def _uncounted() -> Iterator[None]:
-    """Orbax without its counts of bytes, which it logs at a level that nobody sees.
-
-    It asks TensorStore for them several times a save, and TensorStore (0.1.86) keeps 20 kB of every answer for good.
-    """
-    of = tensorstore_utils
-    counts = getattr(of, "get_tensorstore_raw_bytes", None)
-    if counts is None:
+    """Disables the byte counts that Orbax logs: TensorStore 0.1.86 leaks 20 kB per count, several times per save."""
+    count = getattr(tensorstore_utils, "get_tensorstore_raw_bytes", None)
+    if count is None:
         yield
         return
-    of.get_tensorstore_raw_bytes = lambda *args, **kwargs: 0
+    tensorstore_utils.get_tensorstore_raw_bytes = lambda *args, **kwargs: 0
     try:
         yield
     finally:
-        of.get_tensorstore_raw_bytes = counts
+        tensorstore_utils.get_tensorstore_raw_bytes = count
 
 
 @contextmanager
 def _saving(place: Path) -> Iterator[None]:
-    """Orbax at work on `place`; where that cannot be written, one OSError.
+    """Raises one OSError if Orbax cannot write to `place`.
 
-    It leaves tasks behind that print the same error again, with tracebacks, whenever they end or are collected.
+    Orbax's unfinished tasks would print the same error again, with tracebacks, when they end or are collected.
     """
     uncaught, unraisable = sys.excepthook, sys.unraisablehook
     of_task = lambda error: isinstance(error, RuntimeError | ImportError)
     sys.excepthook = lambda kind, error, trace: None if of_task(error) else uncaught(kind, error, trace)
-    sys.unraisablehook = lambda told: None if of_task(told.exc_value) else unraisable(told)
+    sys.unraisablehook = lambda args: None if of_task(args.exc_value) else unraisable(args)
     try:
         with _uncounted(), store_errors(place):
             yield
@@ -75,7 +71,7 @@ def _saving(place: Path) -> Iterator[None]:
 
 
 class Damaged(UserError):
-    """A saved state that cannot be read; an older one may be whole."""
+    """A checkpoint that cannot be read; an older one may be intact."""
 
 
 def _digests(directory: Path) -> dict[str, str]:
@@ -89,7 +85,7 @@ def _seal(directory: Path) -> None:
 
 
 def _damage(directory: Path) -> str | None:
-    """The first file that is not as it was saved; None where all are, or where no checksums were saved."""
+    """Returns the first file whose checksum differs. Returns None if all match or no checksums were saved."""
     file = directory / CHECKSUMS
     if not file.exists():
         return None
@@ -102,7 +98,7 @@ def _damage(directory: Path) -> str | None:
 
 
 class Checkpoints:
-    """The training states of one run. Saves are written aside and renamed, so a crash leaves the one before."""
+    """The checkpoints of one run. Saves are atomic: after a crash the previous checkpoint is intact."""
 
     def __init__(self, run_dir: Path):
         self.directory = Path(run_dir).resolve() / "checkpoints"
@@ -116,26 +112,26 @@ class Checkpoints:
             _seal(self.directory / str(update))
 
     def updates(self) -> list[int]:
-        """The updates of the complete states, oldest first."""
+        """Returns the updates of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
-        """The update of the newest complete state."""
+        """Returns the update of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def rewind(self, update: int) -> None:
-        """Removes the states after this update."""
+        """Removes the checkpoints after this update."""
         for later in (u for u in self.updates() if u > update):
             self._manager.delete(later)
 
     def restore(self, like: Any, update: int) -> Any:
-        """The state after `update` updates, in the shapes and placement of `like`. Raises Damaged."""
+        """Returns the state after `update` updates with the shapes and sharding of `like`. Raises Damaged."""
         place = self.directory / str(update)
         if (file := _damage(place)) is not None:
             raise Damaged(f"{place}: this checkpoint is damaged ({file} is not as it was saved); {REMEDY}")
         try:
             return self._manager.restore(update, args=ocp.args.StandardRestore(_abstract(like)))
-        except Exception as e:  # Damaged files make the library raise nearly anything.
+        except Exception as e:  # Orbax raises many types of errors for damaged files.
             raise Damaged(
                 f"{place}: this checkpoint is damaged, or does not fit this algorithm and task set "
                 f"({_first_line(e)}); {REMEDY}"
@@ -148,10 +144,10 @@ class Checkpoints:
 def newest_whole(
     runs: Sequence[tuple[Checkpoints, Any]], choose: Callable[[Sequence[Sequence[int]]], int | None]
 ) -> tuple[int | None, list[Any], list[str]]:
-    """(update, states, what was damaged) of the newest state that all runs can read, of pairs (checkpoints, like).
+    """Returns (update, states, damage messages) of the newest checkpoint that all runs can read.
 
-    `choose`: of the updates that each has, the one to go on from; None: from the start. Later states are removed once
-    all are read. Raises Damaged where no state is whole.
+    runs: pairs (checkpoints, like). choose: selects the update from the updates of each run; None starts anew. Later
+    checkpoints are removed when all states are read. Raises Damaged if no checkpoint is intact.
     """
     updates, damaged = [c.updates() for c, _ in runs], []
     while (update := choose(updates)) is not None:
@@ -175,7 +171,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _alone() -> Iterator[ocp.StandardCheckpointer]:
-    """A writer and reader that waits for no other process of the run."""
+    """Yields a checkpointer that does not synchronise with other processes of the run."""
     options = {}
     if jax.process_count() > 1:
         own = jax.process_index()
@@ -187,7 +183,7 @@ def _alone() -> Iterator[ocp.StandardCheckpointer]:
 
 
 def save_params(path: Path, params: Any) -> None:
-    """Parameters alone, replacing what was there only once the new ones are complete."""
+    """Saves parameters. It replaces existing ones only after the new ones are complete."""
     path = Path(path).resolve()
     fresh, old = _aside(path)
     if _newest(path) == fresh:
@@ -208,24 +204,24 @@ def save_params(path: Path, params: Any) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Removes saved parameters, and those that were not written to their end."""
+    """Removes saved parameters and their incomplete temporary copies."""
     for place in (path, *path.parent.glob(f"{escape(path.name)}.orbax-checkpoint-tmp*")):
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _aside(path: Path) -> tuple[Path, Path]:
-    """Where new parameters are written, and where those before them wait to be removed."""
+    """Returns the temporary paths of the new and the replaced parameters."""
     return path.with_name(path.name + ".new"), path.with_name(path.name + ".old")
 
 
 def _newest(path: Path) -> Path:
-    """Where the parameters lie: a process killed between the two renames has left them, complete, aside."""
+    """Returns the path of the parameters: a process killed between the two renames leaves them at the new path."""
     fresh, old = _aside(path)
     return fresh if not path.exists() and old.exists() and fresh.exists() else path
 
 
 def names(tree: Any) -> dict[str, Any]:
-    """The leaves of parameters by their names, as in encoder_0/norm1/scale."""
+    """Returns the leaves of a pytree by name, such as encoder_0/norm1/scale."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -237,12 +233,12 @@ def _saved(checkpointer: ocp.StandardCheckpointer, path: Path) -> Any:
         raise _damaged(path, f" ({file} is not as it was saved)")
     try:
         return checkpointer.metadata(path).item_metadata.tree  # pyright: ignore[reportOptionalMemberAccess]
-    except Exception as error:  # Damaged files make the library raise nearly anything.
+    except Exception as error:  # Orbax raises many types of errors for damaged files.
         raise _damaged(path) from error
 
 
 def _read(checkpointer: ocp.StandardCheckpointer, path: Path, shapes: Any) -> Any:
-    """Raises UserError where they cannot be read, and where they are not finite: such a policy plays something."""
+    """Raises UserError if the parameters cannot be read or are not finite."""
     try:
         params = checkpointer.restore(path, shapes)
     except Exception as error:
@@ -258,7 +254,7 @@ def _damaged(path: Path, how: str = "") -> UserError:
 
 
 def load_params(path: Path, like: Any) -> Any:
-    """Parameters in the shapes of `like`; a misfit names the first leaf that differs."""
+    """Returns saved parameters with the shapes of `like`. Raises UserError, which names the first leaf that differs."""
     path = _newest(Path(path).resolve())
     with _alone() as checkpointer:
         want = {name: v.shape for name, v in names(like).items()}
@@ -272,7 +268,7 @@ def load_params(path: Path, like: Any) -> Any:
 
 
 class Matching(NamedTuple):
-    """Saved parameters that fit others by name and shape; those others that none fits; the saved ones left over."""
+    """params: saved parameters that match by name and shape. fresh: names without a match. unused: saved names left."""
 
     params: Mapping[str, np.ndarray]
     fresh: tuple[str, ...]
@@ -280,9 +276,7 @@ class Matching(NamedTuple):
 
 
 def load_matching(path: Path, like: Any, anew: Sequence[str] = ()) -> Matching:
-    """Of the parameters saved at `path` those that `like` has under the same name in the same shape, but for those of
-    the top-level modules `anew`.
-    """
+    """Returns the saved parameters that match `like` by name and shape, except those of the modules `anew`."""
     path = _newest(Path(path).resolve())
     with _alone() as checkpointer:
         saved = _saved(checkpointer, path)

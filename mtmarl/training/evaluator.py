@@ -1,7 +1,7 @@
-"""Scores of a policy: per task, compiled episodes at the task's own team size.
+"""Evaluation of a policy: compiled episodes per task, at the task's true team size.
 
-Start states depend on (seed, task name, index of the evaluation, episodes played at once) alone, so all methods that
-are scored on as many episodes meet the same ones.
+Initial states depend only on (seed, task name, evaluation index, batch of episodes). All methods are thus evaluated on
+the same initial states.
 """
 
 import copy
@@ -21,7 +21,7 @@ from mtmarl.types import Act, Env, Params, TaskSpec
 
 
 class EvalResult(NamedTuple):
-    """One entry per episode. `episode_return` is undiscounted, `length` in env steps."""
+    """One entry per episode. episode_return: undiscounted. length: env steps."""
 
     episode_return: np.ndarray
     length: np.ndarray
@@ -31,21 +31,21 @@ class EvalResult(NamedTuple):
         return float(self.episode_return.mean())
 
     def win_rate(self, spec: TaskSpec) -> float | None:
-        """The share of won episodes, 0 … 1; None in tasks that cannot be won."""
+        """Returns the fraction of won episodes, or None if the task has no win condition."""
         won = None if spec.win_return is None else self.episode_return > spec.win_return
         return None if won is None else float(won.mean())
 
     def normalised(self, spec: TaskSpec, reference: float | None) -> float | None:
-        """The score: the win rate or, in tasks that cannot be won, mean return / reference.
+        """Returns the win rate or, without a win condition, mean return / reference.
 
-        None without a reference, and with one that is not positive, by which a worse return would score higher.
+        Returns None if the reference is missing or not positive: then a worse return would give a higher score.
         """
         won = self.win_rate(spec)
         return won if won is not None else self.mean / reference if reference and reference > 0 else None
 
     @property
     def standard_error(self) -> float:
-        """NaN of a single episode."""
+        """Standard error of the mean return; NaN for a single episode."""
         episodes = self.episode_return.size
         return float(self.episode_return.std(ddof=1) / np.sqrt(episodes)) if episodes > 1 else float("nan")
 
@@ -54,7 +54,7 @@ SEGMENT = 10
 
 
 def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
-    """(params, key, sample_probability) -> (returns, lengths) of first episodes, stopping once all have ended."""
+    """Returns (params, key, sample_probability) -> (returns, lengths) of first episodes; stops when all have ended."""
 
     def run(params: Params, key: jax.Array, sample_probability):
         key_start, key_steps = jax.random.split(key)
@@ -68,16 +68,16 @@ def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
         def segment(carry):
             i, state, ended, total, length = carry
             key = jax.random.fold_in(key_steps, i)
-            state, seen = rollout(env, act, init_carry, params, state, key, SEGMENT, sample_probability)
-            here = jnp.argmax(seen.done, axis=0)
-            now = seen.done.any(0) & ~ended
-            at_end = lambda x: jnp.take_along_axis(x, here[None], axis=0)[0]
-            total = jnp.where(now, at_end(seen.episode_return), total)
-            length = jnp.where(now, at_end(seen.episode_length), length)
+            state, steps = rollout(env, act, init_carry, params, state, key, SEGMENT, sample_probability)
+            last = jnp.argmax(steps.done, axis=0)
+            now = steps.done.any(0) & ~ended
+            at_end = lambda x: jnp.take_along_axis(x, last[None], axis=0)[0]
+            total = jnp.where(now, at_end(steps.episode_return), total)
+            length = jnp.where(now, at_end(steps.episode_length), length)
             return i + 1, state, ended | now, total, length
 
-        nothing = jnp.zeros(episodes)
-        begin = (0, state, jnp.zeros(episodes, bool), nothing, nothing.astype(jnp.int32))
+        zeros = jnp.zeros(episodes)
+        begin = (0, state, jnp.zeros(episodes, bool), zeros, zeros.astype(jnp.int32))
         _, _, _, total, length = jax.lax.while_loop(unfinished, segment, begin)
         return total, length
 
@@ -85,7 +85,7 @@ def make_episodes(env: Env, act: Act, init_carry, episodes: int) -> Callable:
 
 
 class Evaluator:
-    """Compiled episodes of several tasks, `batch` at a time; all programs are compiled in parallel at first use."""
+    """Evaluates several tasks, `batch` episodes at a time. Compiles all programs in parallel at first use."""
 
     def __init__(self, envs: Mapping[str, Env], act: Act, init_carry, batch: int, seed: int):
         self.envs, self.batch, self.seed = dict(envs), batch, seed
@@ -95,23 +95,23 @@ class Evaluator:
         self._compiled: dict[str, Callable] = {}
 
     def with_seed(self, seed: int) -> "Evaluator":
-        """The same programs, compiled once for all, on the start states of another seed."""
+        """Returns an evaluator with the initial states of another seed. It shares the compiled programs."""
         other = copy.copy(self)
         other.seed = seed
         return other
 
     def key(self, task: str, index: int, batch: int) -> jax.Array:
-        """Of one batch of the episodes that are played at an index (the updates done)."""
+        """Returns the key of one batch of episodes. index: number of completed updates."""
         return stream(self.seed, Stream.EPISODES, zlib.crc32(task.encode()) & 0x7FFFFFFF, index, batch)
 
     def compile(self, params: Params) -> None:
-        """Compiles what is missing, in parallel: XLA releases the interpreter lock."""
+        """Compiles the missing programs in threads: XLA releases the GIL."""
         missing = [name for name in self._runs if name not in self._compiled]
         if not missing:
             return
         args = (params, stream(0, Stream.EPISODES), jnp.float32(1.0))
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-            # The first compile while the next is traced.
+            # Compilation overlaps with the tracing of the next program.
             pending = {name: threads.submit(self._runs[name].lower(*args).compile) for name in missing}
         self._compiled |= {name: program.result() for name, program in pending.items()}
 
@@ -123,7 +123,7 @@ class Evaluator:
         sample_probability: float = 1.0,
         tasks: Sequence[str] | None = None,
     ) -> dict[str, EvalResult]:
-        """The first `episodes` episodes of each task; they are played in whole batches."""
+        """Returns the results of `episodes` episodes of each task. They run in full batches."""
         self.compile(params)
         rounds = -(-episodes // self.batch)
         futures = {

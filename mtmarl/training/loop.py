@@ -1,14 +1,13 @@
-"""The only training loop: offline or online, any algorithm, any source.
+"""The training loop for all algorithms and sources, offline and online.
 
-Chunks of updates are one compiled program each (a `lax.scan`). The order at every chunk boundary is fixed:
-events on the state as it is (evaluation, recording) → checkpoint → next chunk → metrics of the chunk before,
-fetched while the next one runs. A chunk that is not finite is found when its metrics are, before anything is
-evaluated or saved after it. Keys are functions of (seed, update index), so a resumed run replays. The events
-before the first update alone run beside the first chunk, on a copy of the parameters, so that training does not wait
-for their programs to compile.
+A chunk of updates is one compiled program (a `lax.scan`). The order at every chunk boundary is fixed: events on the
+current state (evaluation, recording), checkpoint, next chunk, metrics of the previous chunk. Those are fetched while
+the next chunk runs. Before any later evaluation or checkpoint, the metrics show whether a chunk diverged. Random keys
+are functions of (seed, update index), so a resumed run gives the same results. The events before the first update run
+on a copy of the parameters during the first chunk, so that training does not wait for their compilation.
 
-Several seeds are one program as well: the whole update is mapped over a leading axis of the state, one learner per
-seed, which meets nothing of the others. They are split over the devices where they divide evenly.
+Several seeds also run as one program: the update is vmapped over a leading seed axis of the state. The seeds are
+independent. They are split over the devices if their number divides evenly.
 """
 
 import time
@@ -33,7 +32,7 @@ from mtmarl.types import Batch, Learner, Params
 
 
 class TrainState(NamedTuple):
-    """All that a checkpoint must hold. `update` is the number of updates done."""
+    """The contents of a checkpoint. update: number of completed updates."""
 
     learner: Learner
     source: Any
@@ -41,7 +40,7 @@ class TrainState(NamedTuple):
 
 
 class Event(NamedTuple):
-    """`run(update, params) -> metrics` for the policy before the first update, every `every` updates, and the last."""
+    """Calls `run(update, params) -> metrics` before the first update, every `every` updates and after the last."""
 
     every: int
     run: Callable[[int, Params], Mapping[str, float]]
@@ -49,14 +48,14 @@ class Event(NamedTuple):
 
 Log = Callable[[int, Mapping[str, float]], None]
 
-# Metrics that are counts: episodes that ended in a chunk, and gradient steps since the start.
+# Metrics that are counts: episodes that ended in the chunk, and gradient steps since the start of the run.
 EPISODES, GRADIENT_STEPS = "episodes", "gradient_steps"
 
 
 class Plan(NamedTuple):
-    """updates: of the whole run; chunk: per compiled call; checkpoint_every: in updates, a multiple of chunk.
+    """updates: of the whole run. chunk: updates per compiled call. checkpoint_every: updates, a multiple of chunk.
 
-    `seed`: of every random number; several (a tuple) train side by side, each as if it were alone.
+    seed: of all random numbers. Several seeds (a tuple) train in parallel and give the same results as single runs.
     """
 
     seed: int | tuple[int, ...]
@@ -66,7 +65,7 @@ class Plan(NamedTuple):
 
 
 def check_plan(plan: Plan, events: Sequence[Event]) -> None:
-    """Everything must fall on chunk boundaries."""
+    """Raises UserError unless all events and checkpoints fall on chunk boundaries."""
     spans = {"trainer.updates": plan.updates, "trainer.checkpoint_every": plan.checkpoint_every}
     spans |= {f"an event every {e.every} updates": e.every for e in events}
     for name, span in spans.items():
@@ -75,14 +74,14 @@ def check_plan(plan: Plan, events: Sequence[Event]) -> None:
 
 
 def _placement(seed: int | tuple[int, ...], mesh):
-    """Where the training state lies: on all devices, or every device its share of the seeds."""
+    """Returns the sharding of the training state: replicated, or split by seed."""
     return sharding.split_rows(mesh, len(seed)) if isinstance(seed, tuple) else sharding.replicated(mesh)
 
 
 def initial_state(
     algo: Algorithm, source: Source, example: Batch, seed: int | tuple[int, ...], mesh=None
 ) -> TrainState:
-    """Fresh parameters and source state; of several seeds stacked. Only the shapes of the example matter."""
+    """Returns new parameters and source state, stacked for several seeds. Only the shapes of the example are used."""
     seeds = seed if isinstance(seed, tuple) else (seed,)
 
     @partial(jax.jit, out_shardings=sharding.replicated(mesh or sharding.make_mesh()))
@@ -90,14 +89,13 @@ def initial_state(
         learner = algo.init(stream(seed, Stream.PARAMETERS), example)
         return TrainState(learner, source.init(stream(seed, Stream.SOURCE)), jnp.zeros((), jnp.int32))
 
-    # One after the other: the decompositions behind orthogonal kernels can wait for each other for ever where they are
-    # batched (jaxlib 0.10.2, two CPU cores).
+    # Not vmapped: the batched decompositions for orthogonal kernels can deadlock (jaxlib 0.10.2, two CPU cores).
     states = [init(jnp.int32(one)) for one in seeds]
     return stack(states, seed, mesh) if isinstance(seed, tuple) else states[0]
 
 
 def stack(states: Sequence[TrainState], seed: tuple[int, ...], mesh=None) -> TrainState:
-    """The states of single seeds as the state of all of them."""
+    """Stacks the states of single seeds along a leading seed axis."""
     join = jax.jit(
         lambda states: jax.tree.map(lambda *x: jnp.stack(x), *states),
         out_shardings=_placement(seed, mesh or sharding.make_mesh()),
@@ -106,7 +104,7 @@ def stack(states: Sequence[TrainState], seed: tuple[int, ...], mesh=None) -> Tra
 
 
 def unstack(state: Any, mesh=None) -> list[Any]:
-    """The inverse of `stack`, for a state or part of one; replicated over the mesh as that of a single seed is."""
+    """Inverts `stack`, also for a part of a state. The results are replicated over the mesh."""
     pick = jax.jit(
         lambda state, i: jax.tree.map(lambda x: x[i], state),
         out_shardings=sharding.replicated(mesh or sharding.make_mesh()),
@@ -115,9 +113,9 @@ def unstack(state: Any, mesh=None) -> list[Any]:
 
 
 def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
-    """One compiled function: (state, data, prefetched) -> (state, (metrics, whether all is finite), trace).
+    """Returns a compiled function (state, data, prefetched) -> (state, (metrics, whether all is finite), trace).
 
-    Metrics are means over the chunk, and two counts. The trace, see `divergence.Trace`, need not be fetched.
+    Metrics are means over the chunk and two counts. The `divergence.Trace` is fetched only after a divergence.
     """
     mesh = mesh or sharding.make_mesh()
     several, place = isinstance(plan.seed, tuple), _placement(plan.seed, mesh)
@@ -127,7 +125,7 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
         source_state, batch = source.next(state.source, data, x, state.learner.params, keys[Stream.DATA])
         if place.is_fully_replicated:
             if mesh.size > 1:
-                # Agents of all rows side by side would not lie where their rows do.
+                # Packing the agents of all rows would move them to other devices than their rows.
                 batch = batch._replace(present=None)
             rows = sharding.split_rows(mesh, batch.task_id.shape[0])
             batch = jax.lax.with_sharding_constraint(batch, rows)
@@ -149,12 +147,12 @@ def make_chunk(phase: Phase, source: Source, plan: Plan, mesh=None) -> Callable:
         summary[GRADIENT_STEPS] = state.learner.step
         return state, (summary, _finite(trace, several)), trace
 
-    kept = sharding.replicated(mesh)
-    return jax.jit(chunk, donate_argnums=0, out_shardings=(place, kept, kept))
+    replicated = sharding.replicated(mesh)
+    return jax.jit(chunk, donate_argnums=0, out_shardings=(place, replicated, replicated))
 
 
 def _largest_reward(batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The largest reward of a batch without its sign, infinite where one is not finite, and the task that paid it."""
+    """Returns the largest absolute reward of a batch (inf if one is not finite) and its task."""
     valid = jnp.where(batch.time_mask, jnp.abs(batch.reward), 0.0)
     size = jnp.where(jnp.isfinite(valid), valid, jnp.inf).max(1)
     row = size.argmax()
@@ -162,13 +160,13 @@ def _largest_reward(batch: Batch) -> tuple[jax.Array, jax.Array]:
 
 
 def _finite_leaves(learner: Learner) -> dict[str, jax.Array]:
-    """Whether each array of parameters, targets and moments is finite."""
+    """Returns whether each array of parameters, target parameters and optimiser moments is finite."""
     real = {name: x for name, x in names(learner).items() if jnp.issubdtype(x.dtype, jnp.inexact)}
     return {name: jnp.isfinite(x).all() for name, x in real.items()}
 
 
 def _finite(trace: Trace, several: bool) -> jax.Array:
-    """Whether nothing in a trace says that training diverged; of several seeds one answer each."""
+    """Returns whether all watched values of a trace are finite; one flag per seed for several seeds."""
     seeds = trace.reward.shape[1:]
     watched = [trace.reward, *(m for name, m in trace.metrics.items() if divergence.watched(name))]
     rest = lambda x: tuple(i for i in range(x.ndim) if not (several and i == 1))
@@ -177,7 +175,7 @@ def _finite(trace: Trace, several: bool) -> jax.Array:
 
 
 def phase_ends(algo: Algorithm, plan: Plan) -> list[int]:
-    """The update before which each phase ends; on chunk boundaries."""
+    """Returns the update at which each phase ends, rounded to chunk boundaries."""
     ends, end = [], 0.0
     for phase in algo.phases[:-1]:
         end += phase.fraction
@@ -186,19 +184,19 @@ def phase_ends(algo: Algorithm, plan: Plan) -> list[int]:
 
 
 def phase_of(algo: Algorithm, update: int, plan: Plan) -> int:
-    """The index of the phase that update belongs to."""
-    inside = (i for i, end in enumerate(phase_ends(algo, plan)) if update < end)
-    return next(inside, len(algo.phases) - 1)
+    """Returns the index of the phase of an update."""
+    phases = (i for i, end in enumerate(phase_ends(algo, plan)) if update < end)
+    return next(phases, len(algo.phases) - 1)
 
 
 def check_phases(algo: Algorithm, plan: Plan) -> None:
-    """Every phase that has a share of the updates must come to at least one chunk of them."""
+    """Raises UserError if a phase with a positive fraction gets no chunk."""
     ends = phase_ends(algo, plan)
     for phase, begin, end in zip(algo.phases, [0, *ends], ends, strict=False):
         if phase.fraction > 0 and end <= begin:
             raise UserError(
-                f"the phase {phase.name} gets {phase.fraction * plan.updates:g} of trainer.updates={plan.updates}, "
-                f"less than half of trainer.chunk={plan.chunk}; lower trainer.chunk"
+                f"phase {phase.name} gets {phase.fraction * plan.updates:g} of trainer.updates={plan.updates}, less "
+                f"than half of trainer.chunk={plan.chunk}; lower trainer.chunk"
             )
 
 
@@ -215,64 +213,64 @@ def train(
     diverged: Callable[[int, Divergence], None] = lambda i, found: _raise(found),
     stop: Request | None = None,
 ) -> TrainState:
-    """Runs from `state` (fresh or restored) to the last update.
+    """Trains from `state` (new or restored) to the last update. Returns the final state.
 
-    `log(update, metrics)` gets plain floats; a metric of one number per task is logged as `metric/task`. Several
-    seeds have one `log` each. `diverged(i, found)` is told once of seed number i when it is no longer finite, before
-    anything is evaluated or saved after it; it raises `Diverged` to end training, as it does by default. Once `stop`
-    has got a signal, the state is saved at the next chunk boundary, and `Stopped` raised.
+    log(update, metrics): gets floats; a per-task metric is logged as `metric/task`. Several seeds have one `log` each.
+    diverged(i, divergence): called once when seed i diverges, before any later evaluation or checkpoint. By default
+    it raises Diverged, which ends training. stop: after a signal, the state is saved at the next chunk boundary and
+    Stopped is raised. Raises UserError if the plan does not fit the events or the state.
     """
     check_plan(plan, events)
     mesh = mesh or sharding.make_mesh()
-    several, lost = isinstance(plan.seed, tuple), set()
+    several, failed = isinstance(plan.seed, tuple), set()
     logs = [log] * (len(plan.seed) if isinstance(plan.seed, tuple) else 1) if callable(log) else list(log)
     chunks: dict[int, Callable] = {}
     data: dict[str, Any] = {}
     update = int(jnp.max(state.update))
     if update % plan.chunk:
         raise UserError(
-            f"the run stands at update {update}, which is no multiple of trainer.chunk ({plan.chunk})"
+            f"the state is at update {update}, which is not a multiple of trainer.chunk ({plan.chunk})"
         )
     restored, pending, finished = update > 0, None, 0.0
 
     def flush():
         nonlocal pending, finished
         if pending is not None:
-            done, told, trace, began = pending
-            (metrics, finite), now = jax.device_get(told), time.perf_counter()
-            # A chunk is handed over while the one before it runs.
+            done, summary, trace, began = pending
+            (metrics, finite), now = jax.device_get(summary), time.perf_counter()
+            # A chunk is dispatched while the previous one runs.
             speed, finished = plan.chunk / (now - max(began, finished)), now
             pending = None
-            for i, one in enumerate(logs):
-                if i in lost:
+            for i, log_seed in enumerate(logs):
+                if i in failed:
                     continue
-                own = jax.tree.map(lambda x, i=i: x[i], metrics) if several else metrics
-                one(done, {**_flatten(own, task_names), "updates_per_second": speed})
+                seed_metrics = jax.tree.map(lambda x, i=i: x[i], metrics) if several else metrics
+                log_seed(done, {**_flatten(seed_metrics, task_names), "updates_per_second": speed})
                 if not np.ravel(finite)[i]:
-                    lost.add(i)
-                    own_trace = _of_seed(jax.device_get(trace), i) if several else jax.device_get(trace)
-                    diverged(i, divergence.find(own_trace, done - plan.chunk, task_names))
+                    failed.add(i)
+                    seed_trace = _of_seed(jax.device_get(trace), i) if several else jax.device_get(trace)
+                    diverged(i, divergence.find(seed_trace, done - plan.chunk, task_names))
 
     def run_events(update: int, params: Params) -> None:
         due = [e for e in events if update % e.every == 0 or update == plan.updates]
         if due:
             flush()
         for event in due:
-            seen = event.run(update, params)
-            for i, one in enumerate(logs):
-                if i not in lost:
-                    one(update, seen)
+            metrics = event.run(update, params)
+            for i, log_seed in enumerate(logs):
+                if i not in failed:
+                    log_seed(update, metrics)
 
     while True:
-        asked = stop is not None and sharding.on_any_process(stop.signum is not None)
-        # A restored state was saved after its events had run.
+        stopping = stop is not None and sharding.on_any_process(stop.signum is not None)
+        # The events of a restored state ran before it was saved.
         if update > 0 and not restored:
             run_events(update, state.learner.params)
-            if update % plan.checkpoint_every == 0 or update == plan.updates or asked:
+            if update % plan.checkpoint_every == 0 or update == plan.updates or stopping:
                 flush()
                 save(state)
         restored = False
-        if asked and stop is not None and update > 0:
+        if stopping and stop is not None and update > 0:
             raise stop.stopped(update)
         if update >= plan.updates:
             break
@@ -283,14 +281,14 @@ def train(
             chunks[index] = make_chunk(algo.phases[index], source, plan, mesh)
         if name not in data:
             data[name] = sharding.place_data(source.data, mesh)
-        fresh = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
+        initial = jax.jit(partial(jax.tree.map, jnp.copy))(state.learner.params) if update == 0 else None
         began = time.perf_counter()
-        state, told, trace = chunks[index](state, data[name], _prefetch(algo, source, plan, update))
+        state, summary, trace = chunks[index](state, data[name], _prefetch(algo, source, plan, update))
         flush()
-        if fresh is not None:
-            run_events(0, fresh)
+        if initial is not None:
+            run_events(0, initial)
         update += plan.chunk
-        pending = (update, told, trace, began)
+        pending = (update, summary, trace, began)
     flush()
     return state
 
@@ -305,7 +303,7 @@ def _of_seed(trace: Trace, i: int) -> Trace:
 
 
 def _drawn(algo: Algorithm, plan: Plan, update: int) -> int:
-    """How many batches the source of the phase at `update` has given before it, in earlier phases too."""
+    """Returns how many batches the source of this update's phase has yielded before it, in all phases."""
     name = algo.phases[phase_of(algo, update, plan)].source
     begin, total = 0, 0
     for phase, end in zip(algo.phases, phase_ends(algo, plan), strict=True):
@@ -315,7 +313,7 @@ def _drawn(algo: Algorithm, plan: Plan, update: int) -> int:
 
 
 def _prefetch(algo: Algorithm, source: Source, plan: Plan, update: int) -> Any:
-    """What the host brings for the next chunk: [chunk, …], of several seeds [chunk, seeds, …]."""
+    """Returns the prefetched arrays of the next chunk: [chunk, …], or [chunk, seeds, …] for several seeds."""
     if source.prefetch is None:
         return None
     seeds = plan.seed if isinstance(plan.seed, tuple) else (plan.seed,)
@@ -328,7 +326,7 @@ def _prefetch(algo: Algorithm, source: Source, plan: Plan, update: int) -> Any:
 
 @partial(jax.jit, static_argnums=2)
 def _data_keys(seed: jax.Array, update: jax.Array, count: int) -> jax.Array:
-    """The keys that `Source.next` gets in `count` updates from this one on."""
+    """Returns the keys that `Source.next` gets in the next `count` updates."""
     return jax.vmap(lambda u: stream(seed, Stream.DATA, u))(update + jnp.arange(count))
 
 

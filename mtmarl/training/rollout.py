@@ -1,4 +1,4 @@
-"""The only act-step scan: evaluation, data collection and online training all call it."""
+"""The act-step scan of evaluation, data collection and online training."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from mtmarl.types import Act, Batch, Carry, Env, Observation, Params, TimeStep
 
 
 class RolloutState(NamedTuple):
-    """B environments in the middle of their episodes, and the memory of who acts in them."""
+    """B running environments and the carries of their policies."""
 
     env: Any
     step: TimeStep
@@ -22,7 +22,7 @@ class RolloutState(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """What was seen and done, time first: [T, B, …]. `episode_*` count up to and including the step."""
+    """Recorded steps, time-major: [T, B, …]. `episode_*` are running totals that include the step."""
 
     obs: Float[Array, "T B N O"]
     action_mask: Bool[Array, "T B N A"]
@@ -41,7 +41,7 @@ class Trajectory(NamedTuple):
 
 
 def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState:
-    """B fresh episodes."""
+    """Starts B episodes."""
     state, step = jax.vmap(env.reset)(jax.random.split(key, batch_size))
     first, zero = jnp.ones(batch_size, bool), jnp.zeros(batch_size, jnp.float32)
     carry = init_carry(batch_size, env.spec.agents)
@@ -49,38 +49,38 @@ def start(env: Env, init_carry, batch_size: int, key: jax.Array) -> RolloutState
 
 
 def observe(step: TimeStep) -> Observation:
-    """An unpadded team's observation: every slot is an agent."""
+    """Returns the observation of an unpadded team: every slot is an agent."""
     return Observation(step.obs, step.action_mask, jnp.ones(step.action_mask.shape[:-1], bool), step.reward)
 
 
-def as_batch(seen: Trajectory, extras: Mapping[str, Any]) -> Batch:
-    """What an unpadded team of one task saw and did, rows first ([B, T, …]), as a batch."""
+def as_batch(trajectory: Trajectory, extras: Mapping[str, Any]) -> Batch:
+    """Returns the batch-major trajectory ([B, T, …]) of one task and an unpadded team as a batch."""
     return Batch(
-        obs=seen.obs,
-        action_mask=seen.action_mask,
-        action=seen.action,
-        agent_mask=jnp.ones(seen.action.shape, bool),
-        reward=seen.reward,
-        first=seen.first,
-        terminated=seen.terminated,
-        truncated=seen.truncated,
-        time_mask=jnp.ones(seen.first.shape, bool),
-        task_id=jnp.zeros(seen.first.shape[0], jnp.int32),
+        obs=trajectory.obs,
+        action_mask=trajectory.action_mask,
+        action=trajectory.action,
+        agent_mask=jnp.ones(trajectory.action.shape, bool),
+        reward=trajectory.reward,
+        first=trajectory.first,
+        terminated=trajectory.terminated,
+        truncated=trajectory.truncated,
+        time_mask=jnp.ones(trajectory.first.shape, bool),
+        task_id=jnp.zeros(trajectory.first.shape[0], jnp.int32),
         extras=extras,
     )
 
 
 def where_rows(condition: Bool[Array, "B"], a, b):
-    """Row by row, a where the condition holds, else b; over any pytree."""
+    """Selects rows of the pytree a where the condition holds, else of b."""
     choose = lambda x, y: jnp.where(condition.reshape(-1, *[1] * (x.ndim - 1)), x, y)
     return jax.tree.map(choose, a, b)
 
 
-def _at_limits(name: str, ask: Callable[[], Mapping[str, Any]], truncated: Bool[Array, "B"], like: Any):
-    """What acting says under `name` where time limits have just fallen: asked only then, which is not often."""
-    nothing = jnp.zeros_like(like)
-    said = jax.lax.cond(truncated.any(), lambda: ask()[name], lambda: nothing)
-    return {f"limit_{name}": where_rows(truncated, said, nothing)}
+def _at_limits(name: str, compute: Callable[[], Mapping[str, Any]], truncated: Bool[Array, "B"], like: Any):
+    """Returns the extra `name` in truncated final states, else 0. It is computed only if a row is truncated."""
+    zeros = jnp.zeros_like(like)
+    value = jax.lax.cond(truncated.any(), lambda: compute()[name], lambda: zeros)
+    return {f"limit_{name}": where_rows(truncated, value, zeros)}
 
 
 def rollout(
@@ -95,14 +95,14 @@ def rollout(
     pool: int = 0,
     at_limit: str | None = None,
 ) -> tuple[RolloutState, Trajectory]:
-    """`steps` environment steps in each of B environments.
+    """Runs `steps` environment steps in each of B environments.
 
-    With a pool, that many fresh starts are made at once and every environment that ends copies one of them at
-    random: under vmap an automatic reset would cost a reset on every step. Without one, an environment that has
-    ended goes on unobserved; the caller looks at first episodes only.
+    pool: number of initial states made once per call. An environment that ends restarts from a random one of them,
+    because under vmap an automatic reset would reset on every step. With pool 0, ended environments keep running and
+    the caller must use first episodes only.
 
-    at_limit: what acting writes beside an action, such as the value; it is then kept of the state in which a time
-    limit ended an episode as well, before the next one begins (`limit_…` [T, B, …]; 0 where none did).
+    at_limit: name of an extra of `act`, such as the value. It is also recorded for the final state of truncated
+    episodes, as `limit_…` [T, B, …]; 0 elsewhere.
     """
     batch_size = state.first.shape[0]
     key_pool, key_steps = jax.random.split(key)
@@ -116,18 +116,18 @@ def rollout(
         carry, action, extras = act(params, carry, observe(state.step), key_act, sample_probability)
         env_state, step = jax.vmap(env.step)(state.env, action, jax.random.split(key_env, batch_size))
         if at_limit is not None:
-            ask = lambda: act(params, carry, observe(step), key_limit, sample_probability)[2]
-            extras = {**extras, **_at_limits(at_limit, ask, step.truncated, extras[at_limit])}
+            compute = lambda: act(params, carry, observe(step), key_limit, sample_probability)[2]
+            extras = {**extras, **_at_limits(at_limit, compute, step.truncated, extras[at_limit])}
         done = step.terminated | step.truncated
         total = jnp.where(state.first, 0.0, state.episode_return) + step.reward
         length = jnp.where(state.first, 0, state.episode_length) + 1
-        seen = Trajectory(
+        recorded = Trajectory(
             state.step.obs, state.step.action_mask, action, step.reward, state.first, step.terminated, step.truncated,
             total, length, extras,
         )  # fmt: skip
         if pool:
             picks = jax.random.randint(key_reset, (batch_size,), 0, pool)
             env_state, step = where_rows(done, jax.tree.map(lambda x: x[picks], fresh), (env_state, step))
-        return RolloutState(env_state, step, done & bool(pool), carry, total, length), seen
+        return RolloutState(env_state, step, done & bool(pool), carry, total, length), recorded
 
     return jax.lax.scan(one, state, jax.random.split(key_steps, steps))

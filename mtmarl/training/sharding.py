@@ -1,8 +1,7 @@
-"""Where data live. The only file that says "device".
+"""Placement of arrays on devices. The only module that names devices.
 
-Parallelism is a placement: rows of a batch are split over a one-axis mesh, large data along their steps,
-everything else is replicated, and XLA inserts the reductions. Results do not depend on the number of devices, nor of
-the processes that drive them.
+Batches are split by row over a one-axis mesh, large data along their steps. Everything else is replicated, and XLA
+inserts the reductions. Results do not depend on the number of devices or processes.
 """
 
 import os
@@ -17,16 +16,16 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from mtmarl.errors import UserError
 
-# A column of the data that takes more is split over the devices: then they exchange windows instead of holding all.
+# Larger data arrays are split over the devices, which then exchange windows.
 SPLIT_BYTES = 2**30
 
 
 def start(distributed: bool = False) -> None:
-    """Settings of the whole process, made once by a command line: compiled programs are kept between runs.
+    """Configures the process; a command line calls it once. Enables the persistent compilation cache.
 
-    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in the user's cache directory. `distributed`: this is one of several
-    processes of one run, which find each other by Slurm, or by $JAX_COORDINATOR_ADDRESS (host:port),
-    $JAX_NUM_PROCESSES and $JAX_PROCESS_ID. Raises UserError where they cannot.
+    The cache is in $JAX_COMPILATION_CACHE_DIR or the user's cache folder. distributed: this is one of several
+    processes of one run, connected by Slurm or by $JAX_COORDINATOR_ADDRESS (host:port), $JAX_NUM_PROCESSES and
+    $JAX_PROCESS_ID. Raises UserError if they cannot connect.
     """
     if distributed and not jax.distributed.is_initialized():
         _join()
@@ -34,7 +33,7 @@ def start(distributed: bool = False) -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mtmarl" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # A start compiles a hundred small programs besides the large ones; together they take seconds.
+        # A run compiles about a hundred small programs, which together take seconds.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
@@ -49,36 +48,36 @@ def _join() -> None:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"distributed=true: the processes do not find each other ({str(error).splitlines()[0]}); "
-            f"start them by Slurm, or give each {', '.join(names)}"
+            f"distributed=true: the processes cannot connect ({str(error).splitlines()[0]}); "
+            f"start them with Slurm, or set {', '.join(names)} for each"
         ) from error
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes records and talks."""
+    """Returns whether this process writes records and prints."""
     return jax.process_index() == 0
 
 
 def wait_for_all(where: str) -> None:
-    """Returns once every process of the run has come here."""
+    """A barrier over all processes of the run."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
 
 
 def on_any_process(flag: bool) -> bool:
-    """Whether the flag is set on one of the processes of the run; each must ask as often as the others."""
+    """Returns whether the flag is set in any process. It is a collective call: all processes must make it."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(flag)).any())
 
 
 def on_this_process(tree: Any) -> Any:
-    """Replicated values as ones of this process alone."""
+    """Returns replicated arrays as local arrays of this process."""
     if jax.process_count() == 1:
         return tree
     return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), tree)
 
 
 def make_mesh(devices: int | None = None) -> Mesh:
-    """A mesh over all devices, or over the first few."""
+    """Returns a mesh over all devices, or over the first `devices`."""
     return jax.make_mesh(
         (devices or jax.device_count(),),
         ("data",),
@@ -92,15 +91,15 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def split_rows(mesh: Mesh, rows: int) -> NamedSharding:
-    """Rows over the mesh; replicated if they do not divide evenly."""
+    """Returns a sharding of rows over the mesh; replicated if they do not divide evenly."""
     even = rows % mesh.size == 0
     return NamedSharding(mesh, PartitionSpec("data") if even else PartitionSpec())
 
 
 def place_data(data: Any, mesh: Mesh, limit: int = SPLIT_BYTES) -> Any:
-    """Loop-invariant data on all devices: whole on each, but arrays above `limit` bytes split along their first axis.
+    """Replicates loop-invariant data. Arrays above `limit` bytes are split along their first axis instead.
 
-    Those are filled up with zeros where they do not divide evenly; nothing indexes what is filled up.
+    Split arrays are zero-padded to a multiple of the number of devices; the padding is never indexed.
     """
     if mesh.size == 1:
         return data
@@ -116,15 +115,15 @@ def place_data(data: Any, mesh: Mesh, limit: int = SPLIT_BYTES) -> Any:
 
 
 def on_host() -> AbstractContextManager:
-    """Inside, small programs run on the host's own processor, and do not queue behind what an accelerator is doing."""
+    """Runs small programs on the CPU, so that they do not queue behind programs on an accelerator."""
     try:
         return jax.default_device(jax.local_devices(backend="cpu")[0])
-    except RuntimeError:  # a process that was told to use nothing but the accelerator
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU.
         return nullcontext()
 
 
 def describe() -> str:
-    """For people and run records: "2 × cpu"."""
+    """Returns a description such as "2 × cpu"."""
     kind = jax.devices()[0].device_kind
     processes = f", {jax.process_count()} processes" if jax.process_count() > 1 else ""
     return f"{jax.device_count()} × {kind}{processes}"
