@@ -1,9 +1,9 @@
-"""Where the episodes of a foreign recording begin and end, decided by evidence.
+"""Infers where the episodes of an imported recording begin and end.
 
-A flag at step t may say that this step ended an episode, or that an episode begins with it; agents may be flagged
-together, or each at its own end. Each reading is held against what else is recorded: step counts, the time limit, the
-most that an episode can return. A reading that they contradict is out; where the rest differ and nothing decides, a
-UserError names the option that does.
+A flag at step t may mark the last step of an episode or the first one. All agents may be flagged together, or each at
+its own end. Each interpretation is checked against the step counts, the time limit and the largest possible return.
+Contradicted interpretations are rejected. If the others differ and no evidence decides, a UserError names the option
+that does.
 """
 
 from collections.abc import Iterator
@@ -18,17 +18,17 @@ from mtmarl.errors import UserError
 Meaning = Literal["start", "end"]
 Team = Literal["all", "any"]
 _SAYS = {"end": "the last step of an episode", "start": "the first step of an episode"}
-# Of so many flags at least nine in ten must agree; by chance they do in one of 2,000 recordings.
+# At least 90% of at least 16 flags must agree; the probability of this by chance is 1 / 2,000.
 _FEWEST, _SHARE = 16, 0.9
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a recording says of its episodes; R rows of T steps each, N agents.
+    """The recorded evidence: R rows of T steps each, N agents.
 
-    ended: (R, T, N). cut: (R, T, N) flags of time limits and cuts; None where `ended` stands for both ends.
-    count: (R, T) env steps taken in the episode before this one. reward: (R, T), NaN where it is not finite.
-    obs: (R, T, N, O). usual: what the flags mean in this layout, None where both are in use.
+    ended: (R, T, N) flags. cut: (R, T, N) flags of time limits and cuts; None if `ended` includes them.
+    count: (R, T) previous env steps in the episode. reward: (R, T), NaN if not finite. obs: (R, T, N, O).
+    usual: meaning of the flags in this file format, None if both are in use.
     """
 
     ended: np.ndarray
@@ -41,10 +41,10 @@ class Recorded:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known beside the recording.
+    """What the user or the task specifies.
 
-    horizon: time limit in env steps. every: no flags, cut every so many steps. rollout: steps after which a row goes on
-    elsewhere. most: what the best episode returns. flags, team: what the user says of the flags.
+    horizon: time limit in env steps. every: episode length of a recording without flags. rollout: length of the
+    rollouts that a row concatenates. most: largest possible return. flags, team: meaning of the flags.
     """
 
     horizon: int | None = None
@@ -56,7 +56,7 @@ class Known:
 
 
 class Boundaries(NamedTuple):
-    """Per step, one row after the other: (S,). count: env steps taken in the episode before this one."""
+    """Per step, with all rows concatenated: (S,). count: previous env steps in the episode."""
 
     first: np.ndarray
     terminal: np.ndarray
@@ -75,7 +75,7 @@ class _Reading:
 
 
 def decide(seen: Recorded, known: Known, remarks: list[str]) -> Boundaries:
-    """The boundaries that the evidence allows. Adds what was assumed to `remarks`. Raises UserError."""
+    """Returns the boundaries that agree with the evidence. Adds assumptions to `remarks`. Raises UserError."""
     flags = seen.ended if seen.cut is None else seen.ended | seen.cut
     if not flags.any() and seen.count is None and known.every is None:
         raise UserError("no step is marked as the end of an episode; give --horizon to cut it into episodes")
@@ -114,7 +114,7 @@ def decide(seen: Recorded, known: Known, remarks: list[str]) -> Boundaries:
 
 
 def _unsaid_limit(seen: Recorded, known: Known, found: Boundaries) -> Iterator[str]:
-    """Of flags that do not tell ends from time limits: many episodes as long as the longest, below the horizon."""
+    """Yields a remark if the flags do not tell ends from time limits and many episodes have the same maximal length."""
     if seen.cut is not None or known.horizon is None:
         return
     longest, length = int(found.count.max()) + 1, found.count[found.terminal] + 1
@@ -138,7 +138,7 @@ def _choose(readings: list[_Reading], seen: Recorded, known: Known) -> _Reading:
             f"the recording contradicts what is said of it ({reasons}); correct it, or give --task, --horizon, "
             "--flags, --team-flags, --team-reward or --rollout-length"
         )
-    # Agents that end each at its own step are the usual case.
+    # Usually each agent ends at its own step.
     fits = [r for r in fits if r.team == "all"] or fits
     if known.flags is not None or seen.count is not None or len(readings) == 1:
         hint, doubtful = None, False
@@ -174,13 +174,13 @@ def _alike(readings: list[_Reading]) -> bool:
 
 
 def _read(seen: Recorded, known: Known, meaning: Meaning, team: Team) -> _Reading:
-    """The boundaries by one reading of the flags, and what speaks against it."""
+    """Returns the boundaries of one interpretation of the flags, and the evidence against it."""
     flags = seen.ended if seen.cut is None else seen.ended | seen.cut
     rows, steps = flags.shape[:2]
     flagged, ended, doubt = _of_team(flags, seen.ended, team)
     edges = _edges(rows, steps, known.rollout)
     remarks, against = [], []
-    starts = np.zeros_like(flagged)  # Flags that say that the episode begins here, whatever came before.
+    starts = np.zeros_like(flagged)  # Flags that mark the first step of an episode.
     if meaning == "start":
         starts = flagged
         flagged, ended = _earlier(flagged) & ~edges, _earlier(ended) & ~edges
@@ -211,7 +211,7 @@ def _read(seen: Recorded, known: Known, meaning: Meaning, team: Team) -> _Readin
     if count is None:
         at = counted(first)
         late = _late(seen, known, meaning, first, edges.reshape(-1), starts.reshape(-1))
-        # Counting from 1 keeps an episode that was recorded late out of the whole ones.
+        # Counting from 1 excludes partially recorded episodes from the complete ones.
         at = at + late
         if late.any():
             remarks.append(
@@ -229,19 +229,19 @@ def _read(seen: Recorded, known: Known, meaning: Meaning, team: Team) -> _Readin
 
 
 def _edges(rows: int, steps: int, every: int | None) -> np.ndarray:
-    """(R, T): the last step of each row, and each `every` steps within it."""
+    """Returns (R, T): true at the last step of each row and after every `every` steps."""
     at = np.arange(1, steps + 1)
     last = (at == steps) if every is None else (at == steps) | (at % every == 0)
     return np.tile(last, (rows, 1))
 
 
 def _earlier(x: np.ndarray) -> np.ndarray:
-    """(R, T): what the next step of the row says, zero at the last."""
+    """Returns (R, T): the value of the next step of the row; zero at the last step."""
     return np.concatenate([x[:, 1:], np.zeros_like(x[:, :1])], axis=1)
 
 
 def counted(first: np.ndarray) -> np.ndarray:
-    """(S,): steps since the episode began."""
+    """Returns (S,): steps since the start of the episode."""
     at = np.arange(len(first))
     return at - np.maximum.accumulate(np.where(first, at, 0))
 
@@ -249,7 +249,7 @@ def counted(first: np.ndarray) -> np.ndarray:
 def _late(
     seen: Recorded, known: Known, meaning: Meaning, first: np.ndarray, edges: np.ndarray, starts: np.ndarray
 ) -> np.ndarray:
-    """(S,): steps of episodes that may have begun before their recording did."""
+    """Returns (S,): true for episodes that may have begun before their recording."""
     begins = np.append(True, edges[:-1]) & ~starts
     if meaning == "end" and (seen.cut is not None or edges.sum() == 1):
         return np.zeros(len(first), bool)  # These recordings begin with an episode.
@@ -274,9 +274,9 @@ def _impossible(found: Boundaries, reward: np.ndarray, known: Known) -> Iterator
 
 
 def _of_team(flags: np.ndarray, ended: np.ndarray, team: Team) -> tuple[np.ndarray, np.ndarray, str]:
-    """(R, T) flags of the team, those that are no cuts, and what is doubtful.
+    """Returns (R, T) flags of the team, those that are no cuts, and a description of doubts.
 
-    all: set at the step by which all agents have been flagged. any: set where one is.
+    all: true at the step when all agents have been flagged. any: true when one is flagged.
     """
     if team == "any" or (flags == flags[..., :1]).all():
         by_state = ended.any(2) if team == "any" else ended.all(2)
@@ -286,8 +286,8 @@ def _of_team(flags: np.ndarray, ended: np.ndarray, team: Team) -> tuple[np.ndarr
     for row in range(len(flags)):
         have, by_state = np.zeros((2, flags.shape[2]), bool)
         before = -2
-        up = have.copy()  # Flagged in the step before.
-        down = have.copy()  # Was flagged, and is no more.
+        up = have.copy()  # Flagged at the previous step.
+        down = have.copy()  # Flagged earlier, but not now.
         for t in np.flatnonzero(flags[row].any(1)):
             now = flags[row, t]
             if t > before + 1:
@@ -311,7 +311,7 @@ def _of_team(flags: np.ndarray, ended: np.ndarray, team: Team) -> tuple[np.ndarr
 
 
 def _by_change(obs: np.ndarray, flagged: np.ndarray) -> Meaning | None:
-    """Observations change more where an episode begins than within one."""
+    """Infers the meaning: observations change more between episodes than within one. Returns None if unclear."""
     alone = flagged[:, 1:-1] & ~flagged[:, :-2] & ~flagged[:, 2:]
     row, at = np.nonzero(alone)
     if len(at) < _FEWEST:
@@ -330,5 +330,5 @@ def _by_change(obs: np.ndarray, flagged: np.ndarray) -> Meaning | None:
 
 
 def _by_rows_start(flagged: np.ndarray) -> bool:
-    """Whether each row begins with a flag and ends without one."""
+    """Returns whether each row begins with a flag and ends without one."""
     return bool(flagged[:, 0].all() and not flagged[:, -1].any())

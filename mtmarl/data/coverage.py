@@ -1,4 +1,4 @@
-"""Input columns that training data never vary, although held-out tasks do.
+"""Detects observation columns that are constant in the training data but vary in held-out tasks.
 
 The weights of such a column keep their random initial values, which disturb the network on the held-out task.
 """
@@ -23,8 +23,8 @@ Range = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class FamilyColumns:
-    """Of one family: `columns` in an observation, how many of them are `constant` in all training data, and for each
-    held-out task how many of these have another value in its initial states.
+    """columns: of a family's observation. constant: how many are constant in all training data. held_out: per held-out
+    task, how many constant columns have another value in its initial states.
     """
 
     family: str
@@ -33,14 +33,14 @@ class FamilyColumns:
     held_out: Mapping[str, int]
 
     def warning(self) -> str | None:
-        """A line for the screen; None where every column that matters was seen to vary."""
+        """Returns a one-line warning, or None if no constant column varies in a held-out task."""
         worst = max(self.held_out.values(), default=0)
         if not worst:
             return None
         tasks = sum(count > 0 for count in self.held_out.values())
         return (
             f"warning: {self.family}: {self.constant} of {self.columns} observation columns never vary in the training "
-            f"data, and up to {worst} of them do in {tasks} of {len(self.held_out)} held-out tasks; "
+            f"data, but up to {worst} of them vary in {tasks} of {len(self.held_out)} held-out tasks; "
             "their weights are not trained"
         )
 
@@ -51,27 +51,27 @@ def unvaried_columns(
     test: Mapping[str, Env],
     slots: Mapping[str, Sequence[Slots]],
 ) -> list[FamilyColumns]:
-    """For each training family, see `FamilyColumns`. `train`, `test`: tasks in their own observations, as vaults hold
-    them. `slots`: of each family, groups of slots whose objects are shuffled; a column is then the same column of all
-    slots of its group.
+    """Returns `FamilyColumns` of each training family. train, test: environments with observations as in vaults.
+
+    slots: per family, groups of slots whose objects are shuffled; equal columns of all slots in a group are merged.
     """
-    found = []
+    result = []
     for family in dict.fromkeys(env.spec.family for env in train):
         groups = slots.get(family, ())
-        own = [v for v, env in zip(vaults, train, strict=True) if env.spec.family == family]
-        ranges = [_recorded_range(v, groups) for v in own]
-        # Tasks of one family may differ in width: what a task lacks is 0 in a layout.
+        family_vaults = [v for v, env in zip(vaults, train, strict=True) if env.spec.family == family]
+        ranges = [_recorded_range(v, groups) for v in family_vaults]
+        # Tasks of one family may differ in width: missing columns are 0 in a layout.
         width = max(low.size for low, _ in ranges)
         low = np.min([_widen(low, width) for low, _ in ranges], axis=0)
         high = np.max([_widen(high, width) for _, high in ranges], axis=0)
         constant = np.flatnonzero(low == high)
         held_out = {name: env for name, env in test.items() if env.spec.family == family}
-        alive = {}
+        varying = {}
         for name, env in held_out.items() if constant.size else ():
-            seen_low, seen_high = (_widen(x, width) for x in _initial_range(env, groups))
-            alive[name] = int(((seen_low < low) | (seen_high > high))[constant].sum())
-        found.append(FamilyColumns(family, width, int(constant.size), alive))
-    return found
+            test_low, test_high = (_widen(x, width) for x in _initial_range(env, groups))
+            varying[name] = int(((test_low < low) | (test_high > high))[constant].sum())
+        result.append(FamilyColumns(family, width, int(constant.size), varying))
+    return result
 
 
 def _widen(x: np.ndarray, width: int) -> np.ndarray:
@@ -79,7 +79,7 @@ def _widen(x: np.ndarray, width: int) -> np.ndarray:
 
 
 def _merge(low: np.ndarray, high: np.ndarray, groups: Sequence[Slots]) -> Range:
-    """The range of each column over all slots that its object may stand in."""
+    """Returns the range of each column, merged over the slots that its object may take."""
     for group in groups:
         part = slice(group.start, group.stop)
         for x, reduce in ((low, np.min), (high, np.max)):
@@ -94,7 +94,7 @@ def _recorded_range(vault: Vault, groups: Sequence[Slots]) -> Range:
     for i in range(0, len(obs), block):
         part = obs[i : i + block]
         ranges.append((part.min((0, 1)), part.max((0, 1))))
-        release(vault.recording)  # Only a block of a mapped vault is resident at a time.
+        release(vault.recording)  # Keep only one block of a memory-mapped vault resident.
     scale = np.asarray(vault.metadata["obs_scale"], np.float32)
     low, high = np.min([r[0] for r in ranges], axis=0), np.max([r[1] for r in ranges], axis=0)
     return _merge(np.asarray(low * scale), np.asarray(high * scale), groups)

@@ -1,4 +1,4 @@
-"""Observations as vaults and replay keep them: int8 features times a scale, or float32 where that loses something."""
+"""Storage of observations in vaults and replay: int8 features times a scale, or float32 if int8 is lossy."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Stored = np.ndarray  # [..., O] int8 or float32
 
 
 def encode(obs: Float[np.ndarray, "*b O"], scale: Float[np.ndarray, "O"]) -> Stored:
-    """Observations in units of `scale` as int8 if every one comes back exactly, else as they are, in float32."""
+    """Returns observations in units of `scale` as int8 if that is lossless, else unchanged in float32."""
     scale = np.asarray(scale, np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         raw = np.rint(obs / scale)
@@ -25,9 +25,9 @@ def encode(obs: Float[np.ndarray, "*b O"], scale: Float[np.ndarray, "O"]) -> Sto
 
 
 def join(parts: Sequence[Stored], scale: Float[np.ndarray, "O"]) -> tuple[list[Stored], np.ndarray]:
-    """Parts of one task, each encoded with `scale`, in one form; and the scale of that form [O].
+    """Converts parts of one task, each encoded with `scale`, to a common dtype. Returns them and their scale [O].
 
-    One part that is float32 makes all of them so, with a scale of 1.
+    If one part is float32, all become float32 with a scale of 1.
     """
     scale = np.asarray(scale, np.float32)
     if all(part.dtype == np.int8 for part in parts):
@@ -37,10 +37,9 @@ def join(parts: Sequence[Stored], scale: Float[np.ndarray, "O"]) -> tuple[list[S
 
 
 def fits_int8(envs: Sequence[Env]) -> bool:
-    """Whether observations of these tasks are known to be int8 features, as their families say.
+    """Returns whether the families declare int8 features for all tasks, and no foreign wrapper changes them.
 
-    Replay decides by it, since a compiled program cannot change its types when it meets other numbers. A wrapper from
-    elsewhere may change the observations of a task, so of that it is not known.
+    Replay needs it because a compiled program has fixed dtypes.
     """
     return all(map(_known_scale, envs))
 

@@ -1,7 +1,7 @@
-"""Vaults larger than memory: they stay on disk, mapped, and the host brings the windows of a chunk of updates.
+"""Vaults larger than memory: they are memory-mapped, and the host gathers the windows of each chunk of updates.
 
-The windows are those that a source on the device draws, bit for bit. The trainer asks for the next chunk's while the
-device is busy with this one, so bringing them costs nothing as long as it is quicker than the updates.
+The windows are bitwise equal to those of a source on the device. The trainer prefetches the next chunk's windows while
+the device runs the current chunk, so they cost no time if gathering is faster than the updates.
 """
 
 import hashlib
@@ -35,65 +35,65 @@ from mtmarl.files import files_below
 from mtmarl.types import Dims, Params
 
 BLOCK_BYTES = 2**22
-# Touching one byte of a mapped file makes up to this much resident: the kernel maps cached neighbours as well.
+# Reading one byte of a mapped file makes up to this many bytes resident, because the kernel maps cached neighbours.
 FAULT_BYTES = 2**16
-# Chunks of windows that exist at once: the one that is used, the one that is brought, and its copy for the device.
+# Chunks of windows in memory at once: the one in use, the next one, and its copy for the device.
 CHUNKS_AT_ONCE = 3
 UNPACKING_SECONDS = 24 * 3600.0
 
 
 def default_cache() -> Path:
-    """Where unpacked vaults lie, in the user's cache."""
+    """Returns the folder of unpacked vaults in the user's cache."""
     return verified.cache_folder() / "vaults"
 
 
 def map_vault(path: Path, cache: Path | None = None) -> Vault:
-    """A vault whose columns are read-only maps of files, which take memory only where and while they are looked at.
+    """Returns a vault whose columns are read-only memory maps.
 
-    The files are unpacked into the cache at first use and when the vault has changed, block by block, and checked as
-    `read_vault` checks; so is what lies in the cache when it has changed. Raises UserError.
+    The vault is unpacked into the cache at first use and after changes, block by block. It gets the same checks as in
+    `read_vault`; a changed cache is checked again. Raises UserError.
     """
     path = Path(os.path.abspath(path))
     metadata = vault.read_metadata(path)
-    told = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
-    where = f"{told(str(path.resolve()))}-"
-    place = (cache or default_cache()) / f"{where}{told(verified.stamp(files_below(path)))}"
+    digest = lambda text: hashlib.sha256(text.encode()).hexdigest()[:16]
+    prefix = f"{digest(str(path.resolve()))}-"
+    place = (cache or default_cache()) / f"{prefix}{digest(verified.stamp(files_below(path)))}"
     if place.is_dir():
         try:
-            found = _mapped(place, metadata, path)
-            store.check_contents(found, place, verified.stamp(files_below(place)))
-            return found
-        except (UserError, OSError, ValueError):  # the copy is damaged, not the vault
+            mapped = _mapped(place, metadata, path)
+            store.check_contents(mapped, place, verified.stamp(files_below(place)))
+            return mapped
+        except (UserError, OSError, ValueError):  # The cached copy is damaged, not the vault.
             shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     room, need = shutil.disk_usage(place.parent).free, stored_bytes(metadata)
     if need > room:
         raise UserError(
-            f"{path}: unpacked it takes {need / 2**20:,.0f} MB, {place.parent} has {room / 2**20:,.0f} MB left; "
-            "let $XDG_CACHE_HOME name a place with more"
+            f"{path}: unpacking takes {need / 2**20:,.0f} MB, {place.parent} has {room / 2**20:,.0f} MB free; "
+            "set $XDG_CACHE_HOME to a folder with more space"
         )
     part = place.with_name(f"{place.name}.{uuid4().hex}.part")
     part.mkdir()
     try:
         _unpack(path, metadata, part)
-        found = _mapped(part, metadata, path)
-        checks.validate(found)
-        store.check_contents(found, part, "")
+        mapped = _mapped(part, metadata, path)
+        checks.validate(mapped)
+        store.check_contents(mapped, part, "")
         part.rename(place)
         verified.remember(place, verified.stamp(files_below(place)))
-        _forget(place.parent.glob(f"{where}*"), place)
+        _remove_outdated(place.parent.glob(f"{prefix}*"), place)
     except OSError:
-        if not place.is_dir():  # Another process may have been quicker.
+        if not place.is_dir():  # Another process may have finished first.
             raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return _mapped(place, metadata, path)
 
 
-def _forget(places: Iterable[Path], newest: Path) -> None:
-    """Removes what was unpacked of a vault that is no longer so, and what a killed process left of unpacking it."""
+def _remove_outdated(places: Iterable[Path], newest: Path) -> None:
+    """Removes unpacked copies of older versions of a vault and incomplete copies of killed processes."""
     for old in places:
-        # What another process is writing now is no remainder. What one still has mapped stays until it lets go.
+        # Young .part folders may belong to a running process. Mapped files stay readable after removal.
         if old != newest and (old.suffix != ".part" or time.time() - old.stat().st_mtime > UNPACKING_SECONDS):
             shutil.rmtree(old, ignore_errors=True)
 
@@ -117,15 +117,15 @@ def _mapped(place: Path, metadata: dict[str, Any], path: Path) -> Vault:
 
 
 def release(recording: Recording) -> None:
-    """Lets go of what is resident of mapped columns; it is read again when it is next looked at."""
+    """Frees the resident memory of mapped columns; later accesses read from disk again."""
     for column in recording:
         mapped = getattr(column, "_mmap", None)
         if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
             mapped.madvise(mmap.MADV_DONTNEED)
 
 
-class _Bringer:
-    """Collects windows of mapped vaults, letting go of what was looked at before it exceeds `resident` bytes."""
+class _Gatherer:
+    """Gathers windows of mapped vaults and frees mapped memory before it exceeds `resident` bytes."""
 
     def __init__(
         self, vaults: Sequence[Vault], dims: Dims, constants: Sequence[np.ndarray] | None, resident: int
@@ -138,7 +138,10 @@ class _Bringer:
         self.resident = resident
 
     def __call__(self, task_id: np.ndarray, start: np.ndarray, steps: int) -> dict[str, np.ndarray]:
-        """Columns of `TaskData` for windows of `steps` steps, [rows * steps, …]; `before` them, actions [rows, N]."""
+        """Returns columns of `TaskData` for windows of `steps` steps, [rows * steps, …].
+
+        `before` holds the actions before each window [rows, N].
+        """
         rows = task_id.size
         before = np.zeros((rows, self.dims.agents), np.int8)
         obs, mask, action = padded_columns(rows * steps, self.dims, self.dtype)
@@ -149,13 +152,13 @@ class _Bringer:
         for k, r in enumerate(self.recordings):
             per_row = _touched(r, steps)
             at_once = max(1, self.resident // per_row)
-            mine = np.flatnonzero(task_id == k)
-            for some in (mine[i : i + at_once] for i in range(0, len(mine), at_once)):
-                there = (some[:, None] * steps + span).ravel()
-                here = (start[some][:, None] + span).ravel()
+            task_rows = np.flatnonzero(task_id == k)
+            for some in (task_rows[i : i + at_once] for i in range(0, len(task_rows), at_once)):
+                target = (some[:, None] * steps + span).ravel()
+                source = (start[some][:, None] + span).ravel()
                 constant = None if self.constants is None else self.constants[k]
-                wide = (r.obs[here], r.mask[here], r.action[here])
-                write_padded((obs, mask, action), there, wide, constant)
+                wide = (r.obs[source], r.mask[source], r.action[source])
+                write_padded((obs, mask, action), target, wide, constant)
                 columns = {
                     "reward": r.reward,
                     "first": r.first,
@@ -164,14 +167,14 @@ class _Bringer:
                     "return_to_go": self.to_go[k],
                 }
                 for name, column in columns.items():
-                    out[name][there] = column[here]
+                    out[name][target] = column[source]
                 before[some, : r.action.shape[1]] = r.action[np.maximum(start[some] - 1, 0)]
                 release(r)
         return {"obs": obs, "action_mask": mask, "action": action, "before": before, **out}
 
 
 def _touched(recording: Recording, steps: int) -> int:
-    """How many bytes of a mapped recording one window, and the step before it, make resident at most."""
+    """Returns the maximum bytes that one window and its previous step make resident in a mapped recording."""
     return sum(2 * FAULT_BYTES + (1 + steps) * column[0].nbytes for column in recording)
 
 
@@ -187,10 +190,10 @@ def host_source(
     constant_scale: np.ndarray | None = None,
     **options: Any,
 ) -> Source:
-    """What `vault_source(make_task_data(vaults, dims, constants, constant_scale), batch_size, context, …)` yields.
+    """Equals `vault_source(make_task_data(vaults, dims, constants, constant_scale), batch_size, context, …)`.
 
-    The vaults come from `map_vault`. Of them and of `chunk` updates' windows no more than `memory` bytes are resident.
-    Raises UserError where that is too little.
+    vaults: from `map_vault`. memory: limit in bytes of the resident vault data and the windows of `chunk` updates.
+    Raises UserError if it is too small.
     """
     check_dims(vaults, dims)
     length, teams = zip(*((len(v.recording.first), v.recording.mask.shape[1]) for v in vaults), strict=True)
@@ -199,33 +202,33 @@ def host_source(
     wide = np.result_type(*(v.recording.obs.dtype for v in vaults)).itemsize
     per_step = dims.agents * (dims.obs * wide + dims.actions + 1) + 11
     buffers = CHUNKS_AT_ONCE * chunk * batch_size * (context * per_step + dims.agents)
-    always = sum(4 * n for n in windows.length)  # returns-to-go are not stored
-    resident = memory - buffers - always
+    to_go = sum(4 * n for n in windows.length)  # Vaults do not store returns-to-go.
+    resident = memory - buffers - to_go
     least = max(_touched(v.recording, context) for v in vaults)
     if resident < least:
         raise UserError(
-            f"data.memory_mb={memory / 2**20:g}: {CHUNKS_AT_ONCE} chunks of {chunk} updates alone take "
-            f"{buffers / 2**20:.1f} MB, returns-to-go {always / 2**20:.1f} MB; give at least "
-            f"{(buffers + always + least) / 2**20 + 1:.0f}, or lower trainer.chunk"
+            f"data.memory_mb={memory / 2**20:g}: {CHUNKS_AT_ONCE} chunks of {chunk} updates take "
+            f"{buffers / 2**20:.1f} MB, returns-to-go {to_go / 2**20:.1f} MB; give at least "
+            f"{(buffers + to_go + least) / 2**20 + 1:.0f}, or lower trainer.chunk"
         )
-    bring = _Bringer(vaults, dims, constants, resident)
+    gather_columns = _Gatherer(vaults, dims, constants, resident)
     draw = jax.jit(jax.vmap(windows.draw))
     agents = jnp.asarray(teams, jnp.int32)
     none = jnp.zeros(len(vaults), jnp.int32)
-    known = (agents, jnp.asarray(observation_scales(vaults, dims, constant_scale)))
+    constants_of_tasks = (agents, jnp.asarray(observation_scales(vaults, dims, constant_scale)))
 
     def prefetch(drawn: int, keys: jax.Array) -> dict[str, np.ndarray]:
         numbers = jnp.arange(drawn, drawn + keys.shape[0], dtype=jnp.int32)
         task_id, start = jax.device_get(draw(numbers, keys))
-        columns = bring(task_id.ravel(), start.ravel(), context)
+        columns = gather_columns(task_id.ravel(), start.ravel(), context)
         each = lambda x: x.reshape(keys.shape[0], -1, *x.shape[1:])
         return {"task_id": task_id, **{name: each(column) for name, column in columns.items()}}
 
-    def next_batch(drawn: jax.Array, known: Any, x: Any, params: Params, key: jax.Array):
-        agents, scale = known
+    def next_batch(drawn: jax.Array, constants: Any, x: Any, params: Params, key: jax.Array):
+        agents, scale = constants
         columns = {name: column for name, column in x.items() if name not in ("task_id", "before")}
         data = TaskData(**columns, agents=agents, offset=none, length=none, obs_scale=scale)
         at = jnp.arange(batch_size * context).reshape(batch_size, context)
         return drawn + 1, windows.finish(gather(data, x["task_id"], at, x["before"]), key)
 
-    return Source(lambda key: jnp.zeros((), jnp.int32), next_batch, known, prefetch)
+    return Source(lambda key: jnp.zeros((), jnp.int32), next_batch, constants_of_tasks, prefetch)

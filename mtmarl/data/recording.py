@@ -17,8 +17,9 @@ from mtmarl.types import Act, Env, Params
 
 
 def make_recorder(env: Env, act: Act, init_carry, episodes: int, sample_probability: float = 1.0) -> Callable:
-    """(params, key) -> the first episode of each of `episodes` environments. Raises UserError for sizes that a vault
-    cannot hold.
+    """Returns (params, key) -> the first episodes of `episodes` environments.
+
+    Raises UserError if the sizes exceed the limits of a vault.
     """
     spec = env.spec
     for what, size, most in (
@@ -26,7 +27,7 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int, sample_probabil
         ("steps in an episode", spec.horizon, 2**15 - 1),
     ):
         if size > most:
-            raise UserError(f"{spec.name}: {size:,} {what}, and a vault holds at most {most:,}")
+            raise UserError(f"{spec.name}: {size:,} {what}; a vault can hold at most {most:,}")
 
     @jax.jit
     def run(params: Params, key: jax.Array) -> Trajectory:
@@ -41,7 +42,7 @@ def make_recorder(env: Env, act: Act, init_carry, episodes: int, sample_probabil
 
 
 def cut(seen: Trajectory, policy_step: int, obs_scale: np.ndarray) -> Recording:
-    """The first episodes of [T, B, …] one after another along one time axis, observations encoded (`features`)."""
+    """Concatenates the first episodes of [T, B, …] along one time axis and encodes observations (`features`)."""
     seen = jax.tree.map(np.asarray, seen)
     lengths = (seen.terminated | seen.truncated).argmax(0) + 1
     episodes = [(slice(0, n), b) for b, n in enumerate(lengths)]
@@ -61,13 +62,13 @@ def cut(seen: Trajectory, policy_step: int, obs_scale: np.ndarray) -> Recording:
 
 
 def save_point(folder: Path, update: int, recording: Recording) -> None:
-    """Keeps what was recorded after an update, whole or not at all."""
+    """Saves a recording made after an update, atomically."""
     np.savez(folder / "writing.npz", **recording._asdict())
     (folder / "writing.npz").rename(_point(folder, update))
 
 
 def load_points(folder: Path, updates: Iterable[int]) -> list[Recording]:
-    """What was recorded after these updates. Raises UserError where one is damaged or missing."""
+    """Loads the recordings made after these updates. Raises UserError if one is damaged or missing."""
     return [_load(_point(folder, update)) for update in updates]
 
 

@@ -1,4 +1,4 @@
-"""Replayed experience: what the policy of the moment does is kept, and windows of all that is kept come out."""
+"""Replay buffer: it stores steps of the current policy and yields windows of the stored steps."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,9 +16,9 @@ from mtmarl.types import Act, Batch, Env, Params
 
 
 class Kept(NamedTuple):
-    """The latest C steps of each of E environments, [E, C, …], observations as kept. `steps`: written so far.
+    """A ring buffer with the latest C steps of each of E environments, [E, C, …]. Step s is at index s mod C.
 
-    Step number s lies at s mod C.
+    steps: number of steps written so far. Observations are in the stored dtype, see `kept_scale`.
     """
 
     seen: Trajectory
@@ -32,21 +32,18 @@ class ReplayState(NamedTuple):
 
 
 def kept_length(capacity: int, num_envs: int, steps: int, context: int, option: str = "algo.context") -> int:
-    """Steps to keep of each environment: whole rollouts of `steps`. Raises UserError where no window fits."""
+    """Returns the buffer length per environment, a multiple of `steps`. Raises UserError if no window fits."""
     length = capacity // num_envs // steps * steps
     if not 0 < context <= min(steps, length):
         raise UserError(
-            f"{option}={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity, {capacity} for "
-            f"each task, must hold that many steps of each of collect.num_envs={num_envs}"
+            f"{option}={context} must lie in 1 … collect.rollout_length={steps}, and algo.capacity ({capacity} per "
+            f"task) must hold that many steps of each of collect.num_envs={num_envs} environments"
         )
     return length
 
 
 def kept_scale(envs: Sequence[Env], width: int | None = None) -> tuple[np.ndarray, Any]:
-    """By what kept observations are divided, and in which type they are kept: [tasks, O] and a dtype.
-
-    int8 features of the built-in families; other observations as they are.
-    """
+    """Returns the scale [tasks, O] and dtype of stored observations: int8 for built-in families, else float32."""
     scales = np.stack([np.asarray(env.obs_scale, np.float32)[:width] for env in envs])
     return (scales, jnp.int8) if fits_int8(envs) else (np.ones_like(scales), jnp.float32)
 
@@ -68,8 +65,9 @@ def play(
     env: Env, act: Act, init_carry, state: RolloutState, params: Params, key, steps: int, exploration, pool: int,
     scale: np.ndarray, dtype: Any,
 ) -> tuple[RolloutState, Trajectory]:  # fmt: skip
-    """`steps` more steps in every environment, in the form that is kept: rows first, the first columns of observations
-    in units of `scale` [O]; see `kept_scale`.
+    """Runs `steps` steps in every environment. Returns them in the format of the buffer.
+
+    The trajectory is batch-major. The first columns of its observations are in units of `scale` [O], see `kept_scale`.
     """
     state, seen = rollout(env, act, init_carry, params, state, key, steps, exploration, pool)
     raw = seen.obs[..., : scale.size] / jnp.asarray(scale)
@@ -78,7 +76,7 @@ def play(
 
 
 def keep(kept: Kept, new: Trajectory) -> Kept:
-    """With as many new steps of every environment in place of the oldest."""
+    """Replaces the oldest steps of every environment by new ones."""
     steps, length = new.first.shape[1], kept.seen.first.shape[1]
     place = kept.steps % length
     write = lambda old, x: jax.lax.dynamic_update_slice_in_dim(old, x, place, axis=1)
@@ -88,9 +86,9 @@ def keep(kept: Kept, new: Trajectory) -> Kept:
 def kept_windows(
     kept: Kept, row: Int[Array, "B"], context: int, key: jax.Array
 ) -> tuple[Trajectory, Int[Array, "B N"]]:
-    """`context` successive steps of each environment `row`, uniformly from all that is kept; [B, T, …], still raw.
+    """Samples a window of `context` steps from each environment `row`, uniformly: [B, T, …], observations unscaled.
 
-    Also what each agent did in the step before, -1 where an episode begins or nothing earlier is kept.
+    Also returns the previous action of each agent; -1 at the start of an episode or of the buffer.
     """
     length = kept.seen.first.shape[1]
     filled = jnp.minimum(kept.steps, length)
@@ -103,7 +101,7 @@ def kept_windows(
 
 
 def ended(new: Trajectory, rows: int) -> Int[Array, "rows"]:
-    """How many episodes ended in new steps, as extras["episodes"] of so many rows: their sum is what counts."""
+    """Returns the number of episodes that ended in new steps, as an array whose sum is the number."""
     return jnp.zeros(rows, jnp.int32).at[0].set(new.done.sum())
 
 
@@ -119,10 +117,10 @@ def replay_source(
     context: int,
     exploration: Callable[[jax.Array], jax.Array],
 ) -> Source:
-    """Each batch: `steps` more steps in every environment, then `batch_size` windows of `context` steps, uniformly.
+    """Returns a source that runs `steps` steps in every environment, then samples `batch_size` windows uniformly.
 
-    `capacity` counts env steps of all environments; `exploration(update)` is the sample probability of acting. Windows
-    may begin inside an episode and span several; none reaches from the newest step to the oldest.
+    capacity: env steps of all environments. context: window length. exploration(update): sample probability of acting.
+    Windows may begin inside an episode and span several, but never wrap from the newest step to the oldest.
     """
     length = kept_length(capacity, num_envs, steps, context)
     spec = env.spec

@@ -1,4 +1,4 @@
-"""Task-balanced windows out of the steps of many tasks, inside a compiled program."""
+"""Task-balanced sampling of windows inside a compiled program."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,10 +14,10 @@ from mtmarl.types import Batch, Dims
 
 
 class TaskData(NamedTuple):
-    """All steps of K tasks, one task after the other along one time axis S, in narrow dtypes.
+    """All steps of K tasks, concatenated along one time axis S, in narrow dtypes.
 
-    The agent axis is padded to the largest team: a padded slot sees zeros and may only do NOOP (0). Task k
-    owns steps `offset[k] … offset[k] + length[k] - 1` and has `agents[k]` agents.
+    The agent axis is padded to the largest team: a padded slot has zero observations and only NOOP (0) is legal. Task k
+    has the steps `offset[k] … offset[k] + length[k] - 1` and `agents[k]` agents.
     """
 
     obs: Int[Array, "S N O"] | Float[Array, "S N O"]
@@ -39,7 +39,7 @@ class TaskData(NamedTuple):
 
 
 def returns_to_go(recording: Recording) -> np.ndarray:
-    """[S] float32: the undiscounted reward from each step to the end of its episode, or of what was recorded of it."""
+    """Returns the undiscounted reward from each step to the recorded end of its episode, [S] float32."""
     reached = np.cumsum(recording.reward, dtype=np.float64)
     ends = np.append(np.flatnonzero(recording.first)[1:], len(reached)) - 1
     at_end = reached[ends[np.cumsum(recording.first) - 1]]
@@ -47,13 +47,13 @@ def returns_to_go(recording: Recording) -> np.ndarray:
 
 
 def subsample(vault: Vault, fraction: float) -> Vault:
-    """A share of a vault's episodes, spread evenly over the recording so that its mix of qualities stays.
+    """Returns a fraction of a vault's episodes, evenly spaced so that the mix of qualities stays the same.
 
-    Half of the share is half of its episodes, not others, where their number is even. The metadata still describe the
-    whole vault.
+    For an even number of episodes, half the fraction selects a subset of them. The metadata still describe the complete
+    vault.
     """
     if fraction == 1:
-        return vault  # also one that is mapped, whose columns a selection would read into memory
+        return vault  # Indexing would read a memory-mapped vault into memory.
     first = vault.recording.first
     episodes = int(first.sum())
     count = max(1, round(fraction * episodes))
@@ -69,10 +69,10 @@ def make_task_data(
     constants: Sequence[np.ndarray] | None = None,
     constant_scale: np.ndarray | None = None,
 ) -> TaskData:
-    """Vaults joined and padded to `dims`, put on the device at their stored width; task id = position.
+    """Concatenates vaults, pads them to `dims` and puts them on the device in their stored dtypes.
 
-    `constants`: per task, what the observation of every real agent ends with ([F], the same F for all tasks), in units
-    of `constant_scale` ([F]; None: 1).
+    The task id is the position of the vault. constants: per task, features appended to the observation of every real
+    agent ([F], the same F for all tasks), in units of `constant_scale` ([F]; None: 1). Raises UserError.
     """
     check_dims(vaults, dims)
     records = [v.recording for v in vaults]
@@ -105,7 +105,7 @@ def make_task_data(
 
 
 def check_dims(vaults: Sequence[Vault], dims: Dims) -> None:
-    """Raises UserError unless there are vaults, each fits `dims`, and an int32 can index their steps."""
+    """Raises UserError if there are no vaults, one exceeds `dims` or their steps exceed int32 indices."""
     if not vaults:
         raise UserError("no vaults to train on; name at least one task")
     for vault in vaults:
@@ -119,13 +119,13 @@ def check_dims(vaults: Sequence[Vault], dims: Dims) -> None:
                 )
     steps = sum(len(v.recording.first) for v in vaults)
     if steps >= 2**31:
-        raise UserError(f"{steps} steps in all, more than an int32 can index; use fewer or smaller vaults")
+        raise UserError(f"{steps} steps in total, too many for int32 indices; use fewer or smaller vaults")
 
 
 def observation_scales(
     vaults: Sequence[Vault], dims: Dims, constant_scale: np.ndarray | None = None
 ) -> np.ndarray:
-    """[K, O] float32; 1 where a task is padded, `constant_scale` at the end."""
+    """Returns the scale of each observation column, [K, O] float32: 1 for padding, `constant_scale` at the end."""
     scale = np.ones((len(vaults), dims.obs), np.float32)
     if constant_scale is not None:
         scale[:, dims.obs - constant_scale.size :] = constant_scale
@@ -138,7 +138,7 @@ Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def padded_columns(steps: int, dims: Dims, dtype: np.dtype) -> Columns:
-    """Observations, masks and actions of `steps` steps, to be filled by `write_padded`."""
+    """Returns zeroed observations, action masks and actions for `steps` steps; `write_padded` fills them."""
     agents = (steps, dims.agents)
     return (
         np.zeros((*agents, dims.obs), dtype),
@@ -150,7 +150,7 @@ def padded_columns(steps: int, dims: Dims, dtype: np.dtype) -> Columns:
 def write_padded(
     to: Columns, rows: slice | np.ndarray, columns: Columns, constant: np.ndarray | None
 ) -> None:
-    """Writes steps of one task into `rows` of padded columns; `constant` ends the observation of each agent."""
+    """Writes steps of one task into `rows` of padded columns and appends `constant` to each agent's observation."""
     (obs, mask, action), (_, n, width) = to, columns[0].shape
     obs[rows, :n, :width] = columns[0]
     mask[rows, :n, : columns[1].shape[2]] = columns[1]
@@ -161,12 +161,11 @@ def write_padded(
 
 
 def balanced_rows(batch_size: int, tasks: int, update: Int[Array, ""]) -> Int[Array, "B"]:
-    """Task of each row: every task gets floor(B/M) rows, the r = B mod M left over go round robin.
+    """Returns the task of each row: floor(B/M) rows per task; the B mod M remaining rows are assigned round robin.
 
-    The round robin goes on where the last update stopped, so after M updates all tasks have had the same
-    number of rows; starting at task 0 each time, as MT Oryx section "task-balanced batching" leaves open,
-    would favour the first ones. Tasks alternate along the rows, so equal slices of a batch are as balanced as
-    it is.
+    The round robin continues where the last update stopped, so after M updates all tasks have had the same number of
+    rows (MT Oryx, "task-balanced batching", leaves this open). Starting at task 0 each time would favour the first
+    tasks. Tasks alternate by row, so equal slices of a batch are equally balanced.
     """
     left_over = batch_size % tasks
     start = (jnp.asarray(update, jnp.int32) % tasks) * left_over % tasks
@@ -174,19 +173,19 @@ def balanced_rows(batch_size: int, tasks: int, update: Int[Array, ""]) -> Int[Ar
 
 
 def random_task_rows(batch_size: int, tasks: int, key: jax.Array) -> Int[Array, "B"]:
-    """The ablation of balanced batches: all rows from one task drawn at random."""
+    """Ablation of balanced batches: all rows are from one random task."""
     return jnp.full(batch_size, jax.random.randint(key, (), 0, tasks, jnp.int32))
 
 
 def sample_starts(
     length: Int[Array, "K"], task_id: Int[Array, "B"], steps: int, key: jax.Array
 ) -> Int[Array, "B"]:
-    """First steps of windows, uniform over all that lie inside their task, counted from its first step."""
+    """Returns the first steps of windows, relative to their task, uniform over all windows within the task."""
     return jax.random.randint(key, task_id.shape, 0, length[task_id] - steps + 1, jnp.int32)
 
 
 def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "B"], steps: int) -> Batch:
-    """Windows of `steps` steps from `start` within each row's task, observations scaled to float32.
+    """Returns windows of `steps` steps from `start` in each row's task, with observations scaled to float32.
 
     `first`, `terminated` and `truncated` are as stored: a window may begin inside an episode and span several.
     """
@@ -197,7 +196,7 @@ def gather_windows(data: TaskData, task_id: Int[Array, "B"], start: Int[Array, "
 def gather(
     data: TaskData, task_id: Int[Array, "B"], at: Int[Array, "B T"], before: Int[Array, "B N"]
 ) -> Batch:
-    """The steps `at` of the time axis as a batch. `before`: the actions of the step before; any where none was."""
+    """Returns the steps `at` of the time axis as a batch. before: previous actions; ignored at the first step."""
     active = jnp.arange(data.action.shape[1]) < data.agents[task_id][:, None]
     return Batch(
         obs=data.obs[at].astype(jnp.float32) * data.obs_scale[task_id][:, None, None, :],

@@ -1,4 +1,4 @@
-"""Where the trainer's batches come from."""
+"""Sources of training batches."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -25,12 +25,11 @@ from mtmarl.types import AtMost, Batch, Params, Slots
 class Source(NamedTuple):
     """A stream of batches inside the compiled training loop.
 
-    init(key) -> state. next(state, data, x, params, key) -> (state, Batch), called in the scan; `x` is one
-    slice of what `prefetch(drawn, keys)` brought from the host for the next batches, one per key, of a source that
-    has given `drawn` so far; the keys are those that `next` will get (None: it brings nothing). `data` are device
-    arrays that no update changes: pass them to jit as an argument, so that they are not baked into the program.
-    `env_steps`: how many steps of environments one `next` takes, of all tasks together; how many episodes ended in them
-    is extras["episodes"], summed over the rows.
+    init(key) -> state. next(state, data, x, params, key) -> (state, Batch), called in the scan.
+    data: constant device arrays; pass them to jit as an argument, so that they are not compiled into the program.
+    prefetch(drawn, keys) -> host arrays for the next batches, one per key, after `drawn` batches; `next` gets one slice
+    as `x` and the same key. None: no prefetching. env_steps: environment steps per `next`, over all tasks. The sum of
+    extras["episodes"] over the rows is the number of episodes that ended in them.
     """
 
     init: Callable[[jax.Array], Any]
@@ -41,7 +40,7 @@ class Source(NamedTuple):
 
 
 def combine_phases(sources: Mapping[str, Source]) -> dict[str, Source]:
-    """The sources with one state for all, of which each moves its own part; a single one keeps its state as it is."""
+    """Returns sources that share one state; each updates its own part. A single source is returned unchanged."""
     if len(sources) == 1:
         return dict(sources)
 
@@ -60,7 +59,7 @@ def combine_phases(sources: Mapping[str, Source]) -> dict[str, Source]:
 
 
 def stack_task_sources(sources: Sequence[Source]) -> Source:
-    """Sources of one task each, of as many rows, as one of all of them; a single one is left as it is."""
+    """Combines single-task sources with equal numbers of rows. A single source is returned unchanged."""
     if len(sources) == 1:
         return sources[0]
 
@@ -77,7 +76,7 @@ def stack_task_sources(sources: Sequence[Source]) -> Source:
 
 
 def stack_tasks(batches: Sequence[Batch]) -> Batch:
-    """Batches of one task each, of as many rows, as one: smaller teams are padded, tasks alternate along the rows."""
+    """Combines single-task batches with equal numbers of rows. Smaller teams are padded; tasks alternate by row."""
     slots = sum(b.action.shape[0] * b.action.shape[2] for b in batches)
     batches = [b._replace(task_id=jnp.full_like(b.task_id, k)) for k, b in enumerate(batches)]
 
@@ -93,9 +92,9 @@ def stack_tasks(batches: Sequence[Batch]) -> Batch:
 
 
 def with_offline_batch(played: Source, vault: Source) -> Source:
-    """The batches of `played`, each with a batch of `vault`, of as many rows, in extras["offline"].
+    """Returns the batches of `played`, each with an equally large batch of `vault` in extras["offline"].
 
-    What is played is what `played` alone would play under the same keys.
+    With the same keys, the online part equals the batches of `played` alone.
     """
 
     def init(key: jax.Array) -> tuple:
@@ -115,20 +114,20 @@ def with_offline_batch(played: Source, vault: Source) -> Source:
 
 
 def number_agents(batch: Batch, key: jax.Array, ids: int, random: bool) -> Batch:
-    """One-hot numbers appended to the observations of real agents, as `envs.layout.LaidOut` does in play."""
+    """Appends one-hot agent ids to the observations of real agents, as `envs.layout.LaidOut` does in rollouts."""
     rows, _, agents = batch.action.shape
     numbers = one_hot_ids(key, rows, agents, ids, random)[:, None] * batch.agent_mask[..., None]
     return batch._replace(obs=jnp.concatenate([batch.obs, numbers], axis=-1))
 
 
 class Windows(NamedTuple):
-    """Which windows make a batch, and what is done to it; the same wherever the steps lie.
+    """Sampling and augmentation of windows, for data on the device and on the host.
 
-    `length`: steps per task. shuffle: random agent order per row. balanced: equal rows per task; else one random task
-    per batch. mask: padded slots are masked; else they are agents that see zeros and do nothing. ids: width of the
-    one-hot agent numbers, if any; random_ids deals them out anew in every window. end_at_limits: truncated steps are
-    terminal. agents: of each task, () where they are not known. slots: of each task, the groups of slots in which
-    objects are shuffled; () where none are.
+    length: steps per task. shuffle: random agent order per row. balanced: equal rows per task; else one random task
+    per batch. mask: padded slots are masked; else they are agents with zero observations that do nothing. ids: width of
+    the one-hot agent ids, 0 for none. random_ids: draws new ids for every window. end_at_limits: truncated steps are
+    terminal. agents: team size of each task, () if unknown. slots: per task, the groups of slots in which objects are
+    shuffled; () for none.
     """
 
     length: tuple[int, ...]
@@ -155,7 +154,7 @@ class Windows(NamedTuple):
 
     @property
     def most_agents(self) -> int:
-        """In all rows of a batch together."""
+        """Largest number of real agents in all rows of a batch."""
         largest = sorted(self.agents, reverse=True)
         if not self.balanced:
             return self.batch_size * largest[0]
@@ -163,7 +162,7 @@ class Windows(NamedTuple):
         return each * sum(largest) + sum(largest[:left_over])
 
     def draw(self, drawn: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The task of each row [B] and the first step of its window within the task [B], after `drawn` batches."""
+        """Returns the task of each row [B] and the first step of its window in that task [B], after `drawn` batches."""
         if self.balanced:
             task_id = balanced_rows(self.batch_size, len(self.length), drawn)
         else:
@@ -172,7 +171,7 @@ class Windows(NamedTuple):
         return task_id, sample_starts(length, task_id, self.context, branch(key, Stream.START))
 
     def finish(self, batch: Batch, key: jax.Array) -> Batch:
-        """Numbers, order and masks of the agents; `key` is that of `draw`."""
+        """Adds agent ids, shuffles agents and sets masks. key: the same as for `draw`."""
         if self.slots:
             batch = shuffle_slots(batch, branch(key, Stream.SLOTS), self.slots)
         if self.ids:
@@ -191,9 +190,9 @@ class Windows(NamedTuple):
 
 
 def vault_source(data: TaskData, batch_size: int, context: int, **options: Any) -> Source:
-    """Windows of `context` steps from data on the device; the state is the number of batches drawn (int32).
+    """Returns a source of windows of `context` steps from data on the device. options: those of `Windows`.
 
-    `options` are those of `Windows`.
+    Its state is the number of batches drawn (int32).
     """
     length, agents = (tuple(np.asarray(x).tolist()) for x in (data.length, data.agents))
     windows = Windows(length, batch_size, context, **options, agents=agents)

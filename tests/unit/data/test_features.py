@@ -108,7 +108,7 @@ def test_a_vault_holds_no_more_actions_than_its_type():
     class Wide(Drift):
         spec = TaskSpec("drift/wide", "drift", agents=2, obs=2, actions=200, horizon=6)
 
-    with pytest.raises(UserError, match="200 actions, and a vault holds at most 127"):
+    with pytest.raises(UserError, match="200 actions; a vault can hold at most 127"):
         make_recorder(Wide(), still, lambda batch, agents: (), 1)
 
 

@@ -114,6 +114,6 @@ def test_columns_that_training_never_varies_are_counted():
     assert (found.family, found.columns, found.constant) == ("lbf", 36, 21)
     # A third food and a third other agent fill three columns each.
     assert found.held_out == {"lbf/8x8-3p-2f": 0, "lbf/8x8-4p-3f": 6}
-    assert "21 of 36" in found.warning() and "up to 6 of them do in 1 of 2" in found.warning()
+    assert "21 of 36" in found.warning() and "up to 6 of them vary in 1 of 2" in found.warning()
     (shuffled,) = unvaried_columns([vault], [env], test, {"lbf": SLOTS})
     assert shuffled.constant == 0 and shuffled.held_out == {} and shuffled.warning() is None
