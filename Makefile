@@ -1,4 +1,4 @@
-# Everything here works on a machine with Python 3.11, git and make; `make lock` alone also needs uv.
+# Requirements: Python 3.11, git and make; `make lock` also needs uv.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 STAMP := .venv/.installed

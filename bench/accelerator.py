@@ -1,8 +1,8 @@
-"""The update on an accelerator: `python bench/accelerator.py [--sizes 64 256 768] [--batches 64 1024 4096]`.
+"""Measures updates on an accelerator: `python bench/accelerator.py [--sizes 64 256 768] [--batches 64 1024 4096]`.
 
-Updates and tokens per second and the share of the measured matrix-product peak, in float32 and bfloat16, for embedding
-widths and batch sizes; the cost of eight seeds in one program; and the three operations that the largest setting
-spends most time in, from a trace. A setting that does not fit into memory is left out and named.
+Prints updates and tokens per second and the share of the measured matrix-product peak, in float32 and bfloat16, for
+several embedding widths and batch sizes, and the three most expensive operations of the largest setting, from a trace.
+Settings that do not fit into memory are named and skipped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ GOAL, AGENTS, CONTEXT, CHUNK = 0.35, 4, 20, 50
 
 
 def largest_costs(embed_dim: int, batch: int, dtype: str, count: int = 3) -> list[tuple[str, float]]:
-    """The operations of one chunk that take most time, with their share of all that is traced."""
+    """Returns the most expensive operations of one chunk and their shares of the traced device time."""
     algo, dims = make_algorithm("mt_oryx", embed_dim, AGENTS, dtype)
     source, plan = vault_source(random_data(AGENTS), batch, CONTEXT), loop.Plan(0, 10**6, CHUNK, 10**6)
     chunk = loop.make_chunk(algo.phases[0], source, plan)
@@ -35,14 +35,14 @@ def largest_costs(embed_dim: int, batch: int, dtype: str, count: int = 3) -> lis
         (file,) = glob.glob(f"{folder}/**/perfetto_trace.json.gz", recursive=True)
         with gzip.open(file) as opened:
             events = json.load(opened)["traceEvents"]
-    # Rows of the device alone: what the host does while it waits is no cost.
+    # Device events only: the host is waiting.
     names = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     spent: collections.Counter[str] = collections.Counter()
     for e in events:
         if e.get("ph") == "X" and "device" in names.get(e["pid"], "").lower():
             spent[e["name"].split(".")[0]] += e["dur"]
-    whole = sum(spent.values())
-    return [(name, duration / whole) for name, duration in spent.most_common(count)]
+    total = sum(spent.values())
+    return [(name, duration / total) for name, duration in spent.most_common(count)]
 
 
 def main() -> None:

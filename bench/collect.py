@@ -1,7 +1,7 @@
-"""Env steps per second of online Sable: `python bench/collect.py [--quick]`.
+"""Measures env steps per second of online Sable: `python bench/collect.py [--quick]`.
 
-One row per family and number of environments: the whole compiled update (rollout and PPO epochs), the rollout alone,
-and the share of wall time that is spent inside the compiled program when the trainer runs it chunk after chunk.
+One row per family and number of environments: the compiled update (rollout and PPO epochs), the rollout alone, and the
+share of the trainer's wall time inside the compiled program.
 """
 
 import argparse
@@ -18,7 +18,7 @@ TASKS = ("lbf/10x10-3p-3f", "connector/con-7x7x5a", "rware/tiny-4ag")
 
 
 def measure(task: str, num_envs: int, repeats: int) -> tuple[float, float, float]:
-    """Env steps/s of training, env steps/s of the rollout alone, share of time inside compiled programs."""
+    """Returns env steps/s of training, env steps/s of the rollout alone, share of time inside compiled programs."""
     steps, chunk = 32 * num_envs, max(1, 128 // num_envs)
     cfg = config.compose(
         [

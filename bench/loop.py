@@ -1,9 +1,8 @@
-"""What a run spends beside its updates: `python bench/loop.py [--tasks lbf_5] [--quick]`.
+"""Measures the overhead of a run besides its updates: `python bench/loop.py [--tasks lbf_5] [--quick]`.
 
-Sampling is a program that only draws batches; host work is the trainer with its sinks against bare chunks; evaluation
-is that of all tasks of a set, with the programs compiled before. The evaluation programs are compiled twice, the second
-time with the persistent cache of the first. The start is that of the command `mtmarl.train` on the shipped vaults of
-`lbf_5`, from its process to its first update, given a second time.
+Sampling: a program that only draws batches. Host work: the trainer with its sinks, minus bare chunks. Evaluation: all
+tasks of a set, with compiled programs. Compilation of the evaluation programs: with an empty and a filled persistent
+cache. Start-up: the second start of `mtmarl.train` on the shipped vaults of `lbf_5`, from process start to first update.
 """
 
 import argparse

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Collects the vaults and the reference returns of a task set with online Sable, as those that are shipped were:
+# Collects the vaults and reference returns of a task set with online Sable. The shipped ones were made this way.
 #   experiment_scripts/collect.sh lbf_5|connector_10|rware_15|marine_hard|m3 [profile=starter|smoke]
 #     [part=train|references] [vaults=DIR] [key=value …]
-# part=   the tasks that get vaults, or those that are held out and get a reference return alone; default: both
-# vaults= where they go; default: vault_data (in this checkout), of profile=smoke runs/smoke/vaults
-# The rest are options of mtmarl.collect. profile=smoke: does it run? One collection of each kind, of a few updates.
-# Resumable: the same command again goes on; what is finished is left alone, what is shipped too: to collect that again,
-# give an empty folder. m3 (m3_easy and m3_mixed) always needs one, for 8m starts from the policy of 3m, which is not
-# shipped with its vault; then train with MTMARL_VAULTS=DIR. SMAX needs mtmarl[smax].
-# Time, core-hours: lbf_5 3, connector_10 1.5, rware_15 5, marine_hard 1.5. At the published scale, 20 M env steps for
-# any set: make vaults PROFILE=paper TASKS=rware_15
+# part=   train: tasks with vaults; references: held-out tasks with a reference return only; default: both
+# vaults= output folder; default: vault_data, or runs/smoke/vaults for profile=smoke
+# Other options go to mtmarl.collect. profile=smoke is a quick test: one collection of each kind with a few updates.
+# The same command resumes. Finished and shipped vaults are skipped; to collect them again, give an empty folder.
+# m3 (m3_easy and m3_mixed) always needs an empty folder: 8m starts from the policy of 3m, which is not shipped.
+# Then train with MTMARL_VAULTS=DIR. SMAX needs mtmarl[smax].
+# Time, core-hours: lbf_5 3, connector_10 1.5, rware_15 5, marine_hard 1.5. For the published scale (20 M env steps):
+# make vaults PROFILE=paper TASKS=rware_15
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 set_name=${1:-} profile=starter part=all vaults=
@@ -47,15 +47,15 @@ collect() { # kind, task, env steps, options; a smoke run makes one of each kind
   "$python" -m mtmarl.collect +algo=sable "+tasks=$family/$2" "run_dir=$runs/$2/seed_0" \
     "data.vault_dir=${vaults:-vault_data}" "collect.env_steps=$3" "${common[@]}" "${@:4}" "${options[@]}"
 }
-# The three kinds. A training task from scratch has data from random to expert.
+# The three kinds. A training task from scratch yields data from random to expert policies.
 scratch() { # task, env steps, options
   [ "$part" = references ] || collect scratch "$@"
 }
-# The network knows neither layout nor team size, so a policy may start from that of a neighbour.
+# The network does not depend on map layout or team size, so a policy can start from that of a similar task.
 warm() { # task, env steps, parent, options
   [ "$part" = references ] || collect warm "$1" "$2" "init_from=$(parent "$3")" "${@:4}"
 }
-# Held out: no data, only the return that a policy trained on the task reaches.
+# Held-out tasks: no data, only the reference return of a policy trained on the task.
 reference() { # task, env steps, parent, options
   [ "$part" = train ] || collect reference "$1" "$2" "init_from=$(parent "$3")" collect.record=false "${@:4}"
 }
@@ -96,9 +96,9 @@ connector_10() {
   for task in con-10x10x10a con-12x12x10a con-12x12x14a; do reference "$task" 300000 con-10x10x8a $less; done
 }
 
-# Rewards are too sparse to learn most tasks from scratch in this many steps: tiny-4ag comes first, the others start
-# from its policy. That policy must go on exploring: with entropy and learning rate lowered over training it delivers as
-# much itself (4.0), but those that start from it learn no more (tiny-2ag: 2.0 deliveries instead of 6.5).
+# Rewards are too sparse to learn most tasks from scratch in this many steps, so the others start from the policy of
+# tiny-4ag. That policy must keep exploring: if entropy and learning rate decay, its own return is equal (4.0), but the
+# policies that start from it stop learning (tiny-2ag: 2.0 deliveries instead of 6.5).
 rware_15() {
   common=(algo.network.embed_dim=32 algo.network.heads=2 collect.num_envs=128 collect.eval_episodes=32
     collect.record_episodes=16 algo.final_learning_rate=0.001)
@@ -114,10 +114,9 @@ rware_15() {
   done
 }
 
-# Per map 2,048 episodes of the best policy (expert), 2,048 of the one nearest half its win rate (medium), and as many
-# along training (replay). Not QMIX: on 3m it won 57% after 2M env steps (when small gradients moved it less than now),
-# MAPPO 78% and Sable 86% after 0.6M. Not MAPPO: on 5m_vs_6m its return stays at 0.62 without a win, where Sable's goes
-# on rising.
+# Per map: 2,048 episodes of the best policy (expert), 2,048 of the policy closest to half its win rate (medium), and
+# 2,048 over all of training (replay). Why Sable: on 3m, QMIX (an earlier optimiser setting) won 57% after 2M env steps,
+# MAPPO 78% and Sable 86% after 0.6M. On 5m_vs_6m the return of MAPPO stays at 0.62 without a win, that of Sable rises.
 smax=(collect.single_policies=true collect.evaluations=32 collect.record_points=16 collect.record_episodes=128)
 marine_hard() {
   common=("${smax[@]}")

@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Collects many tasks in a limited time, several at once, on a machine whose disk does not last:
+# Collects many tasks in parallel, with a time limit, on a machine with a temporary disk:
 #   MINUTES=9 PARALLEL=4 experiment_scripts/collect_in_time.sh OUT TASK… [-- option=value …]
-# Whatever has been reached when the time is up (finished vaults, checkpoints, recordings) is packed into
-# OUT/state.tar.part-* (15 MiB each). With these parts in OUT again, the same command goes on where it stopped;
-# FROM names another directory to unpack from.
+# At the time limit, all vaults, checkpoints and recordings are packed into OUT/state.tar.part-* (15 MiB each). With
+# these parts in OUT, the same command resumes. FROM names another folder to unpack from.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/usage.sh"
 out=$(realpath -m "$1")
@@ -14,7 +13,7 @@ while [ $# -gt 0 ] && [ "$1" != "--" ]; do tasks+=("$1") && shift; done
 python=$(realpath -s "$(command -v "${PYTHON:-.venv/bin/python}")")
 package=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH=$package:${PYTHONPATH:-} PYTHONUNBUFFERED=1
-# Several processes share one accelerator: none may take all of its memory at the start.
+# Several processes share one accelerator, so none may preallocate its memory.
 export XLA_PYTHON_CLIENT_PREALLOCATE=false
 
 mkdir -p "$out/work"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What MT Oryx normalises its weights over: a task, a position in the batch, nothing. Nothing is published on it.
+# Normalisation of the weights in MT Oryx: per task, per batch position, or none. There are no published results.
 #   experiment_scripts/icq_grouping.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time: smoke 1 run, cpu and paper 9 runs; not yet measured.
 sweep=icq_grouping

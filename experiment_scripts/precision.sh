@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whether bfloat16 costs returns: MT Oryx on lbf_5 in both precisions.
+# bfloat16 versus float32: returns of MT Oryx on lbf_5.
 #   experiment_scripts/precision.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time: smoke 1 run, cpu 6 runs of 7 to 16 minutes on one core.
 sweep=precision

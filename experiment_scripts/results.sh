@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The reports in results/, made again of their own stored facts, then what README and docs quote of them.
+# Regenerates the reports in results/ from their facts, then the quoted tables in README and docs.
 #   experiment_scripts/results.sh [NAME …]
 # Time: under a minute in all. Figures are drawn where README or docs show them.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1

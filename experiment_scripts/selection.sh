@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How much it flatters to choose the best checkpoint on the held-out tasks rather than on the training tasks.
+# Bias of checkpoint selection on the held-out tasks, compared with selection on the training tasks.
 #   experiment_scripts/selection.sh [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time: smoke 1 run, cpu 18 runs of 6 to 23 minutes on one core, paper 18 runs.
 sweep=selection

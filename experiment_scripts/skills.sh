@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# BC-t, UPDeT-m, ODIS and HiSSD beside MT BC-Sable and MT Oryx, on the same data at equal updates.
+# BC-t, UPDeT-m, ODIS and HiSSD versus MT BC-Sable and MT Oryx, with the same data and numbers of updates.
 #   experiment_scripts/skills.sh smax|jumanji [profile=smoke|cpu|paper] [jobs=K] [key=value …]
 # Time (cpu): smax 42 runs of 3 to 59 minutes, jumanji 36 of 5 to 22, of HiSSD 40 to 77. For jumanji,
 # results=results/table1/facts.jsonl takes over the runs of the sequence models.
