@@ -2,7 +2,7 @@
 
 Sampling: a program that only draws batches. Host work: the trainer with its sinks, minus bare chunks. Evaluation: all
 tasks of a set, with compiled programs. Compilation of the evaluation programs: with an empty and a filled persistent
-cache. Start-up: the second start of `mtmarl.train` on the shipped vaults of `lbf_5`, from process start to first update.
+cache. Start-up: the second start of `mtmarl.train` on the shipped vaults of `lbf_5`, up to the first update.
 """
 
 import argparse

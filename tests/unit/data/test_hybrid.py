@@ -146,5 +146,5 @@ def test_what_was_played_is_counted(data):
 def test_windows_that_do_not_fit_are_refused(data):
     with pytest.raises(UserError, match="trainer.context=6 .* collect.rollout_length=4"):
         make(data, steps=4)
-    with pytest.raises(UserError, match="algo.capacity, 3 for"):
+    with pytest.raises(UserError, match=r"algo.capacity \(3 per task\)"):
         make(data, capacity=9)
