@@ -687,7 +687,7 @@ def test_linked_folders_are_published_whole(origin, tmp_path):
     hub.pull(str(tmp_path / "shared"), tmp_path / "back", **QUIET)
     assert vault_files(tmp_path / "back") == vault_files(origin)
     (tmp_path / "scratch").rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="nothing"):
+    with pytest.raises(UserError, match="broken link"):
         publish.push(str(tmp_path / "other"), root, [TOY], **QUIET)
     assert not (tmp_path / "other" / v.MANIFEST).exists()
 
