@@ -48,7 +48,7 @@ def test_a_run_leaves_its_records(finished):
     assert "absolute_metrics" in exchange["lbf"]["6x6-2p-2f-t20"]["mt_oryx"]["seed_0"]
     steps = [json.loads(line)["step"] for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and steps[-1] == 8
-    for name in ("report.md", "report.html", "table.tex", "learning_curves.png", "tasks.png"):
+    for name in ("report.md", "report.html", "learning_curves.png", "tasks.png"):
         assert (finished / "report" / name).stat().st_size > 0
 
 
