@@ -205,11 +205,10 @@ def estimate(
     begins = jnp.asarray(np.flatnonzero(np.asarray(data.first)))
     values = np.asarray(jax.jit(jax.vmap(of_policy, (0, None)))(state[0], begins)) * unit
     weight = np.asarray(weights[:, data.episode[begins]])
-    task_of = np.asarray(data.task_id)[np.asarray(begins)]
-    task_of_episode = np.zeros(episodes, int)
-    task_of_episode[np.asarray(data.episode)] = np.asarray(data.task_id)
+    task_of = np.asarray(data.task_id[begins])
+    recorded = returns[np.asarray(data.episode[begins])]
     return [
-        _estimate(values[:, task_of == k], weight[:, task_of == k], returns[task_of_episode == k])
+        _estimate(values[:, task_of == k], weight[:, task_of == k], recorded[task_of == k])
         for k in range(tasks)
     ]
 

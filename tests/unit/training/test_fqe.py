@@ -82,3 +82,20 @@ def test_steps_after_the_end_and_cut_ends_are_left_out():
     assert (steps[0], steps[1], steps[2]) == (2, 2, HORIZON)
     ends = np.asarray(~data.goes_on).nonzero()[0]
     assert list(ends[:3]) == [1, 3, 7], "the last recorded step of an episode has no successor"
+
+
+def test_an_episode_of_which_nothing_is_left_counts_for_no_task():
+    batch = recorded()
+    cut = batch._replace(truncated=batch.truncated.at[ROWS - 2, 0].set(True))  # of the second task
+    count = np.broadcast_to(np.arange(HORIZON), (ROWS, HORIZON))
+    chosen = jnp.zeros((ROWS, HORIZON, 1, AGENTS), int)
+    settings = fqe.Settings(updates=1, batch_size=8, members=1, width=8)
+    one, other = (
+        fqe.estimate(
+            fqe.transitions(b, chosen, count, np.full(ROWS, HORIZON)), 2, 2, jax.random.key(0), settings
+        )
+        for b in (batch, cut)
+    )
+    returns = np.asarray(batch.reward).sum(1)[ROWS // 2 :]
+    assert other[0].recorded == one[0].recorded
+    assert other[1].recorded == pytest.approx(np.delete(returns, -2).mean())
