@@ -75,8 +75,8 @@ def make_vault(
 ) -> tuple[Recording, dict[str, Any]]:
     """A recording and its metadata from arrays named as in `write_vault`, not written yet. Raises UserError."""
     where = where or f"write_vault {task}"
-    if horizon is not None and not 1 <= horizon <= MAX_HORIZON:
-        raise UserError(f"{where}: horizon {horizon}; a vault holds episodes of 1 … {MAX_HORIZON:,} steps")
+    if horizon is not None:
+        check_horizon(where, horizon)
     if missing := [name for name in _NEEDED if name not in arrays]:
         raise UserError(f"{where}: no {missing[0]}; it has {', '.join(arrays) or 'nothing'}")
     read = {name: _numbers(where, name, value) for name, value in arrays.items()}
@@ -126,6 +126,12 @@ def _check_sizes(where: Any, spec: TaskSpec | None, obs: np.ndarray, mask: np.nd
         check_sizes(spec, obs, mask)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
+
+
+def check_horizon(where: Any, horizon: int) -> None:
+    """Raises UserError for a time limit that a vault cannot hold."""
+    if not 1 <= horizon <= MAX_HORIZON:
+        raise UserError(f"{where}: horizon {horizon}; a vault holds episodes of 1 … {MAX_HORIZON:,} steps")
 
 
 def _spec_of(task: str) -> TaskSpec | None:
@@ -254,13 +260,13 @@ def import_files(
 def _read(
     file: Path, task: str, names: Mapping[str, str], horizon: int | None
 ) -> tuple[Recording, dict[str, Any]]:
-    readers = {".npz": _read_npz, ".parquet": _read_parquet}
-    if file.is_dir() or file.suffix in (".h5", ".hdf5"):
-        return make_vault(task, pymarl_files.read(file, horizon), horizon, file)
-    if file.suffix not in readers:
-        raise UserError(f"{file}: must end in {', '.join(readers)} or .h5, or be a folder with part_*.h5")
+    read_h5 = lambda file: (pymarl_files.read(file, horizon), None)
+    readers = {".npz": _read_npz, ".parquet": _read_parquet, ".h5": read_h5, ".hdf5": read_h5}
+    suffix = ".h5" if file.is_dir() else file.suffix
+    if suffix not in readers:
+        raise UserError(f"{file}: must end in {', '.join(readers)}, or be a folder with part_*.h5")
     try:
-        arrays, about = readers[file.suffix](file)
+        arrays, about = readers[suffix](file)
         metadata = {} if about is None else records.loads(about, str(file))
         if own := about is not None and set(Recording._fields) <= arrays.keys():
             convert(_Exported, metadata, str(file), "")

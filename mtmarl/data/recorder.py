@@ -3,6 +3,7 @@
 import io
 import os
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,12 +11,26 @@ from typing import Any
 import numpy as np
 
 from mtmarl.data import vault as vaults
-from mtmarl.data.imports import make_vault
-from mtmarl.data.vault.schema import MAX_ACTIONS, MAX_HORIZON
+from mtmarl.data.imports import check_horizon, make_vault
+from mtmarl.data.vault.schema import MAX_ACTIONS
 from mtmarl.errors import UserError
 from mtmarl.files import locked, remove, write_whole
 
-_PART = re.compile(r"episodes_(\d{6})\.npz")
+_PART = re.compile(r"episodes_\d{6}\.npz")
+_SHAPED = ("obs", "action_mask")
+
+
+def _read(part: Path) -> dict[str, np.ndarray]:
+    try:
+        # From memory: NumPy leaves a damaged file open.
+        with np.load(io.BytesIO(part.read_bytes()), allow_pickle=False) as stored:
+            return {name: stored[name] for name in (*stored.files, "ends")}
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # NumPy raises errors of many types for damaged files.
+        raise UserError(
+            f"{part}: cannot be read ({' '.join(str(error).split())[:160]}); restore or remove it"
+        ) from None
 
 
 class Recorder:
@@ -45,23 +60,25 @@ class Recorder:
         flush_every: int = 10,
         replace: bool = False,
     ):
-        if not 1 <= horizon <= MAX_HORIZON:
-            raise UserError(f"Recorder {task}: horizon {horizon}; it must lie in 1 … {MAX_HORIZON:,}")
+        check_horizon(f"Recorder {task}", horizon)
         if flush_every < 1:
             raise UserError(f"Recorder {task}: flush_every {flush_every}; it must be at least 1")
-        self._task, self._horizon, self._flush_every, self._replace = task, horizon, flush_every, replace
+        self._task, self._horizon, self._flush_every = task, horizon, flush_every
         self._path = vaults.vault_path(root, task, dataset)
         self._folder = self._path.with_name(f".{dataset}.recorded")
         if not self._folder.exists():
             vaults.check_free(self._path, replace)
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._lock = locked(self._folder / "lock", self._busy)
-        self._lock.__enter__()
-        self._parts = sorted(p for p in self._folder.iterdir() if _PART.fullmatch(p.name))
-        self.episodes = sum(int(np.load(p)["ends"].sum()) for p in self._parts)
-        self._sizes: tuple[int, int] | None = None
+        self.episodes, self._waiting, self._count = 0, 0, 0
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of what every step has
         self._buffer: list[dict[str, Any]] = []
-        self._waiting, self._count = 0, 0
+        with ExitStack() as lock:
+            lock.enter_context(locked(self._folder / "lock", self._busy))
+            self._parts = sorted(p for p in self._folder.iterdir() if _PART.fullmatch(p.name))
+            for arrays in map(_read, self._parts):
+                self.episodes += int(arrays["ends"].sum())
+                self._shapes = {name: arrays[name].shape[1:] for name in _SHAPED if name in arrays}
+            self._lock = lock.pop_all()
 
     def _busy(self) -> None:
         raise UserError(f"{self._path}: another process records it; give another dataset")
@@ -86,8 +103,8 @@ class Recorder:
             raise UserError(
                 f"{at}: obs has shape {obs.shape} and action {action.shape}; expected (agents, features) and (agents,)"
             )
-        if self._sizes is not None and obs.shape != self._sizes:
-            raise UserError(f"{at}: obs has shape {obs.shape}, and had {self._sizes} before")
+        if obs.shape != (before := self._shapes.get("obs", obs.shape)):
+            raise UserError(f"{at}: obs has shape {obs.shape}, and had {before} before")
         if not (np.isfinite(obs).all() and np.isfinite(reward)):
             raise UserError(f"{at}: {'reward' if np.isfinite(obs).all() else 'obs'} is not finite")
         if action.dtype.kind not in "iu" or (action < 0).any() or (action >= MAX_ACTIONS).any():
@@ -97,7 +114,11 @@ class Recorder:
             raise UserError(f"{at}: action_mask has shape {mask.shape}; expected (agents, actions)")
         if mask is not None and not np.take_along_axis(mask, action[:, None], 1).all():
             raise UserError(f"{at}: action {action.tolist()} is not legal by action_mask")
-        self._sizes, self._count = obs.shape, self._count + 1
+        shapes = {"obs": obs.shape} | ({} if mask is None else {"action_mask": mask.shape})
+        if self._shapes and shapes != self._shapes:
+            given, before = (x.get("action_mask", "none") for x in (shapes, self._shapes))
+            raise UserError(f"{at}: action_mask has shape {given}, and had {before} before")
+        self._shapes, self._count = shapes, self._count + 1
         truncated = (truncated or self._count == self._horizon) and not terminated
         row = {
             "obs": obs,
@@ -117,32 +138,23 @@ class Recorder:
         done = len(self._buffer) - self._count
         if not done:
             return
-        rows, self._buffer = self._buffer[:done], self._buffer[done:]
-        masks = [("action_mask" in row) for row in rows]
-        if any(masks) != all(masks):
-            raise UserError(
-                f"{self._task}: some steps have an action_mask and some have none; give all or none"
-            )
+        rows = self._buffer[:done]
         arrays: dict[str, Any] = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
         content = io.BytesIO()
         np.savez_compressed(content, **arrays, ends=arrays["terminated"] | arrays["truncated"])
-        part = self._folder / f"episodes_{len(self._parts):06}.npz"
+        number = int(self._parts[-1].stem.removeprefix("episodes_")) + 1 if self._parts else 0
+        part = self._folder / f"episodes_{number:06}.npz"
         write_whole(part, content.getvalue())
         self._parts.append(part)
-        self._waiting = 0
+        self._buffer, self._waiting = self._buffer[done:], 0
 
     def save(self) -> Path:
         """Writes the vault of all finished episodes and returns its path. Recording may go on after it."""
         self._flush()
         if not self._parts:
             raise UserError(f"{self._task}: no finished episode to save; record more steps")
-        parts = [dict(np.load(p)) for p in self._parts]
-        names = parts[0].keys() - {"ends"}
-        if any(p.keys() - {"ends"} != names for p in parts):
-            raise UserError(
-                f"{self._task}: some parts have an action_mask and some have none; remove {self._folder}"
-            )
-        arrays = {name: np.concatenate([p[name] for p in parts]) for name in names}
+        parts = [_read(part) for part in self._parts]
+        arrays = {name: np.concatenate([p[name] for p in parts]) for name in parts[0].keys() - {"ends"}}
         vaults.add_vault(self._path, *make_vault(self._task, arrays, self._horizon, f"Recorder {self._task}"))
         return self._path
 
@@ -152,9 +164,9 @@ class Recorder:
             self._flush()
             if self._parts:
                 self.save()
-                remove(self._folder)
+            remove(self._folder)
         finally:
-            self._lock.__exit__(None, None, None)
+            self._lock.close()
 
     def __enter__(self) -> "Recorder":
         return self
@@ -166,4 +178,4 @@ class Recorder:
             self.close()
         else:  # Finished episodes stay on disk for the next recorder.
             self._flush()
-            self._lock.__exit__(None, None, None)
+            self._lock.close()

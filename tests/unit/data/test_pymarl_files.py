@@ -1,5 +1,6 @@
 """HDF5 files of PyMARL's episode buffer, with and without the observation after the last action."""
 
+import h5py
 import numpy as np
 import pytest
 
@@ -8,7 +9,6 @@ from mtmarl.data import vault
 from mtmarl.data.imports import import_files
 from mtmarl.errors import UserError
 
-h5py = pytest.importorskip("h5py")
 LENGTHS, HORIZON, AGENTS, WIDTH, ACTIONS = (3, 5, 2, 5), 5, 2, 4, 3
 
 
@@ -103,6 +103,9 @@ def test_a_damaged_file(tmp_path):
     (tmp_path / "bad.h5").write_bytes(b"\x89HDF nothing")
     with pytest.raises(UserError, match=r"bad.h5: cannot be read"):
         imported(tmp_path / "bad.h5", tmp_path)
+    words = write(tmp_path / "words.h5", changed("terminated", lambda x: x.astype("S1")))
+    with pytest.raises(UserError, match=r"words.h5: cannot be read"):
+        imported(words, tmp_path)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"no part_\*.h5 here"):
         imported(tmp_path / "empty", tmp_path)

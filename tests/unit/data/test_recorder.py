@@ -121,6 +121,32 @@ def test_wrong_steps_are_one_line_and_are_not_recorded(tmp_path, changed, messag
     assert len(mtmarl.read_vault(vault.vault_path(tmp_path, "sim/n2", "replay")).recording.reward) == 2
 
 
+def test_a_mask_that_is_not_given_at_every_step(tmp_path):
+    recorder = mtmarl.Recorder(tmp_path, "sim/n2", HORIZON)
+    recorder.step(*GOOD, action_mask=np.ones((2, 3)))
+    for mask, given in ((None, "none"), (np.ones((2, 4)), r"\(2, 4\)")):
+        with pytest.raises(
+            UserError, match=rf"step 1: action_mask has shape {given}, and had \(2, 3\) before"
+        ):
+            recorder.step(*GOOD, action_mask=mask)
+    recorder.close()
+
+
+def test_a_damaged_part_is_named_and_holds_no_lock(tmp_path):
+    with pytest.raises(ZeroDivisionError), mtmarl.Recorder(tmp_path, "sim/n2", HORIZON) as recorder:
+        feed(recorder, list(steps())[:4])
+        raise ZeroDivisionError
+    (part,) = tmp_path.rglob("episodes_*.npz")
+    whole = part.read_bytes()
+    part.write_bytes(whole[:50])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"episodes_000000.npz: cannot be read .*; restore or remove it"):
+            mtmarl.Recorder(tmp_path, "sim/n2", HORIZON)
+    part.write_bytes(whole)
+    with mtmarl.Recorder(tmp_path, "sim/n2", HORIZON) as recorder:
+        assert recorder.episodes == 1
+
+
 def test_an_illegal_action(tmp_path):
     recorder = mtmarl.Recorder(tmp_path, "sim/n2", HORIZON)
     with pytest.raises(UserError, match=r"action \[0, 0\] is not legal"):
