@@ -11,6 +11,7 @@ loader.py, which you may copy:
     action = agent.act(obs, action_mask)
 """
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,17 +65,17 @@ def export_policy(
     import numpy as np
     from jax import export
 
-    from mtmarl.files import write_json
+    from mtmarl.files import write_together
     from mtmarl.random_streams import Stream, branch, stream
 
-    out.mkdir(parents=True, exist_ok=True)
+    contents: dict[Path, str | bytes] = {out / "loader.py": LOADER}
     platforms = ("cpu", "cuda")
     for team in teams:
         agent = policy.agent(task, team, sample_probability)
         spec = agent.spec
 
         # Only lists and tuples can be exported: a state is the list of its arrays, the first of which is the key.
-        _, tree = jax.tree.flatten(jax.eval_shape(agent.fresh, stream(0, Stream.EPISODES)))
+        tree = jax.tree.structure(jax.eval_shape(agent.fresh, stream(0, Stream.EPISODES)))
 
         def start(seed, episode, agent=agent):
             key = stream(seed, Stream.EPISODES, episode)
@@ -94,7 +95,7 @@ def export_policy(
             ("start", start, (number, number)), ("team", step, (state, *shown, number)),
         ):  # fmt: skip
             exported = export.export(jax.jit(function), platforms=platforms)(*arguments)
-            (out / f"{name}_{team}.jax").write_bytes(exported.serialize())
+            contents[out / f"{name}_{team}.jax"] = bytes(exported.serialize())
     about = {
         "algorithm": policy.config.algo_name,
         "task": spec.name,
@@ -105,8 +106,7 @@ def export_policy(
         "parameters": int(sum(np.size(x) for x in jax.tree.leaves(policy.params))),
         "jax": jax.__version__,
     }
-    write_json(out / "policy.json", about)
-    (out / "loader.py").write_text(LOADER, encoding="utf-8")
+    write_together({**contents, out / "policy.json": json.dumps(about, indent=1) + "\n"})
 
 
 OPTIONS = {"run": None, "teams": None, "out": None, "task": "", "which": "best", "sample_probability": "0"}

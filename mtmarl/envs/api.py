@@ -4,16 +4,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mtmarl.envs.simulators import TeamReward
 from mtmarl.errors import UserError
 from mtmarl.types import Entities, Env, Slots, TaskSpec, TimeStep
-
-TeamReward = Literal["mean", "sum"]
 
 
 class Discrete(NamedTuple):

@@ -12,7 +12,8 @@ from mtmarl.envs.registry import make_env
 from mtmarl.errors import UserError
 from mtmarl.random_streams import Stream, branch, stream
 from mtmarl.runs.policy import Policy
-from mtmarl.types import Observation, TaskSpec, TimeStep
+from mtmarl.training.rollout import observe
+from mtmarl.types import TaskSpec, TimeStep
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,8 +52,9 @@ class Agent:
             raise UserError(f"team must be at least 1, not {team}")
         self.spec = replace(known, agents=team or known.agents)
         self._policy, self._share, self._seed = policy, sample_probability, seed
-        policy.layout.wrap(_Shown(self.spec))  # refuses what does not fit
-        self._env = LaidOut(_Shown(self.spec), policy.layout)
+        task_env = _Shown(self.spec)
+        policy.layout.wrap(task_env)  # refuses what does not fit
+        self._env = LaidOut(task_env, policy.layout)
         self._start, self._act = jax.jit(self.fresh), jax.jit(self.step)
         self._episode = 0
         self.reset()
@@ -65,9 +67,7 @@ class Agent:
         no = jnp.zeros((), bool)
         shown = state._replace(task=TimeStep(obs, mask, reward, no, no))
         _, step = self._env.step(shown, jnp.zeros(len(obs), jnp.int32), key)
-        rows = lambda x: x[None]
-        agents = jnp.ones((1, len(obs)), bool)
-        observation = Observation(rows(step.obs), rows(step.action_mask), agents, rows(step.reward))
+        observation = observe(jax.tree.map(lambda x: x[None], step))
         carry, action, _ = self._policy.act(params, carry, observation, key, self._share)
         return carry, action[0]
 
