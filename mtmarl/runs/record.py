@@ -83,7 +83,7 @@ class RunRecord(TypedDict, total=False):
     acting: str | None
     label: str | None
     tasks: str
-    train_tasks: Names
+    train_tasks: Annotated[list[str], Distinct(1)]
     test_tasks: Names
     seed: Annotated[int, Range(0, 2**63)]
     select_on: str | None

@@ -63,6 +63,7 @@ def test_good_ones_are_read_and_wrong_ones_are_one_line(name, tmp_path):
         ("run.json", "counts_at", True, "counts_at must be"),
         ("run.json", "dims", {"agents": 10**9}, "dims.agents must lie in 0 … 65535"),
         ("run.json", "train_tasks", ["a/b", "a/b"], "train_tasks must hold different entries"),
+        ("run.json", "train_tasks", [], "train_tasks must hold different entries, at least 1"),
         ("run.json", "layout", {"families": ["lbf"], "actions": 2}, "missing key layout.features"),
         ("run.json", "layout", {**GOOD["run.json"]["layout"], "actions": 10**9}, "layout.actions must lie in"),
         ("run.json", "config", {"evaluator": {"explore": 2}}, "config.evaluator.explore must lie in 0 … 1"),
